@@ -1,0 +1,2 @@
+//! The `flowdog` command.
+fn main() {}

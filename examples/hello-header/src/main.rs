@@ -1,0 +1,2 @@
+//! An appliance of one file.
+fn main() {}
