@@ -1,7 +1,42 @@
 //! One TCP connection, from ESTABLISHED to CLOSED, as a sans-IO state machine.
+//!
+//! flowdog lets the two ends of a flow shake hands with each other and then takes over: it builds
+//! one [`Connection`] that speaks to the client as the server and another that speaks to the
+//! server as the client, both from what was observed on the wire ([`Takeover`]). So this crate has
+//! no LISTEN, no SYN-SENT and no choice of initial sequence numbers; everything after the
+//! handshake is here.
+//!
+//! # Contract
+//!
+//! The engine never reads a clock, never draws a random number and never does I/O. The caller
+//! passes `now`, monotonic, to every call that needs it.
+//!
+//! **The drain rule**: after every [`Connection::handle_segment`], [`Connection::handle_timeout`],
+//! [`Connection::read`], [`Connection::write`], [`Connection::shutdown`] and
+//! [`Connection::abort`], call [`Connection::poll_transmit`] until it answers `None`, look at
+//! [`Connection::take_events`], then sleep until [`Connection::poll_timeout`].
+//!
+//! The payload of a segment stays in the send queue until it is acknowledged;
+//! [`Connection::copy_payload`] copies it into the packet being built, once.
+//!
+//! # Where to start reading
+//!
+//! `connection.rs` follows the order of RFC 9293 §3.10.7; `recv.rs` is the receiver, `send.rs` the
+//! send queue and window, `sack.rs` the record of what is in flight, `recovery.rs` what is lost
+//! and how fast to repair it, `congestion/` how much may be in flight.
 #![forbid(unsafe_code)]
 
+mod config;
+mod connection;
+mod state;
+mod stats;
+mod takeover;
 pub mod time;
 
+pub use config::Config;
+pub use connection::{Connection, Transmit};
+pub use state::{Events, State};
+pub use stats::Stats;
+pub use takeover::{Takeover, TimestampSeed};
 pub use time::Instant;
 pub use wire::tcp::{Flags, Options, Repr, SackBlock, Seq, Timestamps};
