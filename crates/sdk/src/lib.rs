@@ -1,1 +1,50 @@
-//! Placeholder.
+//! What the author of an extension sees: flows, exchanges, messages, bodies, and the traits to
+//! implement.
+//!
+//! An [`Interceptor`] sees and changes HTTP exchanges and WebSocket messages. It is made from the
+//! config by an [`InterceptorKind`] and run by a [`Chain`]. The built-in interceptors use nothing
+//! that is not in this crate. To test one without sockets, see [`testing`] (feature `testing`).
+//!
+//! ```
+//! use flowdog_sdk::{Exchange, FieldName, HeaderValue, InterceptError, Interceptor, Request, Step, async_trait};
+//!
+//! /// Tells the server which way the request came.
+//! #[derive(Debug)]
+//! struct Hello;
+//!
+//! const HELLO: FieldName = FieldName::from_static("X-Hello");
+//!
+//! #[async_trait(?Send)]
+//! impl Interceptor for Hello {
+//!     async fn on_request(&self, request: &mut Request, _: &mut Exchange) -> Result<Step, InterceptError> {
+//!         request.headers.set(HELLO, HeaderValue::from_static("flowdog"));
+//!         Ok(Step::Continue)
+//!     }
+//! }
+//! ```
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod body;
+mod chain;
+mod flow;
+mod headers;
+mod interceptor;
+mod kind;
+mod message;
+mod target;
+mod websocket;
+
+pub use async_trait::async_trait;
+pub use bytes::Bytes;
+pub use http::{HeaderValue, Method, StatusCode, Version};
+
+pub use body::{Body, BodyError, BodyStream, Buffered, Frame};
+pub use chain::{Chain, Failure, Link, LinkStats, OnError, Outcome};
+pub use flow::{AttachmentId, FlowCookie, FlowId, FlowInfo, Leg, TlsInfo, VpcEndpointId};
+pub use headers::{Field, FieldName, Headers, InvalidName};
+pub use interceptor::{Exchange, Extensions, InterceptError, Interceptor, Step};
+pub use kind::{ConfigFault, InterceptorKind, from_table};
+pub use message::{Reason, Request, RequestHead, Response};
+pub use target::{Authority, InvalidTarget, PathAndQuery, Scheme, Target};
+pub use websocket::{Direction, Message, MessageStep, Payload};

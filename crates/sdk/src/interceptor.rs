@@ -1,0 +1,220 @@
+//! The trait an extension implements to see and change HTTP exchanges and WebSocket messages.
+
+use core::any::{Any, TypeId};
+use core::fmt;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::{BodyError, FlowInfo, Message, MessageStep, Request, RequestHead, Response};
+
+/// Sees and changes the exchanges of the flows whose rule names it.
+///
+/// One object serves all flows of all shards, so it is `Send + Sync` and takes `&self`; what
+/// belongs to one exchange goes to [`Exchange::extensions`]. The futures stay on their shard and
+/// need not be `Send`. Implement with `#[async_trait(?Send)]`; each hook has a default that lets
+/// everything pass.
+///
+/// A hook may wait (for a body, for a look-up) and holds up only its own exchange meanwhile. It
+/// must not block the thread. A panic is caught and ends at most the exchange.
+#[async_trait(?Send)]
+pub trait Interceptor: Send + Sync + fmt::Debug {
+    /// The head of a request is here; its body may still be coming.
+    ///
+    /// # Errors
+    /// [`InterceptError`] says whether the exchange can go on without this interceptor.
+    async fn on_request(&self, request: &mut Request, exchange: &mut Exchange) -> Result<Step, InterceptError> {
+        let _ = (request, exchange);
+        Ok(Step::Continue)
+    }
+
+    /// The head of the final response is here; its body may still be coming. Called in the
+    /// reverse order of `on_request`, for those whose `on_request` was called.
+    ///
+    /// # Errors
+    /// [`InterceptError`] says whether the exchange can go on without this interceptor.
+    async fn on_response(&self, response: &mut Response, exchange: &mut Exchange) -> Result<(), InterceptError> {
+        let _ = (response, exchange);
+        Ok(())
+    }
+
+    /// A WebSocket message is here. Called only when [`wants_messages`](Self::wants_messages)
+    /// answers true.
+    ///
+    /// # Errors
+    /// [`InterceptError`] says whether the connection can go on without this interceptor.
+    async fn on_message(&self, message: &mut Message, exchange: &mut Exchange) -> Result<MessageStep, InterceptError> {
+        let _ = (message, exchange);
+        Ok(MessageStep::Forward)
+    }
+
+    /// Whether `on_message` does anything. When nobody in a chain wants messages, WebSocket bytes
+    /// are relayed as they are.
+    fn wants_messages(&self) -> bool {
+        false
+    }
+}
+
+/// What to do with a request.
+#[derive(Debug)]
+pub enum Step {
+    /// Give the exchange up: the connection (HTTP/1) or the stream (HTTP/2) is reset.
+    Abort,
+    /// On to the next interceptor, and then to the server.
+    Continue,
+    /// Answer at once. The server never sees the request.
+    Respond(Response),
+}
+
+/// One request with its response, and what the interceptors remember about it.
+#[derive(Debug)]
+pub struct Exchange {
+    /// The flow it belongs to.
+    pub flow: Arc<FlowInfo>,
+    /// What the client asked, before any interceptor changed it.
+    pub request: RequestHead,
+    /// Anything an interceptor wants to find again at a later stage of the same exchange.
+    pub extensions: Extensions,
+    pub(crate) reached: usize,
+    notes: Vec<&'static str>,
+}
+
+/// Notes an exchange may collect between two calls of interceptors; more are lost.
+const MAX_NOTES: usize = 16;
+
+impl Exchange {
+    /// An exchange that begins with `request`. The proxy makes one per request.
+    #[must_use]
+    pub fn new(flow: Arc<FlowInfo>, request: &Request) -> Self {
+        Self { flow, request: RequestHead::of(request), extensions: Extensions::default(), reached: 0, notes: Vec::new() }
+    }
+
+    /// Counts something worth an operator's eye, such as `body-too-large`. It appears in the
+    /// metrics under the interceptor's name; each text is one time series, hence `'static`.
+    pub fn note(&mut self, what: &'static str) {
+        if self.notes.len() < MAX_NOTES {
+            self.notes.push(what);
+        }
+    }
+
+    pub(crate) fn take_notes(&mut self) -> Vec<&'static str> {
+        core::mem::take(&mut self.notes)
+    }
+}
+
+/// At most one value per type.
+#[derive(Default)]
+pub struct Extensions {
+    values: HashMap<TypeId, Box<dyn Any>>,
+}
+
+impl Extensions {
+    /// Keeps `value`; gives back the one of that type that was there.
+    pub fn insert<T: 'static>(&mut self, value: T) -> Option<T> {
+        let old = self.values.insert(TypeId::of::<T>(), Box::new(value))?;
+        old.downcast().ok().map(|old| *old)
+    }
+
+    /// The value of type `T`.
+    #[must_use]
+    pub fn get<T: 'static>(&self) -> Option<&T> {
+        self.values.get(&TypeId::of::<T>())?.downcast_ref()
+    }
+
+    /// The value of type `T`, to change.
+    pub fn get_mut<T: 'static>(&mut self) -> Option<&mut T> {
+        self.values.get_mut(&TypeId::of::<T>())?.downcast_mut()
+    }
+
+    /// Takes the value of type `T` out.
+    pub fn remove<T: 'static>(&mut self) -> Option<T> {
+        self.values.remove(&TypeId::of::<T>())?.downcast().ok().map(|value| *value)
+    }
+}
+
+impl fmt::Debug for Extensions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Extensions").field("values", &self.values.len()).finish()
+    }
+}
+
+/// An interceptor could not do its work.
+///
+/// Made with `?` from a [`BodyError`], or with one of the constructors; what becomes of the
+/// exchange is decided by the constructor or, for [`InterceptError::new`], by the operator's
+/// `on-error`.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct InterceptError {
+    message: String,
+    #[source]
+    source: Option<Box<dyn core::error::Error + Send + Sync>>,
+    pub(crate) severity: Severity,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Severity {
+    /// As configured.
+    ByPolicy,
+    /// The exchange fails whatever is configured.
+    Fail,
+    /// The exchange goes on whatever is configured.
+    Continue,
+}
+
+impl InterceptError {
+    /// Whether the exchange fails or goes on is the operator's choice.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), source: None, severity: Severity::ByPolicy }
+    }
+
+    /// The exchange must not go on: letting it pass would be worse than failing it.
+    pub fn fail(message: impl Into<String>) -> Self {
+        Self { severity: Severity::Fail, ..Self::new(message) }
+    }
+
+    /// The exchange can go on; the message is as it was.
+    pub fn harmless(message: impl Into<String>) -> Self {
+        Self { severity: Severity::Continue, ..Self::new(message) }
+    }
+
+    /// The same error with its cause.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn core::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+}
+
+impl From<BodyError> for InterceptError {
+    fn from(error: BodyError) -> Self {
+        Self::new("the body could not be read").caused_by(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extensions_hold_one_value_per_type() {
+        let mut extensions = Extensions::default();
+        assert_eq!(extensions.insert(1_u32), None);
+        assert_eq!(extensions.insert("two"), None);
+        assert_eq!(extensions.insert(3_u32), Some(1));
+        if let Some(value) = extensions.get_mut::<u32>() {
+            *value += 1;
+        }
+        assert_eq!(extensions.get::<u32>(), Some(&4));
+        assert_eq!(extensions.remove::<&str>(), Some("two"));
+        assert_eq!(extensions.get::<&str>(), None);
+    }
+
+    #[test]
+    fn an_error_keeps_its_cause() {
+        let error = InterceptError::from(BodyError::TimedOut);
+        assert_eq!(error.severity, Severity::ByPolicy);
+        assert_eq!(core::error::Error::source(&error).unwrap().to_string(), BodyError::TimedOut.to_string());
+    }
+}

@@ -1,0 +1,99 @@
+//! How a kind of interceptor is named in the config and made from it.
+
+use core::fmt;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use crate::Interceptor;
+
+/// A kind of interceptor: what `use = "..."` in an `[[interceptor]]` of the config names.
+#[derive(Clone, Copy)]
+pub struct InterceptorKind {
+    /// The value of `use`: kebab-case.
+    pub name: &'static str,
+    /// What it does, in one sentence, for `flowdog check` and the docs.
+    pub summary: &'static str,
+    /// Makes one from the keys of its table, without those every interceptor has (`name`, `use`,
+    /// `on-error`).
+    pub build: fn(&toml::Table) -> Result<Arc<dyn Interceptor>, ConfigFault>,
+}
+
+impl fmt::Debug for InterceptorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InterceptorKind").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// What is wrong with a config, and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigFault {
+    /// The key at fault, as a path inside the table: `request[2].name`.
+    pub key: Option<String>,
+    /// What is wrong with it.
+    pub message: String,
+    /// What is allowed instead.
+    pub allowed: Option<String>,
+}
+
+impl fmt::Display for ConfigFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(key) = &self.key {
+            write!(f, "{key}: ")?;
+        }
+        f.write_str(&self.message)?;
+        if let Some(allowed) = &self.allowed {
+            write!(f, "; allowed: {allowed}")?;
+        }
+        Ok(())
+    }
+}
+
+impl ConfigFault {
+    /// The value of `key` is wrong.
+    pub fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { key: Some(key.into()), message: message.into(), allowed: None }
+    }
+
+    /// The same fault, saying what is allowed.
+    #[must_use]
+    pub fn allowed(mut self, allowed: impl Into<String>) -> Self {
+        self.allowed = Some(allowed.into());
+        self
+    }
+}
+
+/// Reads a table into a config struct. Give the struct `#[serde(deny_unknown_fields, rename_all =
+/// "kebab-case")]`, so that a misspelt key is a fault and not ignored.
+///
+/// # Errors
+/// A [`ConfigFault`] that names the key.
+pub fn from_table<T: DeserializeOwned>(table: &toml::Table) -> Result<T, ConfigFault> {
+    serde_path_to_error::deserialize(toml::Value::Table(table.clone())).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.into_inner();
+        fault_of(&path, inner.message())
+    })
+}
+
+/// Serde's texts, taken apart: "unknown field `a`, expected one of `b`, `c`",
+/// "missing field `a`", "invalid type: integer `1`, expected a string".
+fn fault_of(path: &str, message: &str) -> ConfigFault {
+    let path = if path == "." { "" } else { path };
+    let below = |key: &str| {
+        let parent = path.strip_suffix(key).map_or(path, |parent| parent.trim_end_matches('.'));
+        if parent.is_empty() { key.to_owned() } else { format!("{parent}.{key}") }
+    };
+    let message = message.trim();
+    let (what, allowed) = match message.split_once(", expected ") {
+        Some((what, allowed)) => (what, Some(allowed.trim_start_matches("one of ").replace('`', ""))),
+        None => (message, None),
+    };
+    if let Some(key) = what.strip_prefix("unknown field ") {
+        return ConfigFault { key: Some(below(key.trim_matches('`'))), message: "unknown key".to_owned(), allowed };
+    }
+    if let Some(key) = what.strip_prefix("missing field ") {
+        return ConfigFault { key: Some(below(key.trim_matches('`'))), message: "missing key".to_owned(), allowed };
+    }
+    ConfigFault { key: (!path.is_empty()).then(|| path.to_owned()), message: what.replace('`', "\""), allowed }
+}
