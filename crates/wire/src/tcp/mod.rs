@@ -1,5 +1,11 @@
 //! TCP headers (RFC 9293 §3.1) and options.
 
+mod emit;
+mod segment;
+
+pub use emit::fill_checksum;
+pub use segment::{HEADER_LEN, MAX_HEADER_LEN, Malformed, OptionIter, Segment, kind};
+
 use core::cmp::Ordering;
 use core::ops::{Add, AddAssign, Sub};
 
