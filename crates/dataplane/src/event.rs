@@ -1,0 +1,279 @@
+//! What the data plane tells the shell, and what the shell answers.
+
+use core::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use core::time::Duration;
+
+use wire::gwlb::{AttachmentId, FlowCookie, VpcEndpointId};
+
+use crate::counters::DropReason;
+use crate::{FlowId, FlowKey, Instant, Protocol};
+
+/// One of the two TCP connections of an intercepted flow, named by the peer it talks to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Leg {
+    /// Towards the sender of the SYN; flowdog speaks as the server.
+    Client,
+    /// Towards the receiver of the SYN; flowdog speaks as the client.
+    Server,
+}
+
+impl Leg {
+    /// The other leg.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+}
+
+/// The outer addresses of a datagram: who sent it and which of our addresses it came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Outer {
+    /// Source address and UDP source port: a load balancer's interface in one availability zone.
+    pub gwlb: SocketAddrV4,
+    /// Our address, from which the answer must leave.
+    pub local: Ipv4Addr,
+}
+
+/// What became of a datagram given to [`Dataplane::handle_datagram`](crate::Dataplane::handle_datagram).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// Send `datagram[..len]` back: from `local` with the load balancer's own source port, to the load
+    /// balancer's address, port 6081. `len` is shorter than what came only if a SYN's data was cut.
+    Hairpin {
+        /// Bytes of the buffer to send.
+        len: usize,
+    },
+    /// Taken: parked, held or consumed by a leg.
+    Absorbed,
+    /// Not answered.
+    Dropped(DropReason),
+}
+
+/// The answer to [`Event::FlowOpened`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Forward raw for ever.
+    Pass,
+    /// Swallow silently.
+    Drop,
+    /// Refuse: RST for TCP, ICMP "administratively prohibited" for the rest.
+    Reset,
+    /// Forward the handshake, hold the client's first bytes and ask again. Means `Pass` for flows that
+    /// are not TCP or whose handshake was not seen.
+    Inspect,
+}
+
+/// The answer to [`Event::FirstBytes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FirstBytes {
+    /// Release the held packets and forward raw for ever.
+    Bypass,
+    /// Take the connection over: both legs come to exist.
+    Intercept,
+    /// Too few bytes to tell; ask again when there are more.
+    NeedMore,
+    /// Swallow the held packets and everything after them.
+    Drop,
+    /// Reset both ends.
+    Reset,
+}
+
+/// Why a leg ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// Both directions were finished and acknowledged.
+    Finished,
+    /// The peer sent a valid RST.
+    Reset,
+    /// The peer stopped answering.
+    TimedOut,
+}
+
+/// Something the shell must know. Events of one flow arrive in the order they happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A flow was seen for the first time and waits for [`set_verdict`](crate::Dataplane::set_verdict).
+    /// Its packets are parked, bounded in number, bytes and time.
+    FlowOpened {
+        /// The flow.
+        flow: FlowId,
+        /// A TCP flow whose handshake was not seen: only `Pass`, `Drop` and `Reset` make sense.
+        mid_flow: bool,
+    },
+    /// Held client bytes grew: read [`held`](crate::Dataplane::held), answer with
+    /// [`set_first_bytes`](crate::Dataplane::set_first_bytes).
+    FirstBytes {
+        /// The flow.
+        flow: FlowId,
+    },
+    /// The flow was taken over and both legs exist; what was held is readable on the client leg. Comes
+    /// after the answer `Intercept`, and without any answer when holding had to end (RELAY): the
+    /// answer may then still be "pass the bytes on", but through the legs.
+    LegsReady {
+        /// The flow.
+        flow: FlowId,
+    },
+    /// A leg has bytes, or its end, to read.
+    Readable {
+        /// The flow.
+        flow: FlowId,
+        /// The leg.
+        leg: Leg,
+    },
+    /// A leg that was full takes bytes again.
+    Writable {
+        /// The flow.
+        flow: FlowId,
+        /// The leg.
+        leg: Leg,
+    },
+    /// A leg ended.
+    LegClosed {
+        /// The flow.
+        flow: FlowId,
+        /// The leg.
+        leg: Leg,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// The flow is gone; its id finds nothing from here on.
+    FlowEnded {
+        /// The flow.
+        flow: FlowId,
+        /// What it was.
+        summary: FlowSummary,
+    },
+}
+
+/// How a flow ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FlowEnd {
+    /// FIN in both directions.
+    Finished,
+    /// A valid RST, by a peer or by us.
+    Reset,
+    /// Nothing was heard for the idle time.
+    Idle,
+    /// A leg's peer stopped answering.
+    TimedOut,
+    /// A new connection took its addresses.
+    Replaced,
+    /// The table was full and this flow was the most expendable.
+    Evicted,
+}
+
+/// What a flow was, once it is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowSummary {
+    /// Identity.
+    pub key: FlowKey,
+    /// Who opened it.
+    pub client: SocketAddr,
+    /// Whom it was opened to.
+    pub server: SocketAddr,
+    /// First packet.
+    pub opened_at: Instant,
+    /// From the first to the last packet.
+    pub duration: Duration,
+    /// Inner packets received from the client and from the server.
+    pub packets: [u64; 2],
+    /// Inner bytes received from the client and from the server.
+    pub bytes: [u64; 2],
+    /// Whether it was taken over.
+    pub intercepted: bool,
+    /// How it ended.
+    pub end: FlowEnd,
+}
+
+/// What is being done with a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FlowState {
+    /// Waits for a verdict.
+    Pending,
+    /// Its handshake is forwarded and watched.
+    Tracking,
+    /// The client's first bytes are held.
+    Holding,
+    /// Forwarded raw for ever.
+    Bypassed,
+    /// Two legs.
+    Intercepted,
+    /// Refused by verdict.
+    Denied,
+    /// Over; stray packets are still answered.
+    Ended,
+}
+
+/// A look at a live flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowView {
+    /// The flow.
+    pub id: FlowId,
+    /// Identity.
+    pub key: FlowKey,
+    /// The VPC endpoint it came through.
+    pub endpoint: VpcEndpointId,
+    /// The attachment id of the newest packet.
+    pub attachment: AttachmentId,
+    /// The flow cookie of the newest packet.
+    pub cookie: FlowCookie,
+    /// The load balancer address of the newest packet and ours.
+    pub outer: Outer,
+    /// The upper-layer protocol.
+    pub protocol: Protocol,
+    /// Who opened it: the sender of the SYN, or of the first packet seen.
+    pub client: SocketAddr,
+    /// Whom it was opened to.
+    pub server: SocketAddr,
+    /// When its first packet arrived.
+    pub opened_at: Instant,
+    /// Whether its handshake was not seen.
+    pub mid_flow: bool,
+    /// What is being done with it.
+    pub state: FlowState,
+    /// Inner packets received from the client and from the server.
+    pub packets: [u64; 2],
+    /// Inner bytes received from the client and from the server.
+    pub bytes: [u64; 2],
+}
+
+/// Result of [`Dataplane::read`](crate::Dataplane::read).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadOutcome {
+    /// So many bytes were copied.
+    Bytes(usize),
+    /// Nothing yet; [`Event::Readable`] follows.
+    Empty,
+    /// The peer's FIN was reached.
+    Finished,
+    /// The leg was reset, or the flow is gone.
+    Reset,
+    /// The peer stopped answering.
+    TimedOut,
+}
+
+/// Result of [`Dataplane::write`](crate::Dataplane::write).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// So many bytes were taken.
+    Bytes(usize),
+    /// The send buffer is full; [`Event::Writable`] follows.
+    Full,
+    /// The leg was reset or shut down, or the flow is gone.
+    Reset,
+    /// The peer stopped answering.
+    TimedOut,
+}
+
+/// One datagram from [`Dataplane::poll_transmit`](crate::Dataplane::poll_transmit).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Send from `local` with source port `gwlb.port()` to `gwlb.ip()`, port 6081.
+    pub outer: Outer,
+    /// Bytes appended to the buffer.
+    pub len: usize,
+    /// The flow it belongs to, if that still exists.
+    pub flow: Option<FlowId>,
+}
