@@ -1,0 +1,72 @@
+//! Benchmarks: programs that print ratios against a yardstick run at the same moment.
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+/// Which benchmark, and how to print it.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The benchmark's name; without one, the names are listed.
+    name: Option<String>,
+    /// One JSON object a line per measure instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One measured figure beside what it is measured against.
+#[derive(Serialize)]
+pub(crate) struct Measure {
+    pub(crate) measure: String,
+    pub(crate) value: f64,
+    pub(crate) unit: &'static str,
+    pub(crate) yardstick: f64,
+    pub(crate) bound: Option<f64>,
+    /// `min` if the value must not be lower than the bound, `max` if not higher.
+    pub(crate) kind: &'static str,
+}
+
+type Bench = fn() -> Result<Vec<Measure>>;
+
+/// Every benchmark: name, what it measures, and the function that does.
+const BENCHES: &[(&str, &str, Bench)] = &[];
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let Some(name) = &args.name else {
+        for (name, what, _) in BENCHES {
+            println!("{name:12} {what}");
+        }
+        return Ok(());
+    };
+    let Some((_, _, bench)) = BENCHES.iter().find(|(known, _, _)| known == name) else {
+        let known: Vec<&str> = BENCHES.iter().map(|(known, _, _)| *known).collect();
+        bail!(
+            "no benchmark is called {name}; there are: {}",
+            known.join(", ")
+        );
+    };
+    let measures = bench()?;
+    if args.json {
+        for measure in &measures {
+            println!("{}", serde_json::to_string(measure)?);
+        }
+    } else {
+        println!(
+            "{:44} {:>12} {:>12} {:>8} {:>8}  unit",
+            "measure", "value", "yardstick", "ratio", "bound"
+        );
+        for m in &measures {
+            let bound = m
+                .bound
+                .map_or_else(|| "-".to_owned(), |bound| format!("{bound:.2}"));
+            println!(
+                "{:44} {:>12.3} {:>12.3} {:>8.2} {bound:>8}  {}",
+                m.measure,
+                m.value,
+                m.yardstick,
+                m.value / m.yardstick,
+                m.unit
+            );
+        }
+    }
+    Ok(())
+}

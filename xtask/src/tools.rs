@@ -1,0 +1,122 @@
+//! What the end-to-end tests need from outside: Debian packages, Python packages, cargo tools.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::run::{cargo, step, target_dir};
+
+/// Programs the tests call, and the Debian package each comes from.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("curl", "curl"),
+    ("nghttp", "nghttp2-client"),
+    ("openssl", "openssl"),
+    ("python3", "python3"),
+    ("tshark", "tshark"),
+];
+
+/// Python packages, pinned, installed into the build folder.
+const PYTHON_PACKAGES: &[&str] = &["websockets==15.0.1"];
+
+/// Whether a program is on the path.
+fn has(program: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    })
+}
+
+/// Installs what is missing and returns the Python interpreter to use.
+pub(crate) fn prepare(target: &Path) -> Result<PathBuf> {
+    let mut missing: Vec<&str> = PROGRAMS
+        .iter()
+        .filter(|(program, _)| !has(program))
+        .map(|(_, package)| *package)
+        .collect();
+    let venv_works = Command::new("python3")
+        .args(["-c", "import venv, ensurepip"])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !venv_works {
+        missing.push("python3-venv");
+    }
+    if !missing.is_empty() {
+        install_debian(&missing)?;
+    }
+    python(target)
+}
+
+fn install_debian(packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    let root = Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|output| output.stdout.starts_with(b"0\n"));
+    if !root || !has("apt-get") {
+        bail!(
+            "the end-to-end tests need programs that are not installed, and this user may not install them.\n\
+             As root, run:  apt-get update && apt-get install -y {list}\n\
+             Tests that need none of them:  cargo xtask check"
+        );
+    }
+    step(
+        "apt-get update",
+        Command::new("apt-get").args(["update", "-qq"]),
+    )?;
+    step(
+        &format!("apt-get install {list}"),
+        Command::new("apt-get")
+            .args(["install", "-y", "-qq", "--no-install-recommends"])
+            .args(packages)
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )
+}
+
+fn python(target: &Path) -> Result<PathBuf> {
+    let venv = target.join("python");
+    let python = venv.join("bin/python");
+    let stamp = venv.join("packages.txt");
+    let wanted = PYTHON_PACKAGES.join("\n");
+    if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
+        return Ok(python);
+    }
+    std::fs::create_dir_all(target)?;
+    step(
+        "python environment",
+        Command::new("python3")
+            .args(["-m", "venv", "--clear"])
+            .arg(&venv),
+    )?;
+    step(
+        "python packages",
+        Command::new(&python)
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+            ])
+            .args(PYTHON_PACKAGES),
+    )?;
+    std::fs::write(stamp, wanted)?;
+    Ok(python)
+}
+
+/// A cargo subcommand's program, built once into the cache if it is not on the path.
+pub(crate) fn cargo_tool(name: &str) -> Result<PathBuf> {
+    if has(name) {
+        return Ok(name.into());
+    }
+    let tools = target_dir().with_file_name("tools");
+    let program = tools.join("bin").join(name);
+    if !program.is_file() {
+        step(
+            &format!("building {name} (once, some minutes)"),
+            cargo(&["install", "--locked", name])
+                .arg("--root")
+                .arg(&tools),
+        )?;
+    }
+    Ok(program)
+}
