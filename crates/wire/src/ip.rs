@@ -187,50 +187,19 @@ impl<'a> Packet<'a> {
         let header: &[u8; V6_HEADER_LEN] = bytes.first_chunk().ok_or(Malformed::Truncated)?;
         let total_len = V6_HEADER_LEN + usize::from(u16::from_be_bytes([header[4], header[5]]));
         let bytes = bytes.get(..total_len).ok_or(Malformed::Truncated)?;
-        let mut rest = bytes.get(V6_HEADER_LEN..).ok_or(Malformed::Truncated)?;
-        let mut next = header[6];
-        let mut fragment = FragmentFields::default();
-        let mut walked = 0;
-        while let Some(kind) = ExtensionHeader::of(next) {
-            if walked == MAX_EXTENSION_HEADERS {
-                return Err(Malformed::TooManyExtensionHeaders);
-            }
-            walked += 1;
-            // Every extension header is at least 8 bytes long (RFC 8200 §4, RFC 4302 §2.2).
-            let fixed: &[u8; 8] = rest
-                .first_chunk()
-                .ok_or(Malformed::ExtensionHeaderTruncated)?;
-            let len = match kind {
-                ExtensionHeader::Octets => (usize::from(fixed[1]) + 1) * 8,
-                // RFC 4302 §2.2: in 4-byte words, minus 2; padded to a multiple of 8 in IPv6.
-                ExtensionHeader::Authentication => (usize::from(fixed[1]) + 2) * 4,
-                ExtensionHeader::Fragment => 8,
-            };
-            let (_, after) = rest
-                .split_at_checked(len)
-                .ok_or(Malformed::ExtensionHeaderTruncated)?;
-            next = fixed[0];
-            rest = after;
-            if let ExtensionHeader::Fragment = kind {
-                let offset_and_more = u16::from_be_bytes([fixed[2], fixed[3]]);
-                fragment = FragmentFields {
-                    offset: offset_and_more & 0xfff8,
-                    more: offset_and_more & 1 != 0,
-                    ident: Some(u32::from_be_bytes([fixed[4], fixed[5], fixed[6], fixed[7]])),
-                };
-                // What follows in a later fragment is the middle of something.
-                if fragment.offset != 0 {
-                    break;
-                }
-            }
-        }
+        let rest = bytes.get(V6_HEADER_LEN..).ok_or(Malformed::Truncated)?;
+        let chain = walk_extension_headers(header[6], rest)?;
         Ok(Self {
             bytes,
             header: Header::V6(header),
-            payload: rest,
-            protocol: Protocol(next),
-            fragment,
-            has_extension_headers: walked != 0,
+            payload: chain.payload,
+            protocol: chain.protocol,
+            fragment: FragmentFields {
+                offset: chain.fragment_offset,
+                more: chain.more_fragments,
+                ident: chain.fragment_ident,
+            },
+            has_extension_headers: chain.payload.len() != rest.len(),
         })
     }
 
@@ -494,6 +463,65 @@ impl Repr {
     }
 }
 
+/// What stands behind a chain of IPv6 extension headers.
+pub(crate) struct ExtensionChain<'a> {
+    pub(crate) protocol: Protocol,
+    pub(crate) payload: &'a [u8],
+    pub(crate) fragment_offset: u16,
+    more_fragments: bool,
+    fragment_ident: Option<u32>,
+}
+
+/// Walks from the fixed header's next-header value and the bytes behind it to the upper layer.
+pub(crate) fn walk_extension_headers(
+    next_header: u8,
+    bytes: &[u8],
+) -> Result<ExtensionChain<'_>, Malformed> {
+    let mut chain = ExtensionChain {
+        protocol: Protocol(next_header),
+        payload: bytes,
+        fragment_offset: 0,
+        more_fragments: false,
+        fragment_ident: None,
+    };
+    let mut walked = 0;
+    while let Some(kind) = ExtensionHeader::of(chain.protocol) {
+        if walked == MAX_EXTENSION_HEADERS {
+            return Err(Malformed::TooManyExtensionHeaders);
+        }
+        walked += 1;
+        // Every extension header is at least 8 bytes long (RFC 8200 §4, RFC 4302 §2.2).
+        let fixed: &[u8; 8] = chain
+            .payload
+            .first_chunk()
+            .ok_or(Malformed::ExtensionHeaderTruncated)?;
+        let len = match kind {
+            ExtensionHeader::Octets => (usize::from(fixed[1]) + 1) * 8,
+            // RFC 4302 §2.2: in 4-byte words, minus 2.
+            ExtensionHeader::Authentication => (usize::from(fixed[1]) + 2) * 4,
+            ExtensionHeader::Fragment => 8,
+        };
+        let (_, after) = chain
+            .payload
+            .split_at_checked(len)
+            .ok_or(Malformed::ExtensionHeaderTruncated)?;
+        chain.protocol = Protocol(fixed[0]);
+        chain.payload = after;
+        if let ExtensionHeader::Fragment = kind {
+            let offset_and_more = u16::from_be_bytes([fixed[2], fixed[3]]);
+            chain.fragment_offset = offset_and_more & 0xfff8;
+            chain.more_fragments = offset_and_more & 1 != 0;
+            chain.fragment_ident =
+                Some(u32::from_be_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]));
+            // What follows in a later fragment is the middle of something.
+            if chain.fragment_offset != 0 {
+                break;
+            }
+        }
+    }
+    Ok(chain)
+}
+
 /// How an extension header states its length.
 enum ExtensionHeader {
     /// In 8-byte units beyond the first.
@@ -506,8 +534,8 @@ enum ExtensionHeader {
 
 impl ExtensionHeader {
     /// The kind of extension header that a next-header value names; `None` for an upper layer.
-    const fn of(next: u8) -> Option<Self> {
-        match next {
+    const fn of(next: Protocol) -> Option<Self> {
+        match next.0 {
             // Hop-by-hop, routing, destination options, mobility, HIP, shim6 (IANA "IPv6 Extension
             // Header Types"). ESP hides what follows it and so counts as an upper layer.
             0 | 43 | 60 | 135 | 139 | 140 => Some(Self::Octets),

@@ -17,5 +17,7 @@
 pub mod checksum;
 pub mod geneve;
 pub mod gwlb;
+pub mod icmp;
 pub mod ip;
 pub mod tcp;
+pub mod udp;

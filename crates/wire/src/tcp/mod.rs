@@ -1,5 +1,6 @@
 //! TCP headers (RFC 9293 §3.1) and options.
 
+pub mod edit;
 mod emit;
 mod segment;
 
