@@ -78,7 +78,10 @@ pub struct BodyStream {
 
 impl fmt::Debug for BodyStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BodyStream").field("length", &self.length).field("frames_ahead", &self.ahead.len()).finish()
+        f.debug_struct("BodyStream")
+            .field("length", &self.length)
+            .field("frames_ahead", &self.ahead.len())
+            .finish()
     }
 }
 
@@ -103,7 +106,11 @@ impl From<Buffered> for Body {
                 }
                 ahead.push_back(Ok(Frame::Trailers(trailers)));
                 // HTTP/1 can carry trailers only in a chunked body, hence no length.
-                Self::Stream(BodyStream { length: None, ahead, rest: None })
+                Self::Stream(BodyStream {
+                    length: None,
+                    ahead,
+                    rest: None,
+                })
             }
         }
     }
@@ -111,7 +118,11 @@ impl From<Buffered> for Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        if bytes.is_empty() { Self::Empty } else { Self::Full(bytes) }
+        if bytes.is_empty() {
+            Self::Empty
+        } else {
+            Self::Full(bytes)
+        }
     }
 }
 
@@ -136,8 +147,15 @@ impl From<&'static str> for Body {
 impl Body {
     /// A body that will come from `frames`. `length` is the number of content bytes when it is
     /// known beforehand; the stream must then yield exactly as many.
-    pub fn stream(length: Option<u64>, frames: impl Stream<Item = Result<Frame, BodyError>> + 'static) -> Self {
-        Self::Stream(BodyStream { length, ahead: VecDeque::new(), rest: Some(Box::pin(frames)) })
+    pub fn stream(
+        length: Option<u64>,
+        frames: impl Stream<Item = Result<Frame, BodyError>> + 'static,
+    ) -> Self {
+        Self::Stream(BodyStream {
+            length,
+            ahead: VecDeque::new(),
+            rest: Some(Box::pin(frames)),
+        })
     }
 
     /// Takes the body out and leaves an empty one.
@@ -159,13 +177,21 @@ impl Body {
         let stream = match self {
             Self::Empty => return Ok(Buffered::default()),
             Self::Full(data) if data.len() > limit => return Err(too_large),
-            Self::Full(data) => return Ok(Buffered { data: data.clone(), trailers: None }),
+            Self::Full(data) => {
+                return Ok(Buffered {
+                    data: data.clone(),
+                    trailers: None,
+                });
+            }
             Self::Stream(stream) => stream,
         };
         if stream.length.is_some_and(|length| length > limit as u64) {
             return Err(too_large);
         }
-        let mut read = Prefix { stream, data: Vec::new() };
+        let mut read = Prefix {
+            stream,
+            data: Vec::new(),
+        };
         let mut size = 0_usize;
         let trailers = loop {
             match read.stream.next().await {
@@ -332,7 +358,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_announced_length_over_the_limit_is_refused_without_reading() {
-        let never = stream::poll_fn(|_| -> Poll<Option<Result<Frame, BodyError>>> { panic!("read") });
+        let never =
+            stream::poll_fn(|_| -> Poll<Option<Result<Frame, BodyError>>> { panic!("read") });
         let mut body = Body::stream(Some(10), never);
         assert_eq!(body.buffer(9).await, Err(BodyError::TooLarge { limit: 9 }));
         assert_eq!(body.known_length(), Some(10));
@@ -347,10 +374,20 @@ mod tests {
 
     #[tokio::test]
     async fn trailers_survive_buffering() {
-        let trailers: Headers =
-            [crate::Field { name: "X-Sum".parse().unwrap(), value: "1".parse().unwrap() }].into_iter().collect();
-        let mut body = pieces(None, vec![data("ab"), Ok(Frame::Trailers(trailers.clone()))]);
-        assert_eq!(body.buffer(5).await.unwrap().trailers, Some(trailers.clone()));
+        let trailers: Headers = [crate::Field {
+            name: "X-Sum".parse().unwrap(),
+            value: "1".parse().unwrap(),
+        }]
+        .into_iter()
+        .collect();
+        let mut body = pieces(
+            None,
+            vec![data("ab"), Ok(Frame::Trailers(trailers.clone()))],
+        );
+        assert_eq!(
+            body.buffer(5).await.unwrap().trailers,
+            Some(trailers.clone())
+        );
         assert_eq!(drain(body).await, ("ab".into(), Some(trailers), None));
     }
 
@@ -359,7 +396,10 @@ mod tests {
         let mut body = pieces(Some(4), vec![data("ab"), Err(BodyError::Incomplete)]);
         assert_eq!(body.buffer(10).await, Err(BodyError::Incomplete));
         assert_eq!(body.known_length(), Some(4));
-        assert_eq!(drain(body).await, ("ab".into(), None, Some(BodyError::Incomplete)));
+        assert_eq!(
+            drain(body).await,
+            ("ab".into(), None, Some(BodyError::Incomplete))
+        );
     }
 
     #[tokio::test]
@@ -384,7 +424,10 @@ mod tests {
 
     #[tokio::test]
     async fn known_length_counts_down_and_nothing_follows_an_error() {
-        let mut body = pieces(Some(4), vec![data("ab"), Err(BodyError::TimedOut), data("cd")]);
+        let mut body = pieces(
+            Some(4),
+            vec![data("ab"), Err(BodyError::TimedOut), data("cd")],
+        );
         assert_eq!(body.next().await, Some(data("ab")));
         assert_eq!(body.known_length(), Some(2));
         assert_eq!(body.next().await, Some(Err(BodyError::TimedOut)));

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::FutureExt as _;
 
 use crate::interceptor::Severity;
-use crate::{Direction, Exchange, InterceptError, Interceptor, Message, MessageStep, Request, Response, Step};
+use crate::{
+    Direction, Exchange, InterceptError, Interceptor, Message, MessageStep, Request, Response, Step,
+};
 
 /// What becomes of an exchange whose interceptor fails or panics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,8 +39,17 @@ pub struct Link {
 
 impl Link {
     /// `name` is the `name` of the `[[interceptor]]` in the config.
-    pub fn new(name: impl Into<Arc<str>>, interceptor: Arc<dyn Interceptor>, on_error: OnError) -> Self {
-        Self { name: name.into(), interceptor, on_error, counters: Arc::default() }
+    pub fn new(
+        name: impl Into<Arc<str>>,
+        interceptor: Arc<dyn Interceptor>,
+        on_error: OnError,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            interceptor,
+            on_error,
+            counters: Arc::default(),
+        }
     }
 
     /// The operator's name for it.
@@ -51,7 +62,16 @@ impl Link {
     #[must_use]
     pub fn stats(&self) -> LinkStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let Counters { requests, responses, messages, answered, aborted, errors, panics, notes } = &*self.counters;
+        let Counters {
+            requests,
+            responses,
+            messages,
+            answered,
+            aborted,
+            errors,
+            panics,
+            notes,
+        } = &*self.counters;
         LinkStats {
             requests: read(requests),
             responses: read(responses),
@@ -145,7 +165,9 @@ impl Chain {
     /// A chain of `links`.
     #[must_use]
     pub fn new(links: Vec<Link>) -> Self {
-        Self { links: links.into() }
+        Self {
+            links: links.into(),
+        }
     }
 
     /// Whether nobody is in the chain.
@@ -157,7 +179,9 @@ impl Chain {
     /// Whether anybody wants WebSocket messages.
     #[must_use]
     pub fn wants_messages(&self) -> bool {
-        self.links.iter().any(|link| link.interceptor.wants_messages())
+        self.links
+            .iter()
+            .any(|link| link.interceptor.wants_messages())
     }
 
     /// The links, first to last.
@@ -170,7 +194,10 @@ impl Chain {
         for (at, link) in self.links.iter().enumerate() {
             exchange.reached = at;
             link.counters.requests.fetch_add(1, Ordering::Relaxed);
-            let step = match link.call(link.interceptor.on_request(request, exchange)).await {
+            let step = match link
+                .call(link.interceptor.on_request(request, exchange))
+                .await
+            {
                 Called::Done(step) => step,
                 Called::Skipped => Step::Continue,
                 Called::Failed(failure) => {
@@ -200,11 +227,17 @@ impl Chain {
     ///
     /// # Errors
     /// [`Failure`] when the client must not get this response.
-    pub async fn on_response(&self, response: &mut Response, exchange: &mut Exchange) -> Result<(), Failure> {
+    pub async fn on_response(
+        &self,
+        response: &mut Response,
+        exchange: &mut Exchange,
+    ) -> Result<(), Failure> {
         let passed = exchange.reached.min(self.links.len());
         for link in self.links.iter().take(passed).rev() {
             link.counters.responses.fetch_add(1, Ordering::Relaxed);
-            let called = link.call(link.interceptor.on_response(response, exchange)).await;
+            let called = link
+                .call(link.interceptor.on_response(response, exchange))
+                .await;
             link.count_notes(exchange);
             if let Called::Failed(failure) = called {
                 return Err(failure);
@@ -217,17 +250,29 @@ impl Chain {
     ///
     /// # Errors
     /// [`Failure`] when the connection must not go on; close it with status 1011.
-    pub async fn on_message(&self, message: &mut Message, exchange: &mut Exchange) -> Result<MessageStep, Failure> {
+    pub async fn on_message(
+        &self,
+        message: &mut Message,
+        exchange: &mut Exchange,
+    ) -> Result<MessageStep, Failure> {
         let count = self.links.len();
         for step in 0..count {
             let at = match message.direction {
                 Direction::ToServer => step,
                 Direction::ToClient => count - 1 - step,
             };
-            let Some(link) = self.links.get(at).filter(|link| link.interceptor.wants_messages()) else { continue };
+            let Some(link) = self
+                .links
+                .get(at)
+                .filter(|link| link.interceptor.wants_messages())
+            else {
+                continue;
+            };
             link.counters.messages.fetch_add(1, Ordering::Relaxed);
             let direction = message.direction;
-            let called = link.call(link.interceptor.on_message(message, exchange)).await;
+            let called = link
+                .call(link.interceptor.on_message(message, exchange))
+                .await;
             message.direction = direction;
             link.count_notes(exchange);
             match called {
@@ -255,7 +300,10 @@ impl Link {
             }
             Err(panic) => {
                 self.counters.panics.fetch_add(1, Ordering::Relaxed);
-                (format!("panic: {}", panic_text(&*panic)), Severity::ByPolicy)
+                (
+                    format!("panic: {}", panic_text(&*panic)),
+                    Severity::ByPolicy,
+                )
             }
         };
         let goes_on = match severity {
@@ -264,7 +312,14 @@ impl Link {
             Severity::Continue => true,
         };
         tracing::debug!(interceptor = &*self.name, %reason, goes_on, "interceptor failed");
-        if goes_on { Called::Skipped } else { Called::Failed(Failure { interceptor: self.name.clone(), reason }) }
+        if goes_on {
+            Called::Skipped
+        } else {
+            Called::Failed(Failure {
+                interceptor: self.name.clone(),
+                reason,
+            })
+        }
     }
 
     fn count_notes(&self, exchange: &mut Exchange) {
@@ -272,9 +327,17 @@ impl Link {
         if new.is_empty() {
             return;
         }
-        let mut notes = self.counters.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut notes = self
+            .counters
+            .notes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for what in new {
-            let what = if notes.len() < MAX_NOTE_KINDS || notes.contains_key(what) { what } else { "other" };
+            let what = if notes.len() < MAX_NOTE_KINDS || notes.contains_key(what) {
+                what
+            } else {
+                "other"
+            };
             *notes.entry(what).or_default() += 1;
         }
     }
@@ -301,3 +364,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
         "no message"
     }
 }
+
+#[cfg(test)]
+#[path = "chain_tests.rs"]
+mod tests;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
-pub use dataplane::{AttachmentId, FlowCookie, FlowId, Leg, VpcEndpointId};
+pub use dataplane::{AttachmentId, FlowCookie, FlowId, Leg, Protocol, VpcEndpointId};
 
 /// One inner 5-tuple behind one VPC endpoint, both directions. Shared by all stages.
 #[derive(Clone, Debug)]
@@ -17,8 +17,8 @@ pub struct FlowInfo {
     pub attachment: AttachmentId,
     /// The load balancer's flow cookie at the time the flow was opened.
     pub cookie: FlowCookie,
-    /// The IP protocol number: 6 is TCP, 17 is UDP.
-    pub protocol: u8,
+    /// The upper-layer protocol.
+    pub protocol: Protocol,
     /// Address and port of the host that opened the flow.
     pub client: SocketAddr,
     /// Address and port the client asked for.

@@ -37,7 +37,9 @@ pub enum InvalidName {
     #[error("a field name must not be empty")]
     Empty,
     /// A byte outside `tchar` of RFC 9110 §5.6.2.
-    #[error("byte 0x{0:02x} may not be part of a field name; letters, digits and !#$%&'*+-.^_`|~ may")]
+    #[error(
+        "byte 0x{0:02x} may not be part of a field name; letters, digits and !#$%&'*+-.^_`|~ may"
+    )]
     BadByte(u8),
     /// More than [`FieldName::MAX_LEN`] bytes.
     #[error("a field name may have at most {} bytes", FieldName::MAX_LEN)]
@@ -55,7 +57,10 @@ impl FieldName {
     /// When `name` is not a token. In a `const` that is a compile error.
     #[must_use]
     pub const fn from_static(name: &'static str) -> Self {
-        assert!(check(name.as_bytes()).is_ok(), "not a field name: RFC 9110 allows letters, digits and !#$%&'*+-.^_`|~");
+        assert!(
+            check(name.as_bytes()).is_ok(),
+            "not a field name: RFC 9110 allows letters, digits and !#$%&'*+-.^_`|~"
+        );
         Self(Text::Static(name))
     }
 
@@ -84,7 +89,20 @@ const fn is_tchar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,
-            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
         )
 }
 
@@ -202,7 +220,9 @@ impl Headers {
     /// No fields, with room for `fields` of them.
     #[must_use]
     pub fn with_capacity(fields: usize) -> Self {
-        Self { fields: Vec::with_capacity(fields) }
+        Self {
+            fields: Vec::with_capacity(fields),
+        }
     }
 
     /// Puts `value` where the first field called `name` stands, spelled as given here, and takes
@@ -221,6 +241,15 @@ impl Headers {
         if let Some(slot) = self.fields.get_mut(first) {
             *slot = Field { name, value };
         }
+    }
+
+    /// As [`Headers::set`], but a field that is there keeps its spelling.
+    pub fn set_value(&mut self, name: &FieldName, value: HeaderValue) {
+        let spelling = self
+            .position(name.as_str())
+            .and_then(|at| self.fields.get(at))
+            .map(|field| field.name.clone());
+        self.set(spelling.unwrap_or_else(|| name.clone()), value);
     }
 
     /// Adds a field at the end, whether or not the name is there already.
@@ -264,7 +293,10 @@ impl Headers {
     #[must_use]
     pub fn get(&self, name: impl AsRef<str>) -> Option<&HeaderValue> {
         let name = name.as_ref();
-        self.fields.iter().find(|field| field.name == *name).map(|field| &field.value)
+        self.fields
+            .iter()
+            .find(|field| field.name == *name)
+            .map(|field| &field.value)
     }
 
     /// The value of the first field called `name`, when it is visible ASCII.
@@ -275,7 +307,10 @@ impl Headers {
 
     /// The values of all fields called `name`, in order.
     pub fn get_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a HeaderValue> {
-        self.fields.iter().filter(move |field| field.name == *name).map(|field| &field.value)
+        self.fields
+            .iter()
+            .filter(move |field| field.name == *name)
+            .map(|field| &field.value)
     }
 
     /// Whether a field called `name` is there.
@@ -315,7 +350,10 @@ impl Headers {
     /// what a receiver needs to keep them.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.fields.iter().map(|field| field.name.as_str().len() + field.value.len() + 32).sum()
+        self.fields
+            .iter()
+            .map(|field| field.name.as_str().len() + field.value.len() + 32)
+            .sum()
     }
 
     fn position(&self, name: &str) -> Option<usize> {
@@ -325,7 +363,9 @@ impl Headers {
 
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.fields.iter().map(|field| (&field.name, &field.value))).finish()
+        f.debug_list()
+            .entries(self.fields.iter().map(|field| (&field.name, &field.value)))
+            .finish()
     }
 }
 
@@ -353,14 +393,22 @@ impl Extend<Field> for Headers {
 
 impl FromIterator<Field> for Headers {
     fn from_iter<I: IntoIterator<Item = Field>>(fields: I) -> Self {
-        Self { fields: fields.into_iter().collect() }
+        Self {
+            fields: fields.into_iter().collect(),
+        }
     }
 }
 
 /// From the map type of the `http` crate: lower-case names, grouped by name.
 impl<M: Borrow<http::HeaderMap>> From<M> for Headers {
     fn from(map: M) -> Self {
-        map.borrow().iter().map(|(name, value)| Field { name: name.into(), value: value.clone() }).collect()
+        map.borrow()
+            .iter()
+            .map(|(name, value)| Field {
+                name: name.into(),
+                value: value.clone(),
+            })
+            .collect()
     }
 }
 
@@ -387,12 +435,18 @@ mod tests {
     fn headers(fields: &[(&str, &str)]) -> Headers {
         fields
             .iter()
-            .map(|(name, value)| Field { name: name.parse().unwrap(), value: value.parse().unwrap() })
+            .map(|(name, value)| Field {
+                name: name.parse().unwrap(),
+                value: value.parse().unwrap(),
+            })
             .collect()
     }
 
     fn listed(headers: &Headers) -> Vec<String> {
-        headers.iter().map(|field| format!("{}: {}", field.name, field.value.to_str().unwrap())).collect()
+        headers
+            .iter()
+            .map(|field| format!("{}: {}", field.name, field.value.to_str().unwrap()))
+            .collect()
     }
 
     #[test]
@@ -411,10 +465,27 @@ mod tests {
     #[test]
     fn threat_07_names_outside_the_token_rule_are_refused() {
         assert_eq!(FieldName::parse(b""), Err(InvalidName::Empty));
-        for bad in [&b"a b"[..], b"a:", b"a\r", b"a\n", b"a\0", b"\tb", b"caf\xc3\xa9", b"\xa0x", b"a(b", b"a\x7f"] {
-            assert!(matches!(FieldName::parse(bad), Err(InvalidName::BadByte(_))), "{bad:?}");
+        for bad in [
+            &b"a b"[..],
+            b"a:",
+            b"a\r",
+            b"a\n",
+            b"a\0",
+            b"\tb",
+            b"caf\xc3\xa9",
+            b"\xa0x",
+            b"a(b",
+            b"a\x7f",
+        ] {
+            assert!(
+                matches!(FieldName::parse(bad), Err(InvalidName::BadByte(_))),
+                "{bad:?}"
+            );
         }
-        assert_eq!(FieldName::parse(&[b'a'; FieldName::MAX_LEN + 1]), Err(InvalidName::TooLong));
+        assert_eq!(
+            FieldName::parse(&[b'a'; FieldName::MAX_LEN + 1]),
+            Err(InvalidName::TooLong)
+        );
         assert!(FieldName::parse(b"!#$%&'*+-.^_`|~09azAZ").is_ok());
     }
 
@@ -433,15 +504,23 @@ mod tests {
         h.set(FieldName::from_static("a"), HeaderValue::from_static("new"));
         assert_eq!(listed(&h), ["a: new", "b: 2", "C: 4"]);
         h.set(FieldName::from_static("D"), HeaderValue::from_static("6"));
-        assert_eq!(listed(&h), ["a: new", "b: 2", "C: 4", "D: 6"]);
+        h.set_value(&FieldName::from_static("c"), HeaderValue::from_static("7"));
+        h.set_value(&FieldName::from_static("e"), HeaderValue::from_static("8"));
+        assert_eq!(listed(&h), ["a: new", "b: 2", "C: 7", "D: 6", "e: 8"]);
     }
 
     #[test]
     fn append_remove_and_rename_keep_the_order_of_the_others() {
         let mut h = headers(&[("Host", "x"), ("User-Agent", "curl"), ("Accept", "*/*")]);
-        h.append(FieldName::from_static("accept"), HeaderValue::from_static("text/html"));
+        h.append(
+            FieldName::from_static("accept"),
+            HeaderValue::from_static("text/html"),
+        );
         assert_eq!(h.get_all("ACCEPT").count(), 2);
-        assert_eq!(h.rename("user-agent", &FieldName::from_static("user-agent")), 1);
+        assert_eq!(
+            h.rename("user-agent", &FieldName::from_static("user-agent")),
+            1
+        );
         assert_eq!(h.rename("nothing", &FieldName::from_static("x")), 0);
         assert_eq!(h.remove("accept"), 2);
         assert_eq!(listed(&h), ["Host: x", "user-agent: curl"]);
@@ -451,8 +530,14 @@ mod tests {
 
     #[test]
     fn lists_are_split_over_fields_and_commas() {
-        let h = headers(&[("Accept-Encoding", "gzip, ,\tdeflate"), ("accept-encoding", "br")]);
-        assert_eq!(h.list("accept-encoding").collect::<Vec<_>>(), ["gzip", "deflate", "br"]);
+        let h = headers(&[
+            ("Accept-Encoding", "gzip, ,\tdeflate"),
+            ("accept-encoding", "br"),
+        ]);
+        assert_eq!(
+            h.list("accept-encoding").collect::<Vec<_>>(),
+            ["gzip", "deflate", "br"]
+        );
     }
 
     #[test]
@@ -460,7 +545,10 @@ mod tests {
         let h = headers(&[("Set-Cookie", "a=1"), ("X-B", "2"), ("set-cookie", "c=3")]);
         let back = Headers::from(h.to_map());
         assert_eq!(back.len(), 3);
-        assert_eq!(back.get_all("set-cookie").collect::<Vec<_>>(), ["a=1", "c=3"]);
+        assert_eq!(
+            back.get_all("set-cookie").collect::<Vec<_>>(),
+            ["a=1", "c=3"]
+        );
         assert_eq!(back.get_str("x-b"), Some("2"));
     }
 }

@@ -24,7 +24,11 @@ pub trait Interceptor: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`InterceptError`] says whether the exchange can go on without this interceptor.
-    async fn on_request(&self, request: &mut Request, exchange: &mut Exchange) -> Result<Step, InterceptError> {
+    async fn on_request(
+        &self,
+        request: &mut Request,
+        exchange: &mut Exchange,
+    ) -> Result<Step, InterceptError> {
         let _ = (request, exchange);
         Ok(Step::Continue)
     }
@@ -34,7 +38,11 @@ pub trait Interceptor: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`InterceptError`] says whether the exchange can go on without this interceptor.
-    async fn on_response(&self, response: &mut Response, exchange: &mut Exchange) -> Result<(), InterceptError> {
+    async fn on_response(
+        &self,
+        response: &mut Response,
+        exchange: &mut Exchange,
+    ) -> Result<(), InterceptError> {
         let _ = (response, exchange);
         Ok(())
     }
@@ -44,7 +52,11 @@ pub trait Interceptor: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`InterceptError`] says whether the connection can go on without this interceptor.
-    async fn on_message(&self, message: &mut Message, exchange: &mut Exchange) -> Result<MessageStep, InterceptError> {
+    async fn on_message(
+        &self,
+        message: &mut Message,
+        exchange: &mut Exchange,
+    ) -> Result<MessageStep, InterceptError> {
         let _ = (message, exchange);
         Ok(MessageStep::Forward)
     }
@@ -87,7 +99,13 @@ impl Exchange {
     /// An exchange that begins with `request`. The proxy makes one per request.
     #[must_use]
     pub fn new(flow: Arc<FlowInfo>, request: &Request) -> Self {
-        Self { flow, request: RequestHead::of(request), extensions: Extensions::default(), reached: 0, notes: Vec::new() }
+        Self {
+            flow,
+            request: RequestHead::of(request),
+            extensions: Extensions::default(),
+            reached: 0,
+            notes: Vec::new(),
+        }
     }
 
     /// Counts something worth an operator's eye, such as `body-too-large`. It appears in the
@@ -129,13 +147,19 @@ impl Extensions {
 
     /// Takes the value of type `T` out.
     pub fn remove<T: 'static>(&mut self) -> Option<T> {
-        self.values.remove(&TypeId::of::<T>())?.downcast().ok().map(|value| *value)
+        self.values
+            .remove(&TypeId::of::<T>())?
+            .downcast()
+            .ok()
+            .map(|value| *value)
     }
 }
 
 impl fmt::Debug for Extensions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Extensions").field("values", &self.values.len()).finish()
+        f.debug_struct("Extensions")
+            .field("values", &self.values.len())
+            .finish()
     }
 }
 
@@ -166,22 +190,35 @@ pub(crate) enum Severity {
 impl InterceptError {
     /// Whether the exchange fails or goes on is the operator's choice.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), source: None, severity: Severity::ByPolicy }
+        Self {
+            message: message.into(),
+            source: None,
+            severity: Severity::ByPolicy,
+        }
     }
 
     /// The exchange must not go on: letting it pass would be worse than failing it.
     pub fn fail(message: impl Into<String>) -> Self {
-        Self { severity: Severity::Fail, ..Self::new(message) }
+        Self {
+            severity: Severity::Fail,
+            ..Self::new(message)
+        }
     }
 
     /// The exchange can go on; the message is as it was.
     pub fn harmless(message: impl Into<String>) -> Self {
-        Self { severity: Severity::Continue, ..Self::new(message) }
+        Self {
+            severity: Severity::Continue,
+            ..Self::new(message)
+        }
     }
 
     /// The same error with its cause.
     #[must_use]
-    pub fn caused_by(mut self, source: impl Into<Box<dyn core::error::Error + Send + Sync>>) -> Self {
+    pub fn caused_by(
+        mut self,
+        source: impl Into<Box<dyn core::error::Error + Send + Sync>>,
+    ) -> Self {
         self.source = Some(source.into());
         self
     }
@@ -215,6 +252,9 @@ mod tests {
     fn an_error_keeps_its_cause() {
         let error = InterceptError::from(BodyError::TimedOut);
         assert_eq!(error.severity, Severity::ByPolicy);
-        assert_eq!(core::error::Error::source(&error).unwrap().to_string(), BodyError::TimedOut.to_string());
+        assert_eq!(
+            core::error::Error::source(&error).unwrap().to_string(),
+            BodyError::TimedOut.to_string()
+        );
     }
 }

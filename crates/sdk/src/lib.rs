@@ -3,7 +3,7 @@
 //!
 //! An [`Interceptor`] sees and changes HTTP exchanges and WebSocket messages. It is made from the
 //! config by an [`InterceptorKind`] and run by a [`Chain`]. The built-in interceptors use nothing
-//! that is not in this crate. To test one without sockets, see [`testing`] (feature `testing`).
+//! that is not in this crate. To test one without sockets, see the module `testing` (feature `testing`).
 //!
 //! ```
 //! use flowdog_sdk::{Exchange, FieldName, HeaderValue, InterceptError, Interceptor, Request, Step, async_trait};
@@ -27,12 +27,15 @@
 
 mod body;
 mod chain;
+mod content;
 mod flow;
 mod headers;
 mod interceptor;
 mod kind;
 mod message;
 mod target;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod websocket;
 
 pub use async_trait::async_trait;
@@ -41,7 +44,8 @@ pub use http::{HeaderValue, Method, StatusCode, Version};
 
 pub use body::{Body, BodyError, BodyStream, Buffered, Frame};
 pub use chain::{Chain, Failure, Link, LinkStats, OnError, Outcome};
-pub use flow::{AttachmentId, FlowCookie, FlowId, FlowInfo, Leg, TlsInfo, VpcEndpointId};
+pub use content::{Coding, Content, ContentError, ContentLimits};
+pub use flow::{AttachmentId, FlowCookie, FlowId, FlowInfo, Leg, Protocol, TlsInfo, VpcEndpointId};
 pub use headers::{Field, FieldName, Headers, InvalidName};
 pub use interceptor::{Exchange, Extensions, InterceptError, Interceptor, Step};
 pub use kind::{ConfigFault, InterceptorKind, from_table};

@@ -29,7 +29,13 @@ impl Request {
     /// A request without fields and content, HTTP/1.1.
     #[must_use]
     pub fn new(method: Method, target: Target) -> Self {
-        Self { method, target, version: Version::HTTP_11, headers: Headers::new(), body: Body::Empty }
+        Self {
+            method,
+            target,
+            version: Version::HTTP_11,
+            headers: Headers::new(),
+            body: Body::Empty,
+        }
     }
 
     /// The host the request is for, without port: from the target if it names one (RFC 9112
@@ -146,14 +152,23 @@ impl Response {
     /// A response without fields and content.
     #[must_use]
     pub fn new(status: StatusCode) -> Self {
-        Self { status, reason: None, version: Version::HTTP_11, headers: Headers::new(), body: Body::Empty }
+        Self {
+            status,
+            reason: None,
+            version: Version::HTTP_11,
+            headers: Headers::new(),
+            body: Body::Empty,
+        }
     }
 
     /// A short plain-text answer, for [`Step::Respond`](crate::Step::Respond).
     #[must_use]
     pub fn text(status: StatusCode, text: impl Into<String>) -> Self {
         let mut response = Self::new(status);
-        response.headers.set(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response.headers.set(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
         response.body = text.into().into();
         response
     }
@@ -171,9 +186,15 @@ mod tests {
     use super::*;
 
     fn request(target: &str, host: Option<&'static str>) -> Request {
-        let mut request = Request::new(Method::GET, Target::parse(&Method::GET, target.as_bytes()).unwrap());
+        let mut request = Request::new(
+            Method::GET,
+            Target::parse(&Method::GET, target.as_bytes()).unwrap(),
+        );
         if let Some(host) = host {
-            request.headers.append(FieldName::from_static("HOST"), HeaderValue::from_static(host));
+            request.headers.append(
+                FieldName::from_static("HOST"),
+                HeaderValue::from_static(host),
+            );
         }
         request
     }
@@ -193,13 +214,19 @@ mod tests {
         let request = request("/a%20b?c=%41", None);
         assert_eq!((request.path(), request.query()), ("/a%20b", Some("c=%41")));
         let head = RequestHead::of(&request);
-        assert_eq!((head.path(), head.query(), head.host()), ("/a%20b", Some("c=%41"), None));
+        assert_eq!(
+            (head.path(), head.query(), head.host()),
+            ("/a%20b", Some("c=%41"), None)
+        );
     }
 
     #[test]
     fn reasons_cannot_end_the_status_line() {
         assert!(Reason::parse(b"OK\r\nX: y").is_err());
-        assert_eq!(Reason::parse(b"Ni\xe7ht gefunden").unwrap().as_bytes(), b"Ni\xe7ht gefunden");
+        assert_eq!(
+            Reason::parse(b"Ni\xe7ht gefunden").unwrap().as_bytes(),
+            b"Ni\xe7ht gefunden"
+        );
         assert!(Reason::parse(b"").is_ok());
     }
 }

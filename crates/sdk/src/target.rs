@@ -37,7 +37,9 @@ pub enum InvalidTarget {
     #[error("empty request target or part of one")]
     Empty,
     /// The shape does not fit the method, or is none of the four of RFC 9112 §3.2.
-    #[error("not a request target: /path, http://host/path, host:port with CONNECT or * with OPTIONS")]
+    #[error(
+        "not a request target: /path, http://host/path, host:port with CONNECT or * with OPTIONS"
+    )]
     Form,
     /// `user@host`: RFC 9110 §4.2.4 has recipients treat it as an error.
     #[error("a request target must not carry user information")]
@@ -49,7 +51,10 @@ fn check_bytes(bytes: &[u8], also: &[u8]) -> Result<(), InvalidTarget> {
         return Err(InvalidTarget::Empty);
     }
     // Bytes from 0x80 on are let through when they are UTF-8: clients do send them unescaped.
-    match bytes.iter().find(|&&b| b <= b' ' || b == 0x7f || b == b'#' || also.contains(&b)) {
+    match bytes
+        .iter()
+        .find(|&&b| b <= b' ' || b == 0x7f || b == b'#' || also.contains(&b))
+    {
         Some(&bad) => Err(InvalidTarget::BadByte(bad)),
         None => Ok(()),
     }
@@ -58,7 +63,9 @@ fn check_bytes(bytes: &[u8], also: &[u8]) -> Result<(), InvalidTarget> {
 fn text(bytes: &[u8]) -> Result<Box<str>, InvalidTarget> {
     match core::str::from_utf8(bytes) {
         Ok(text) => Ok(text.into()),
-        Err(error) => Err(InvalidTarget::BadByte(bytes.get(error.valid_up_to()).copied().unwrap_or(0))),
+        Err(error) => Err(InvalidTarget::BadByte(
+            bytes.get(error.valid_up_to()).copied().unwrap_or(0),
+        )),
     }
 }
 
@@ -116,10 +123,17 @@ impl Authority {
         let (host, port) = split_port(&text);
         let host_ok = !host.is_empty()
             && (!host.contains([':', '[', ']'])
-                || host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).is_some_and(|h| {
-                    !h.is_empty() && h.bytes().all(|b| b.is_ascii_hexdigit() || b == b':' || b == b'.')
-                }));
-        if !host_ok || port.is_some_and(|port| !port.bytes().all(|b| b.is_ascii_digit()) || port.len() > 5) {
+                || host
+                    .strip_prefix('[')
+                    .and_then(|h| h.strip_suffix(']'))
+                    .is_some_and(|h| {
+                        !h.is_empty()
+                            && h.bytes()
+                                .all(|b| b.is_ascii_hexdigit() || b == b':' || b == b'.')
+                    }));
+        if !host_ok
+            || port.is_some_and(|port| !port.bytes().all(|b| b.is_ascii_digit()) || port.len() > 5)
+        {
             return Err(InvalidTarget::Form);
         }
         Ok(Self(text))
@@ -210,10 +224,16 @@ impl Target {
             [b'/', ..] => Ok(Self::Origin(PathAndQuery::parse(bytes)?)),
             _ => {
                 check_bytes(bytes, b"")?;
-                let colon = bytes.windows(3).position(|w| w == b"://").ok_or(InvalidTarget::Form)?;
+                let colon = bytes
+                    .windows(3)
+                    .position(|w| w == b"://")
+                    .ok_or(InvalidTarget::Form)?;
                 let (scheme, rest) = bytes.split_at(colon);
                 let rest = rest.get(3..).unwrap_or_default();
-                let path_at = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
+                let path_at = rest
+                    .iter()
+                    .position(|b| matches!(b, b'/' | b'?'))
+                    .unwrap_or(rest.len());
                 let (authority, path) = rest.split_at(path_at);
                 let path = match path {
                     // RFC 9110 §4.2.3: an empty path means "/".
@@ -221,7 +241,11 @@ impl Target {
                     [b'?', ..] => PathAndQuery(format!("/{}", text(path)?).into()),
                     _ => PathAndQuery::parse(path)?,
                 };
-                Ok(Self::Absolute { scheme: Scheme::parse(scheme)?, authority: Authority::parse(authority)?, path })
+                Ok(Self::Absolute {
+                    scheme: Scheme::parse(scheme)?,
+                    authority: Authority::parse(authority)?,
+                    path,
+                })
             }
         }
     }
@@ -249,7 +273,11 @@ impl Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Absolute { scheme, authority, path } => write!(f, "{scheme}://{authority}{path}"),
+            Self::Absolute {
+                scheme,
+                authority,
+                path,
+            } => write!(f, "{scheme}://{authority}{path}"),
             Self::Asterisk => f.write_str("*"),
             Self::Authority(authority) => write!(f, "{authority}"),
             Self::Origin(path) => write!(f, "{path}"),
@@ -267,13 +295,29 @@ mod tests {
 
     #[test]
     fn targets_are_written_back_as_they_came() {
-        for same in ["/", "/a?b=c?d", "/%41//../x", "http://h:8080/p?q", "HTTP://h/", "http://[::1]:80/", "/caf\u{e9}"] {
+        for same in [
+            "/",
+            "/a?b=c?d",
+            "/%41//../x",
+            "http://h:8080/p?q",
+            "HTTP://h/",
+            "http://[::1]:80/",
+            "/caf\u{e9}",
+        ] {
             assert_eq!(get(same).unwrap().to_string(), same);
         }
         assert_eq!(get("http://h").unwrap().to_string(), "http://h/");
         assert_eq!(get("http://h?q").unwrap().to_string(), "http://h/?q");
-        assert_eq!(Target::parse(&Method::OPTIONS, b"*").unwrap(), Target::Asterisk);
-        assert_eq!(Target::parse(&Method::CONNECT, b"h:443").unwrap().to_string(), "h:443");
+        assert_eq!(
+            Target::parse(&Method::OPTIONS, b"*").unwrap(),
+            Target::Asterisk
+        );
+        assert_eq!(
+            Target::parse(&Method::CONNECT, b"h:443")
+                .unwrap()
+                .to_string(),
+            "h:443"
+        );
     }
 
     #[test]
@@ -307,7 +351,10 @@ mod tests {
     fn parts_are_found() {
         let target = get("https://[2001:db8::1]:8443/a/b?x=1").unwrap();
         let authority = target.authority().unwrap();
-        assert_eq!((authority.host(), authority.port()), ("[2001:db8::1]", Some(8443)));
+        assert_eq!(
+            (authority.host(), authority.port()),
+            ("[2001:db8::1]", Some(8443))
+        );
         let path = target.path_and_query().unwrap();
         assert_eq!((path.path(), path.query()), ("/a/b", Some("x=1")));
         assert_eq!(Authority::parse(b"h:").unwrap().port(), None);
