@@ -146,3 +146,6 @@ pub struct Repr {
     /// Options.
     pub options: Options,
 }
+
+#[cfg(test)]
+mod tests;
