@@ -15,6 +15,7 @@
 )]
 
 pub mod checksum;
+pub mod fuzzing;
 pub mod geneve;
 pub mod gwlb;
 pub mod icmp;

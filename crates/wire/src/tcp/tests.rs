@@ -85,7 +85,7 @@ fn three_sack_blocks_fit_beside_timestamps_and_four_alone() {
 fn unknown_options_are_iterated_and_malformed_ones_end_the_walk() {
     let with = |options: &[u8]| {
         let mut bytes = vec![0; 20];
-        bytes[12] = ((20 + options.len()) / 4 << 4) as u8;
+        bytes[12] = (((20 + options.len()) / 4) << 4) as u8;
         bytes.extend(options);
         bytes
     };
@@ -405,7 +405,7 @@ fn syn(v6: bool, options: &[u8], payload: &[u8]) -> Vec<u8> {
     };
     let mut tcp = vec![0; 20];
     segment.emit(&mut tcp);
-    tcp[12] = ((20 + options.len()) / 4 << 4) as u8;
+    tcp[12] = (((20 + options.len()) / 4) << 4) as u8;
     tcp.extend(options);
     tcp.extend(payload);
     fill_checksum(&mut tcp, src, dst);
