@@ -1,1 +1,42 @@
-//! Placeholder.
+//! TLS on both legs of an intercepted flow.
+//!
+//! [`hello`] looks at a client's first bytes without answering them; [`Impersonator`] makes the
+//! handshake with the real server first and then the client's, with a certificate that mirrors
+//! the server's and is signed by an [`Authority`] the client trusts.
+//!
+//! What this crate refuses: to weaken a connection. The server is verified strictly, versions
+//! and suites are those that the client offered itself, the minted certificate has no name that
+//! the server's lacks, and a client is told when its server is not believed.
+//!
+//! Invariants:
+//! - Private keys exist only in here. The authority's key stays behind its [`Signer`] and is
+//!   never a leaf's key. No `Debug` output, log line or error carries key material.
+//! - It opens no connection and spawns no task on the packet path; bytes come from the two
+//!   streams it is given.
+//! - What a peer sends is bounded in size and time, and cannot cause a panic.
+#![forbid(unsafe_code)]
+
+mod alert;
+pub mod authority;
+mod error;
+mod fault;
+pub mod hello;
+mod intercept;
+mod leaf_key;
+mod mirror;
+pub mod mint;
+mod offer;
+mod outcome;
+mod signer;
+pub mod upstream;
+mod verifier;
+
+pub use authority::{Authority, AuthorityError};
+pub use error::{OurFault, PeerFault, PolicyFault, Side, TlsError};
+pub use fault::CertificateFault;
+pub use intercept::{Established, Impersonator, ImpersonatorConfig, KeyLogs};
+pub use leaf_key::KeyType;
+pub use mint::{Mint, MintConfig, MintError};
+pub use outcome::TlsOutcome;
+pub use signer::{SignError, Signer};
+pub use upstream::{Roots, RootsError, Upstream};
