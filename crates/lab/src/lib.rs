@@ -1,1 +1,28 @@
-//! Placeholder.
+//! A VPC in a box: simulated Gateway Load Balancer, hosts, links, origins.
+//!
+//! The lab puts a real client and a real server into private network namespaces, carries their
+//! packets through lossy links to a strict simulated load balancer, and that one speaks GENEVE with
+//! an appliance that runs as a child process and knows nothing of the lab. Whatever the appliance
+//! does that a real load balancer would drop is dropped and counted.
+//!
+//! Start with [`netns::enter`] while the process has one thread, then [`Lab::builder`]. The parts
+//! below namespaces and sockets ([`sim`], [`link`], [`fabric`]) are sans-IO and serve deterministic
+//! tests by themselves. Nothing here is needed by the appliance.
+#![cfg(target_os = "linux")]
+
+pub mod addresses;
+pub mod appliance;
+pub mod command;
+pub mod driver;
+pub mod fabric;
+mod lab;
+pub mod link;
+pub mod netns;
+pub mod report;
+pub mod sim;
+
+pub use appliance::ApplianceCommand;
+pub use driver::LabHandle;
+pub use lab::{Lab, LabBuilder, LabError};
+pub use link::LinkConfig;
+pub use report::LabReport;

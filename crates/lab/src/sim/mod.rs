@@ -1,0 +1,19 @@
+//! The strict simulated Gateway Load Balancer.
+//!
+//! Sans-IO: packets and datagrams go in with the time, datagrams and packets come out. It keeps the
+//! flow table that a real load balancer keeps, gives each flow its cookie, and judges every answer
+//! of the appliance: what a real one would drop is dropped and counted by kind.
+
+mod flow;
+mod gwlb;
+mod header;
+mod inner;
+#[cfg(test)]
+mod tests;
+mod violation;
+
+pub use gwlb::{
+    Delivery, Gwlb, GwlbConfig, GwlbStats, Side, Stickiness, Switches, ToAppliance, GENEVE_PORT,
+};
+pub use header::ExtraOption;
+pub use violation::{Violation, Violations};

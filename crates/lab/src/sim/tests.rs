@@ -1,0 +1,1 @@
+//! The simulator's judgement, each rule provoked by a mutated answer.
