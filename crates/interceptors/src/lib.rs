@@ -1,1 +1,64 @@
-//! Placeholder.
+//! The interceptors that come with flowdog, one file each.
+//!
+//! They are written on the `sdk` alone and can do nothing that an interceptor from another crate
+//! cannot do. [`all`] is the only list of them.
+#![forbid(unsafe_code)]
+
+mod edit_headers;
+mod geneve_headers;
+mod sts_rickroll;
+
+pub use edit_headers::EditHeaders;
+pub use geneve_headers::GeneveHeaders;
+pub use sts_rickroll::StsRickroll;
+
+use sdk::InterceptorKind;
+
+/// Every built-in kind, in the order of their names.
+#[must_use]
+pub fn all() -> &'static [InterceptorKind] {
+    &[edit_headers::KIND, geneve_headers::KIND, sts_rickroll::KIND]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_kebab_case_and_in_order() {
+        let names: Vec<_> = all().iter().map(|kind| kind.name).collect();
+        assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
+        for kind in all() {
+            assert!(
+                kind.name
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b == b'-'),
+                "{}",
+                kind.name
+            );
+            assert!(kind.summary.ends_with('.'), "{}", kind.name);
+        }
+    }
+
+    #[test]
+    fn the_docs_describe_every_kind() {
+        let docs = include_str!("../../../docs/interceptors.md");
+        for kind in all() {
+            assert!(
+                docs.contains(&format!("\n## {}\n", kind.name)),
+                "docs/interceptors.md lacks {}",
+                kind.name
+            );
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_by_every_kind() {
+        let table = toml::toml! { no-such-key = 1 };
+        for kind in all() {
+            let fault = (kind.build)(&table).unwrap_err();
+            assert_eq!(fault.key.as_deref(), Some("no-such-key"), "{}", kind.name);
+            assert!(fault.allowed.is_some(), "{}: {fault}", kind.name);
+        }
+    }
+}

@@ -333,6 +333,7 @@ impl Link {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         for what in new {
+            tracing::debug!(interceptor = &*self.name, what, "noted");
             let what = if notes.len() < MAX_NOTE_KINDS || notes.contains_key(what) {
                 what
             } else {

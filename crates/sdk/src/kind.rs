@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use crate::Interceptor;
+use crate::{ConfigTable, Interceptor};
 
 /// A kind of interceptor: what `use = "..."` in an `[[interceptor]]` of the config names.
 #[derive(Clone, Copy)]
@@ -16,7 +16,7 @@ pub struct InterceptorKind {
     pub summary: &'static str,
     /// Makes one from the keys of its table, without those every interceptor has (`name`, `use`,
     /// `on-error`).
-    pub build: fn(&toml::Table) -> Result<Arc<dyn Interceptor>, ConfigFault>,
+    pub build: fn(&ConfigTable) -> Result<Arc<dyn Interceptor>, ConfigFault>,
 }
 
 impl fmt::Debug for InterceptorKind {
@@ -74,7 +74,7 @@ impl ConfigFault {
 ///
 /// # Errors
 /// A [`ConfigFault`] that names the key.
-pub fn from_table<T: DeserializeOwned>(table: &toml::Table) -> Result<T, ConfigFault> {
+pub fn from_table<T: DeserializeOwned>(table: &ConfigTable) -> Result<T, ConfigFault> {
     serde_path_to_error::deserialize(toml::Value::Table(table.clone())).map_err(|error| {
         let path = error.path().to_string();
         let inner = error.into_inner();

@@ -33,6 +33,7 @@ mod headers;
 mod interceptor;
 mod kind;
 mod message;
+mod size;
 mod target;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -40,7 +41,11 @@ mod websocket;
 
 pub use async_trait::async_trait;
 pub use bytes::Bytes;
+/// What [`Body::stream`] takes.
+pub use futures_util::Stream;
 pub use http::{HeaderValue, Method, StatusCode, Version};
+/// The keys of one `[[interceptor]]`.
+pub use toml::Table as ConfigTable;
 
 pub use body::{Body, BodyError, BodyStream, Buffered, Frame};
 pub use chain::{Chain, Failure, Link, LinkStats, OnError, Outcome};
@@ -50,5 +55,6 @@ pub use headers::{Field, FieldName, Headers, InvalidName};
 pub use interceptor::{Exchange, Extensions, InterceptError, Interceptor, Step};
 pub use kind::{ConfigFault, InterceptorKind, from_table};
 pub use message::{Reason, Request, RequestHead, Response};
+pub use size::{ByteSize, InvalidSize};
 pub use target::{Authority, InvalidTarget, PathAndQuery, Scheme, Target};
 pub use websocket::{Direction, Message, MessageStep, Payload};
