@@ -51,7 +51,7 @@ impl fmt::Display for ByteSize {
             .iter()
             .take(3)
             .rev()
-            .find(|(_, unit)| self.0 != 0 && self.0 % unit == 0);
+            .find(|(_, unit)| self.0 != 0 && self.0.is_multiple_of(*unit));
         let (name, unit) = largest.copied().unwrap_or(("B", 1));
         write!(f, "{}{name}", self.0 / unit)
     }

@@ -62,10 +62,6 @@ impl Seen {
     /// When something else became of it.
     #[must_use]
     #[track_caller]
-    #[expect(
-        clippy::wrong_self_convention,
-        reason = "reads as a sentence: the request, to the server"
-    )]
     pub fn to_server(self) -> String {
         match self {
             Self::ToServer(text) => text,
@@ -79,10 +75,6 @@ impl Seen {
     /// When something else became of the request.
     #[must_use]
     #[track_caller]
-    #[expect(
-        clippy::wrong_self_convention,
-        reason = "reads as a sentence: the answer, to the client"
-    )]
     pub fn to_client(self) -> String {
         match self {
             Self::ToClient(text) => text,
