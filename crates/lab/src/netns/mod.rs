@@ -186,7 +186,11 @@ impl Namespace {
     /// # Errors
     /// The system refused.
     pub fn own_network(&self, network: IpNet) -> io::Result<()> {
-        self.run(|| Netlink::open()?.add_route(network, if_nametoindex("lo")?, RouteKind::Local))
+        self.run(|| {
+            // IPv4 sockets may bind an address that a local route covers; IPv6 ones need telling.
+            set_kernel("net/ipv6/ip_nonlocal_bind", "1");
+            Netlink::open()?.add_route(network, if_nametoindex("lo")?, RouteKind::Local)
+        })
     }
 
     /// Adds an address to the loopback device.
@@ -210,8 +214,12 @@ fn prepare_kernel() {
         ("net/ipv4/ping_group_range", "0 0"),
         ("net/ipv4/ip_unprivileged_port_start", "0"),
     ] {
-        if let Err(error) = fs::write(Path::new("/proc/sys").join(path), value) {
-            tracing::debug!(path, %error, "kernel setting left as it was");
-        }
+        set_kernel(path, value);
+    }
+}
+
+fn set_kernel(path: &str, value: &str) {
+    if let Err(error) = fs::write(Path::new("/proc/sys").join(path), value) {
+        tracing::debug!(path, %error, "kernel setting left as it was");
     }
 }

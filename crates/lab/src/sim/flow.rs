@@ -8,6 +8,12 @@ use wire::gwlb::FlowCookie;
 use super::gwlb::Stickiness;
 use super::inner::{ACK, FIN, RST, SYN, TCP, Tuple, UDP};
 
+/// Replaced routes kept per flow at most, and for how long: longer than any answer is under way.
+const MAX_REPLACED: usize = 1024;
+const REPLACED_KEPT: Duration = Duration::from_secs(5);
+/// Cookies remembered to tell a stale one from a wrong one.
+const MAX_STALE: usize = 16;
+
 /// What defines a flow: the endpoint and the tuple in canonical order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FlowKey {
@@ -112,12 +118,19 @@ impl Flow {
         for side in 0..2 {
             if direction.is_none_or(|only| only == side) && self.routes[side] != *route {
                 let old = std::mem::replace(&mut self.routes[side], route.clone());
-                if self.replaced.len() >= 8 {
-                    self.replaced.remove(0);
-                }
                 self.replaced.push((old, now));
             }
         }
+        let forgotten = |(_, at): &(Route, Duration)| now.saturating_sub(*at) > REPLACED_KEPT;
+        let expired = self.replaced.iter().take_while(|entry| forgotten(entry)).count();
+        let excess = self.replaced.len().saturating_sub(MAX_REPLACED).max(expired);
+        for (route, _) in self.replaced.drain(..excess) {
+            if !self.stale.contains(&route.cookie) {
+                self.stale.push(route.cookie);
+            }
+        }
+        let excess = self.stale.len().saturating_sub(MAX_STALE);
+        self.stale.drain(..excess);
     }
 
     /// Routes that an answer may use now: the newest, and those replaced less than `grace` ago.

@@ -435,7 +435,7 @@ impl Gwlb {
             return self.judge_without_flow(&key, endpoint, claim.cookie, &inner);
         };
         let grace = self.config.in_flight_grace;
-        if !flow.usable(now, Duration::ZERO).any(|route| route.cookie == claim.cookie) {
+        if !flow.routes.iter().any(|route| route.cookie == claim.cookie) {
             if flow.usable(now, grace).any(|route| route.cookie == claim.cookie) {
                 self.stats.answers_overtaken += 1;
                 return Ok(None);
