@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod acceptor;
 mod body;
 mod chain;
 mod content;
@@ -33,6 +34,8 @@ mod headers;
 mod interceptor;
 mod kind;
 mod message;
+mod packet;
+mod sink;
 mod size;
 mod target;
 #[cfg(any(test, feature = "testing"))]
@@ -47,14 +50,20 @@ pub use http::{HeaderValue, Method, StatusCode, Version};
 /// The keys of one `[[interceptor]]`.
 pub use toml::Table as ConfigTable;
 
+pub use acceptor::{AcceptError, Acceptor, Acceptors, Decision};
 pub use body::{Body, BodyError, BodyStream, Buffered, Frame};
 pub use chain::{Chain, Failure, Link, LinkStats, OnError, Outcome};
 pub use content::{Coding, Content, ContentError, ContentLimits};
+pub use dataplane::Verdict;
 pub use flow::{AttachmentId, FlowCookie, FlowId, FlowInfo, Leg, Protocol, TlsInfo, VpcEndpointId};
 pub use headers::{Field, FieldName, Headers, InvalidName};
 pub use interceptor::{Exchange, Extensions, InterceptError, Interceptor, Step};
 pub use kind::{ConfigFault, InterceptorKind, from_table};
 pub use message::{Reason, Request, RequestHead, Response};
+pub use packet::{EditError, InnerPacket, PacketHook, PacketStep};
+pub use sink::{Record, RecordQueue, Sink, SinkError};
 pub use size::{ByteSize, InvalidSize};
 pub use target::{Authority, InvalidTarget, PathAndQuery, Scheme, Target};
 pub use websocket::{Direction, Message, MessageStep, Payload};
+/// What is wrong with an IP packet.
+pub use wire::ip::Malformed as MalformedPacket;

@@ -1,0 +1,326 @@
+//! Single packets of any protocol: the trait of extensions that see or edit them, and the packet
+//! whose lengths and checksums are always right.
+
+use core::fmt;
+use core::net::IpAddr;
+use std::borrow::Cow;
+
+use wire::ip::{Family, Fragment, Packet};
+
+use crate::{Protocol, VpcEndpointId};
+
+/// Sees and edits packets of flows that are not intercepted: DNS, ICMP, protocols of one's own.
+///
+/// Called for every packet on the shard's own thread, so it must be quick; it cannot wait.
+pub trait PacketHook: Send + Sync + fmt::Debug {
+    /// A packet is here.
+    fn on_packet(&self, packet: &mut InnerPacket<'_>) -> PacketStep;
+}
+
+/// What to do with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PacketStep {
+    /// Do not send it on.
+    Drop,
+    /// Send it on, as it is now.
+    Pass,
+}
+
+/// An inner packet, with the endpoint it came through. Copied only when it is edited.
+#[derive(Clone)]
+pub struct InnerPacket<'a> {
+    endpoint: VpcEndpointId,
+    family: Family,
+    src: IpAddr,
+    dst: IpAddr,
+    protocol: Protocol,
+    fragment: Fragment,
+    payload_at: usize,
+    bytes: Cow<'a, [u8]>,
+}
+
+/// Why an edit was refused. The packet is as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EditError {
+    /// A fragment's checksum covers bytes that are not here.
+    #[error("a fragment cannot be edited")]
+    Fragment,
+    /// The payload is shorter than the header of its protocol.
+    #[error("the payload is shorter than the {0} header")]
+    TooShort(Protocol),
+    /// The packet would be larger than [`InnerPacket::MAX_LEN`].
+    #[error("the packet would be larger than {} bytes", InnerPacket::MAX_LEN)]
+    TooLong,
+    /// Another length would break the sequence numbers of the connection.
+    #[error("the length of a TCP segment cannot be changed")]
+    TcpLength,
+}
+
+impl fmt::Debug for InnerPacket<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} {} > {} {}, {} bytes",
+            self.endpoint,
+            self.src,
+            self.dst,
+            self.protocol,
+            self.bytes.len()
+        )
+    }
+}
+
+impl<'a> InnerPacket<'a> {
+    /// The largest inner packet a Gateway Load Balancer carries back, in bytes (AWS: 8,500 MTU).
+    pub const MAX_LEN: usize = 8500;
+
+    /// `bytes` is an IPv4 or IPv6 packet; what follows its own length is cut off.
+    ///
+    /// # Errors
+    /// What is wrong with the IP header.
+    pub fn parse(endpoint: VpcEndpointId, bytes: &'a [u8]) -> Result<Self, wire::ip::Malformed> {
+        let packet = Packet::parse(bytes)?;
+        Ok(Self {
+            endpoint,
+            family: packet.version(),
+            src: packet.src(),
+            dst: packet.dst(),
+            protocol: packet.protocol(),
+            fragment: packet.fragment(),
+            payload_at: packet.payload_offset(),
+            bytes: Cow::Borrowed(packet.bytes()),
+        })
+    }
+
+    /// The endpoint the packet came through.
+    #[must_use]
+    pub fn endpoint(&self) -> VpcEndpointId {
+        self.endpoint
+    }
+
+    /// Who sent it.
+    #[must_use]
+    pub fn src(&self) -> IpAddr {
+        self.src
+    }
+
+    /// Who is to get it.
+    #[must_use]
+    pub fn dst(&self) -> IpAddr {
+        self.dst
+    }
+
+    /// The upper-layer protocol.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// The whole packet, from the IP header on.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The transport header and what follows it.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        self.bytes.get(self.payload_at..).unwrap_or_default()
+    }
+
+    /// Whether the packet was edited.
+    #[must_use]
+    pub fn is_edited(&self) -> bool {
+        matches!(self.bytes, Cow::Owned(_))
+    }
+
+    /// Replaces the transport header and what follows it, and corrects all lengths and checksums.
+    ///
+    /// # Errors
+    /// [`EditError`]; the packet is as it was.
+    pub fn set_payload(&mut self, payload: &[u8]) -> Result<(), EditError> {
+        if self.fragment != Fragment::Whole {
+            return Err(EditError::Fragment);
+        }
+        let (total, is_tcp) = (
+            self.payload_at + payload.len(),
+            self.protocol == Protocol::TCP,
+        );
+        if total > Self::MAX_LEN {
+            return Err(EditError::TooLong);
+        }
+        if is_tcp && payload.len() != self.payload().len() {
+            return Err(EditError::TcpLength);
+        }
+        let header_len = match self.protocol {
+            Protocol::TCP => 20,
+            Protocol::UDP | Protocol::ICMP | Protocol::ICMPV6 => 8,
+            _ => 0,
+        };
+        if payload.len() < header_len {
+            return Err(EditError::TooShort(self.protocol));
+        }
+        let mut bytes = Vec::with_capacity(total);
+        bytes.extend_from_slice(self.bytes.get(..self.payload_at).unwrap_or_default());
+        bytes.extend_from_slice(payload);
+        let (header, payload) = bytes.split_at_mut(self.payload_at);
+        self.correct_ip(header, payload.len());
+        self.correct_transport(payload);
+        self.bytes = Cow::Owned(bytes);
+        Ok(())
+    }
+
+    fn correct_ip(&self, header: &mut [u8], payload_len: usize) {
+        // At most 8,500, see above.
+        let length = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX).to_be_bytes();
+        match self.family {
+            Family::V4 => {
+                put(header, 2, length(header.len() + payload_len));
+                put(header, 10, [0, 0]);
+                let checksum = wire::checksum::Sum::new().add_bytes(header).checksum();
+                put(header, 10, checksum.to_be_bytes());
+            }
+            // RFC 8200 §3: extension headers count as payload, the 40 bytes of the header do not.
+            Family::V6 => put(header, 4, length(header.len() + payload_len - 40)),
+        }
+    }
+
+    fn correct_transport(&self, payload: &mut [u8]) {
+        match self.protocol {
+            Protocol::TCP => wire::tcp::fill_checksum(payload, self.src, self.dst),
+            Protocol::UDP => {
+                let length = u16::try_from(payload.len()).unwrap_or(u16::MAX);
+                put(payload, 4, length.to_be_bytes());
+                wire::udp::fill_checksum(payload, self.src, self.dst);
+            }
+            Protocol::ICMP | Protocol::ICMPV6 => {
+                wire::icmp::fill_checksum(payload, self.src, self.dst)
+            }
+            _ => {}
+        }
+    }
+}
+
+fn put(bytes: &mut [u8], at: usize, value: [u8; 2]) {
+    if let Some(slot) = bytes.get_mut(at..at + 2) {
+        slot.copy_from_slice(&value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::ip::Repr;
+
+    use super::*;
+
+    const ENDPOINT: VpcEndpointId = VpcEndpointId(1);
+
+    fn packet(v6: bool, protocol: Protocol, payload: &[u8]) -> Vec<u8> {
+        let (src, dst): (IpAddr, IpAddr) = if v6 {
+            (
+                "2001:db8::1".parse().unwrap(),
+                "2001:db8::2".parse().unwrap(),
+            )
+        } else {
+            ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap())
+        };
+        let repr = Repr {
+            src,
+            dst,
+            protocol,
+            hop_limit: 64,
+            traffic_class: 0,
+            dont_fragment: true,
+            ident: 1,
+            payload_len: payload.len(),
+        };
+        let mut bytes = vec![0; repr.total_len()];
+        repr.emit(&mut bytes);
+        bytes[repr.header_len()..].copy_from_slice(payload);
+        bytes
+    }
+
+    fn datagram(data: &[u8]) -> Vec<u8> {
+        [&[0xc0, 0, 0, 53, 0, 0, 0, 0], data].concat()
+    }
+
+    /// Answers DNS questions about one name with silence, and shouts at the others.
+    #[derive(Debug)]
+    struct Shouts;
+
+    impl PacketHook for Shouts {
+        fn on_packet(&self, packet: &mut InnerPacket<'_>) -> PacketStep {
+            if packet.protocol() != Protocol::UDP || packet.payload().ends_with(b"secret") {
+                return PacketStep::Drop;
+            }
+            let mut louder = packet.payload().to_ascii_uppercase();
+            louder.push(b'!');
+            match packet.set_payload(&louder) {
+                Ok(()) => PacketStep::Pass,
+                Err(_) => PacketStep::Drop,
+            }
+        }
+    }
+
+    #[test]
+    fn an_edited_datagram_has_right_lengths_and_checksums() {
+        for v6 in [false, true] {
+            let bytes = packet(v6, Protocol::UDP, &datagram(b"hello"));
+            let mut edited = InnerPacket::parse(ENDPOINT, &bytes).unwrap();
+            assert_eq!(Shouts.on_packet(&mut edited), PacketStep::Pass);
+            assert!(edited.is_edited());
+            let again = Packet::parse(edited.bytes()).unwrap();
+            assert_eq!(again.total_len(), bytes.len() + 1);
+            assert!(again.verify_checksum());
+            let udp = wire::udp::Datagram::parse(again.payload()).unwrap();
+            assert!(udp.verify_checksum(again.src(), again.dst()));
+            assert_eq!(udp.payload(), b"HELLO!");
+        }
+    }
+
+    #[test]
+    fn a_packet_that_is_only_looked_at_is_not_copied() {
+        let bytes = packet(false, Protocol::UDP, &datagram(b"secret"));
+        let mut seen = InnerPacket::parse(ENDPOINT, &bytes).unwrap();
+        assert_eq!(Shouts.on_packet(&mut seen), PacketStep::Drop);
+        assert!(!seen.is_edited());
+        assert_eq!((seen.endpoint(), seen.bytes()), (ENDPOINT, &bytes[..]));
+    }
+
+    #[test]
+    fn icmp_checksums_are_corrected_in_both_families() {
+        for (v6, protocol, echo) in [(false, Protocol::ICMP, 8), (true, Protocol::ICMPV6, 128)] {
+            let bytes = packet(v6, protocol, &[echo, 0, 0, 0, 0, 1, 0, 1]);
+            let mut edited = InnerPacket::parse(ENDPOINT, &bytes).unwrap();
+            edited.set_payload(&[echo, 0, 0, 0, 0, 1, 0, 2, 7]).unwrap();
+            let again = Packet::parse(edited.bytes()).unwrap();
+            let icmp = wire::icmp::Message::parse(again.payload(), again.version()).unwrap();
+            assert!(icmp.verify_checksum(again.src(), again.dst()));
+        }
+    }
+
+    #[test]
+    fn edits_that_cannot_be_right_are_refused_and_change_nothing() {
+        let udp = packet(false, Protocol::UDP, &datagram(b"x"));
+        let mut fragment = udp.clone();
+        fragment[6] = 0x20; // more fragments
+        let tcp = packet(false, Protocol::TCP, &[0; 20]);
+        let long = datagram(&vec![0; InnerPacket::MAX_LEN]);
+        for (bytes, payload, error) in [
+            (&udp, &[0_u8; 7][..], EditError::TooShort(Protocol::UDP)),
+            (&udp, &long[..], EditError::TooLong),
+            (&fragment, &datagram(b"y")[..], EditError::Fragment),
+            (&tcp, &[0; 21][..], EditError::TcpLength),
+        ] {
+            let mut packet = InnerPacket::parse(ENDPOINT, bytes).unwrap();
+            assert_eq!(packet.set_payload(payload), Err(error));
+            assert_eq!(packet.bytes(), &bytes[..]);
+        }
+    }
+
+    #[test]
+    fn what_is_no_ip_packet_is_refused() {
+        assert!(InnerPacket::parse(ENDPOINT, &[]).is_err());
+        assert!(InnerPacket::parse(ENDPOINT, &[0x70; 60]).is_err());
+    }
+}
