@@ -18,7 +18,10 @@ pub(crate) fn fatal_record(description: AlertDescription) -> [u8; 7] {
 }
 
 /// Tells the client that this is the end, as well as its leg still can.
-pub(crate) async fn send_fatal<C: AsyncWrite + Unpin>(client: &mut C, description: AlertDescription) {
+pub(crate) async fn send_fatal<C: AsyncWrite + Unpin>(
+    client: &mut C,
+    description: AlertDescription,
+) {
     let told = async {
         client.write_all(&fatal_record(description)).await?;
         client.flush().await?;
@@ -34,13 +37,17 @@ pub(crate) async fn send_fatal<C: AsyncWrite + Unpin>(client: &mut C, descriptio
 #[must_use]
 pub(crate) fn for_certificate(fault: CertificateFault) -> AlertDescription {
     match fault {
-        CertificateFault::Expired | CertificateFault::NotYetValid => AlertDescription::CertificateExpired,
-        CertificateFault::SelfSigned | CertificateFault::UnknownIssuer => AlertDescription::UnknownCA,
+        CertificateFault::Expired | CertificateFault::NotYetValid => {
+            AlertDescription::CertificateExpired
+        }
+        CertificateFault::SelfSigned | CertificateFault::UnknownIssuer => {
+            AlertDescription::UnknownCA
+        }
         CertificateFault::Revoked => AlertDescription::CertificateRevoked,
         CertificateFault::WrongPurpose => AlertDescription::UnsupportedCertificate,
-        CertificateFault::BadEncoding | CertificateFault::BadSignature | CertificateFault::WrongName => {
-            AlertDescription::BadCertificate
-        }
+        CertificateFault::BadEncoding
+        | CertificateFault::BadSignature
+        | CertificateFault::WrongName => AlertDescription::BadCertificate,
         CertificateFault::Other => AlertDescription::CertificateUnknown,
     }
 }

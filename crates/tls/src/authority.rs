@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PublicKeyData,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -125,7 +126,9 @@ pub enum AuthorityError {
         what: String,
     },
     /// The certificate's subject has a form that cannot be repeated exactly as an issuer.
-    #[error("{what}: the subject name uses a form that is not supported; use plain text attributes")]
+    #[error(
+        "{what}: the subject name uses a form that is not supported; use plain text attributes"
+    )]
     UnsupportedSubject {
         /// The file.
         what: String,
@@ -149,21 +152,31 @@ impl Authority {
         let certificate_pem = read(certificates)?;
         let chain = CertificateDer::pem_slice_iter(&certificate_pem)
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| AuthorityError::Pem { path: certificates.to_owned(), reason: error.to_string() })?;
+            .map_err(|error| AuthorityError::Pem {
+                path: certificates.to_owned(),
+                reason: error.to_string(),
+            })?;
 
         let key_pem = read(key)?;
         warn_of_open_key(key);
         let key_der = match PrivateKeyDer::from_pem_slice(&key_pem) {
             Ok(der) => der,
             Err(rustls_pki_types::pem::Error::NoItemsFound) => {
-                return Err(AuthorityError::NoKey { path: key.to_owned() });
+                return Err(AuthorityError::NoKey {
+                    path: key.to_owned(),
+                });
             }
             Err(error) => {
-                return Err(AuthorityError::Pem { path: key.to_owned(), reason: error.to_string() });
+                return Err(AuthorityError::Pem {
+                    path: key.to_owned(),
+                    reason: error.to_string(),
+                });
             }
         };
-        let pair = KeyPair::try_from(&key_der)
-            .map_err(|_opaque| AuthorityError::UnsupportedKey { path: key.to_owned() })?;
+        let pair =
+            KeyPair::try_from(&key_der).map_err(|_opaque| AuthorityError::UnsupportedKey {
+                path: key.to_owned(),
+            })?;
         Self::from_parts(
             &format!("{} with key {}", certificates.display(), key.display()),
             chain,
@@ -186,7 +199,11 @@ impl Authority {
     /// # Errors
     ///
     /// When a file exists already or cannot be written.
-    pub fn create_files(common_name: &str, certificate: &Path, key: &Path) -> Result<Self, AuthorityError> {
+    pub fn create_files(
+        common_name: &str,
+        certificate: &Path,
+        key: &Path,
+    ) -> Result<Self, AuthorityError> {
         let (authority, key_pem) = Self::make(common_name)?;
         // The key first: a certificate without its key is of no use to anyone.
         write_new(key, key_pem.as_bytes(), 0o600)?;
@@ -224,19 +241,29 @@ impl Authority {
         // The writer encodes the issuer's name anew. Clients compare the encodings, so a trial
         // leaf shows at the start, and not at the first connection, whether they are equal.
         let probe = KeyPair::generate().map_err(AuthorityError::Generate)?;
-        let leaf = CertificateParams::default().signed_by(&probe, &issuer).map_err(AuthorityError::Generate)?;
+        let leaf = CertificateParams::default()
+            .signed_by(&probe, &issuer)
+            .map_err(AuthorityError::Generate)?;
         let same_name = X509Certificate::from_der(leaf.der())
             .is_ok_and(|(_, leaf)| leaf.issuer().as_raw() == subject.as_slice());
         if !same_name {
             return Err(AuthorityError::UnsupportedSubject { what: what() });
         }
-        Ok(Self { chain, issuer, signer, not_before, not_after })
+        Ok(Self {
+            chain,
+            issuer,
+            signer,
+            not_before,
+            not_after,
+        })
     }
 
     /// The topmost certificate that is known, in PEM: what clients install as their root.
     #[must_use]
     pub fn root_pem(&self) -> String {
-        self.chain.last().map_or_else(String::new, |root| pem("CERTIFICATE", root))
+        self.chain
+            .last()
+            .map_or_else(String::new, |root| pem("CERTIFICATE", root))
     }
 
     /// The issuing certificate.
@@ -248,7 +275,10 @@ impl Authority {
     /// What is sent after a leaf: everything up to, and without, a self-signed root, which
     /// clients have already (RFC 8446 §4.4.2).
     pub fn chain_to_send(&self) -> impl Iterator<Item = CertificateDer<'static>> + '_ {
-        self.chain.iter().filter(|certificate| !is_self_issued(certificate)).cloned()
+        self.chain
+            .iter()
+            .filter(|certificate| !is_self_issued(certificate))
+            .cloned()
     }
 
     /// When the issuing certificate is valid: `notBefore` and `notAfter` in seconds since 1970.
@@ -282,13 +312,17 @@ impl Authority {
         let at = OffsetDateTime::from_unix_timestamp(clock).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, common_name);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, common_name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.not_before = at.saturating_sub(ROOT_BACKDATE);
         params.not_after = at.saturating_add(ROOT_LIFETIME);
         let pair = KeyPair::generate().map_err(AuthorityError::Generate)?;
-        let certificate = params.self_signed(&pair).map_err(AuthorityError::Generate)?;
+        let certificate = params
+            .self_signed(&pair)
+            .map_err(AuthorityError::Generate)?;
         let key_pem = pair.serialize_pem();
         let authority = Self::from_parts(
             &format!("the new root {common_name:?}"),
@@ -310,35 +344,56 @@ fn check_certificate<'a>(
     now: UnixTime,
     what: &dyn Fn() -> String,
 ) -> Result<X509Certificate<'a>, AuthorityError> {
-    let bad = |reason: String| AuthorityError::BadCertificate { what: what(), reason };
-    let (rest, certificate) = X509Certificate::from_der(der).map_err(|error| bad(error.to_string()))?;
+    let bad = |reason: String| AuthorityError::BadCertificate {
+        what: what(),
+        reason,
+    };
+    let (rest, certificate) =
+        X509Certificate::from_der(der).map_err(|error| bad(error.to_string()))?;
     if !rest.is_empty() {
         return Err(bad("bytes after the certificate".to_owned()));
     }
-    let constraints = certificate.basic_constraints().map_err(|error| bad(error.to_string()))?;
+    let constraints = certificate
+        .basic_constraints()
+        .map_err(|error| bad(error.to_string()))?;
     if !constraints.is_some_and(|constraints| constraints.value.ca) {
         return Err(AuthorityError::NotCa { what: what() });
     }
-    let usage = certificate.key_usage().map_err(|error| bad(error.to_string()))?;
+    let usage = certificate
+        .key_usage()
+        .map_err(|error| bad(error.to_string()))?;
     if usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
         return Err(AuthorityError::MayNotSign { what: what() });
     }
-    if certificate.subject().iter().any(|part| part.iter().count() != 1) {
+    if certificate
+        .subject()
+        .iter()
+        .any(|part| part.iter().count() != 1)
+    {
         return Err(AuthorityError::UnsupportedSubject { what: what() });
     }
     let validity = certificate.validity();
     let now = seconds(now);
     if now > validity.not_after.timestamp() {
-        return Err(AuthorityError::Expired { what: what(), at: validity.not_after.to_string() });
+        return Err(AuthorityError::Expired {
+            what: what(),
+            at: validity.not_after.to_string(),
+        });
     }
     if now < validity.not_before.timestamp() {
-        return Err(AuthorityError::NotYetValid { what: what(), at: validity.not_before.to_string() });
+        return Err(AuthorityError::NotYetValid {
+            what: what(),
+            at: validity.not_before.to_string(),
+        });
     }
     Ok(certificate)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, AuthorityError> {
-    fs::read(path).map_err(|source| AuthorityError::Read { path: path.to_owned(), source })
+    fs::read(path).map_err(|source| AuthorityError::Read {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), AuthorityError> {
@@ -349,7 +404,10 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), AuthorityError>
         .mode(mode)
         .open(path)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .map_err(|source| AuthorityError::Write { path: path.to_owned(), source })
+        .map_err(|source| AuthorityError::Write {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 fn warn_of_open_key(path: &Path) {

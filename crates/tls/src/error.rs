@@ -114,11 +114,17 @@ pub enum OurFault {
 
 impl TlsError {
     pub(crate) fn client(fault: PeerFault) -> Self {
-        Self::Peer { side: Side::Client, fault }
+        Self::Peer {
+            side: Side::Client,
+            fault,
+        }
     }
 
     pub(crate) fn server(fault: PeerFault) -> Self {
-        Self::Peer { side: Side::Server, fault }
+        Self::Peer {
+            side: Side::Server,
+            fault,
+        }
     }
 
     /// Which counter this belongs to.
@@ -135,14 +141,18 @@ impl TlsError {
                 (Side::Client, PeerFault::TimedOut) => TlsOutcome::ClientTimedOut,
                 (Side::Client, PeerFault::NotTls) => TlsOutcome::ClientNotTls,
                 (Side::Client, PeerFault::InappropriateFallback) => TlsOutcome::ClientFallback,
-                (Side::Client, PeerFault::Hello(_) | PeerFault::ServerName(_)) => TlsOutcome::ClientHelloMalformed,
+                (Side::Client, PeerFault::Hello(_) | PeerFault::ServerName(_)) => {
+                    TlsOutcome::ClientHelloMalformed
+                }
                 (Side::Client, PeerFault::Protocol(_)) => TlsOutcome::ClientProtocol,
                 (Side::Server, PeerFault::Alert(_)) => TlsOutcome::ServerAlert,
                 (Side::Server, PeerFault::Closed | PeerFault::Io(_)) => TlsOutcome::ServerClosed,
                 (Side::Server, PeerFault::TimedOut) => TlsOutcome::ServerTimedOut,
                 (Side::Server, _) => TlsOutcome::ServerProtocol,
             },
-            Self::Policy(PolicyFault::ClientCertificateRequested) => TlsOutcome::ClientCertificateRequested,
+            Self::Policy(PolicyFault::ClientCertificateRequested) => {
+                TlsOutcome::ClientCertificateRequested
+            }
             Self::Policy(PolicyFault::UnsupportedOffer) => TlsOutcome::UnsupportedOffer,
             Self::Ours(OurFault::Mint(_)) => TlsOutcome::MintFailed,
             Self::Ours(OurFault::Config(_)) => TlsOutcome::Internal,
@@ -153,7 +163,10 @@ impl TlsError {
     #[must_use]
     pub fn certificate_fault(&self) -> Option<CertificateFault> {
         match self {
-            Self::Peer { fault: PeerFault::Certificate(fault), .. } => Some(*fault),
+            Self::Peer {
+                fault: PeerFault::Certificate(fault),
+                ..
+            } => Some(*fault),
             Self::Peer { .. } | Self::Policy(_) | Self::Ours(_) => None,
         }
     }
@@ -161,10 +174,15 @@ impl TlsError {
 
 /// Sorts an error of a TLS stream: what the library found, or what became of the leg.
 pub(crate) fn peer_fault(error: &io::Error) -> PeerFault {
-    if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+    if let Some(tls) = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+    {
         return match tls {
             rustls::Error::AlertReceived(alert) => PeerFault::Alert(*alert),
-            rustls::Error::InvalidCertificate(fault) => PeerFault::Certificate(CertificateFault::from_verifier(fault)),
+            rustls::Error::InvalidCertificate(fault) => {
+                PeerFault::Certificate(CertificateFault::from_verifier(fault))
+            }
             other => PeerFault::Protocol(other.clone()),
         };
     }

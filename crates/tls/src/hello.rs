@@ -185,12 +185,20 @@ fn reassemble(stream: &[u8]) -> Reassembled {
         if let Some(&kind) = rest.first()
             && kind != CONTENT_HANDSHAKE
         {
-            return if first { Reassembled::NotTls } else { Reassembled::Malformed(HelloFault::BadRecord) };
+            return if first {
+                Reassembled::NotTls
+            } else {
+                Reassembled::Malformed(HelloFault::BadRecord)
+            };
         }
         if let Some(&major) = rest.get(1)
             && major != 3
         {
-            return if first { Reassembled::NotTls } else { Reassembled::Malformed(HelloFault::BadRecord) };
+            return if first {
+                Reassembled::NotTls
+            } else {
+                Reassembled::Malformed(HelloFault::BadRecord)
+            };
         }
         let Some((header, after)) = rest.split_at_checked(RECORD_HEADER) else {
             return need_more(whole);
@@ -201,7 +209,11 @@ fn reassemble(stream: &[u8]) -> Reassembled {
         };
         // RFC 8446 §5.1: no zero-length fragments of handshake messages.
         if length == 0 || length > MAX_RECORD {
-            return if first { Reassembled::NotTls } else { Reassembled::Malformed(HelloFault::BadRecord) };
+            return if first {
+                Reassembled::NotTls
+            } else {
+                Reassembled::Malformed(HelloFault::BadRecord)
+            };
         }
         let available = length.min(after.len());
         let (fragment, next) = after.split_at(available);
@@ -229,12 +241,19 @@ fn reassemble(stream: &[u8]) -> Reassembled {
 }
 
 fn need_more(received: usize) -> Reassembled {
-    if received >= MAX_BYTES { Reassembled::Malformed(HelloFault::TooLarge) } else { Reassembled::NeedMore }
+    if received >= MAX_BYTES {
+        Reassembled::Malformed(HelloFault::TooLarge)
+    } else {
+        Reassembled::NeedMore
+    }
 }
 
 fn parse_body(body: &[u8]) -> Result<ClientHello, HelloFault> {
     let mut reader = Reader(body);
-    let mut hello = ClientHello { legacy_version: reader.u16()?, ..ClientHello::default() };
+    let mut hello = ClientHello {
+        legacy_version: reader.u16()?,
+        ..ClientHello::default()
+    };
     reader.take(32)?; // random
     let session_id = reader.vector8()?;
     if session_id.0.len() > 32 {
@@ -277,7 +296,9 @@ impl ClientHello {
             extension::SIGNATURE_ALGORITHMS => {
                 self.signature_schemes = data.only(Reader::vector16)?.u16_list()?;
             }
-            extension::SUPPORTED_VERSIONS => self.versions = data.only(Reader::vector8)?.u16_list()?,
+            extension::SUPPORTED_VERSIONS => {
+                self.versions = data.only(Reader::vector8)?.u16_list()?
+            }
             extension::ALPN => {
                 let mut list = data.only(Reader::vector16)?;
                 while !list.0.is_empty() {
@@ -325,7 +346,10 @@ struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, length: usize) -> Result<&'a [u8], HelloFault> {
-        let (head, tail) = self.0.split_at_checked(length).ok_or(HelloFault::BadLength)?;
+        let (head, tail) = self
+            .0
+            .split_at_checked(length)
+            .ok_or(HelloFault::BadLength)?;
         self.0 = tail;
         Ok(head)
     }
@@ -349,9 +373,16 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads one thing that must fill the whole of this.
-    fn only(&mut self, read: impl FnOnce(&mut Self) -> Result<Self, HelloFault>) -> Result<Self, HelloFault> {
+    fn only(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<Self, HelloFault>,
+    ) -> Result<Self, HelloFault> {
         let inner = read(self)?;
-        if self.0.is_empty() { Ok(inner) } else { Err(HelloFault::BadLength) }
+        if self.0.is_empty() {
+            Ok(inner)
+        } else {
+            Err(HelloFault::BadLength)
+        }
     }
 
     fn u16_list(mut self) -> Result<Vec<u16>, HelloFault> {

@@ -46,7 +46,10 @@ pub struct KeyLogs {
 
 impl Default for KeyLogs {
     fn default() -> Self {
-        Self { client_leg: Arc::new(NoKeyLog), server_leg: Arc::new(NoKeyLog) }
+        Self {
+            client_leg: Arc::new(NoKeyLog),
+            server_leg: Arc::new(NoKeyLog),
+        }
     }
 }
 
@@ -127,7 +130,13 @@ impl Impersonator {
         let tls12 = template(&version::TLS12, &config)?;
         let tls13 = template(&version::TLS13, &config)?;
         let mint = Mint::new(authority, config.mint.clone(), Arc::clone(&config.clock));
-        Ok(Self { mint, upstream, config, tls12, tls13 })
+        Ok(Self {
+            mint,
+            upstream,
+            config,
+            tls12,
+            tls13,
+        })
     }
 
     /// Whether this client's hello leaves a way to intercept it: a flow that fails this is better
@@ -165,7 +174,9 @@ impl Impersonator {
         C: AsyncRead + AsyncWrite + Unpin,
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let (hello, accepted) = self.within(read_hello(&mut client), TlsError::client).await?;
+        let (hello, accepted) = self
+            .within(read_hello(&mut client), TlsError::client)
+            .await?;
         let result = self.prepare(server, &hello, server_address).await;
         let (connected, config) = match result {
             Ok(ready) => ready,
@@ -181,7 +192,14 @@ impl Impersonator {
         };
         let accept = StartHandshake::from_parts(accepted, client).into_stream(config);
         let client = self
-            .within(async { accept.await.map_err(|error| TlsError::client(peer_fault(&error))) }, TlsError::client)
+            .within(
+                async {
+                    accept
+                        .await
+                        .map_err(|error| TlsError::client(peer_fault(&error)))
+                },
+                TlsError::client,
+            )
             .await
             .inspect_err(|error| note(error, &hello))?;
         let info = describe(&hello, &client, &connected.stream);
@@ -191,7 +209,12 @@ impl Impersonator {
             server_version = info.server_version,
             "TLS intercepted"
         );
-        Ok(Established { client, alpn: info.alpn.clone(), info, server: connected.stream })
+        Ok(Established {
+            client,
+            alpn: info.alpn.clone(),
+            info,
+            server: connected.stream,
+        })
     }
 
     /// Everything between the client's hello and the answer to it.
@@ -210,7 +233,9 @@ impl Impersonator {
             Some(fault) => return Err(TlsError::client(PeerFault::ServerName(fault))),
         }
         // RFC 7507 §3: a server that can do better than the repeated, lower offer refuses it.
-        if hello.cipher_suites.contains(&hello::FALLBACK_SCSV) && !hello.offers_version(hello::TLS13) {
+        if hello.cipher_suites.contains(&hello::FALLBACK_SCSV)
+            && !hello.offers_version(hello::TLS13)
+        {
             return Err(TlsError::client(PeerFault::InappropriateFallback));
         }
         let offer = Offer::of(hello).map_err(TlsError::Policy)?;
@@ -241,7 +266,11 @@ impl Impersonator {
             .map_err(|error| TlsError::Ours(OurFault::Mint(error)))?;
         let mut config = template.clone();
         config.cert_resolver = Arc::new(OneLeaf(leaf));
-        config.alpn_protocols = session.alpn_protocol().map(<[u8]>::to_vec).into_iter().collect();
+        config.alpn_protocols = session
+            .alpn_protocol()
+            .map(<[u8]>::to_vec)
+            .into_iter()
+            .collect();
         Ok((connected, Arc::new(config)))
     }
 
@@ -305,7 +334,10 @@ where
     let mut acceptor = Acceptor::default();
     let mut chunk = vec![0u8; 4096];
     loop {
-        let count = client.read(&mut chunk).await.map_err(|error| TlsError::client(peer_fault(&error)))?;
+        let count = client
+            .read(&mut chunk)
+            .await
+            .map_err(|error| TlsError::client(peer_fault(&error)))?;
         let mut fresh = chunk.get(..count).unwrap_or_default();
         if fresh.is_empty() {
             return Err(TlsError::client(PeerFault::Closed));
@@ -316,7 +348,9 @@ where
             Parsed::Malformed(fault) => {
                 let description = match fault {
                     HelloFault::DuplicateExtension => AlertDescription::IllegalParameter,
-                    HelloFault::NotClientHello | HelloFault::BadRecord => AlertDescription::UnexpectedMessage,
+                    HelloFault::NotClientHello | HelloFault::BadRecord => {
+                        AlertDescription::UnexpectedMessage
+                    }
                     HelloFault::TooLarge | HelloFault::BadLength | HelloFault::BadAlpn => {
                         AlertDescription::DecodeError
                     }
@@ -329,7 +363,9 @@ where
         };
         while !fresh.is_empty() {
             // Reading from memory fails only when the library's own limit is reached.
-            acceptor.read_tls(&mut fresh).map_err(|_full| TlsError::client(PeerFault::Hello(HelloFault::TooLarge)))?;
+            acceptor
+                .read_tls(&mut fresh)
+                .map_err(|_full| TlsError::client(PeerFault::Hello(HelloFault::TooLarge)))?;
         }
         match acceptor.accept() {
             Ok(None) => {}
@@ -361,7 +397,9 @@ fn alert_for(error: &TlsError) -> Option<AlertDescription> {
         TlsError::Peer { fault, .. } => match fault {
             PeerFault::Certificate(fault) => Some(alert::for_certificate(*fault)),
             // The server's own words.
-            PeerFault::Alert(AlertDescription::CloseNotify | AlertDescription::UserCanceled) => None,
+            PeerFault::Alert(AlertDescription::CloseNotify | AlertDescription::UserCanceled) => {
+                None
+            }
             PeerFault::Alert(description) => Some(*description),
             PeerFault::InappropriateFallback => Some(AlertDescription::InappropriateFallback),
             PeerFault::ServerName(_) => Some(AlertDescription::UnrecognisedName),
@@ -370,7 +408,9 @@ fn alert_for(error: &TlsError) -> Option<AlertDescription> {
             PeerFault::Closed | PeerFault::Io(_) | PeerFault::TimedOut => None,
             PeerFault::Hello(_) | PeerFault::NotTls => None,
         },
-        TlsError::Policy(PolicyFault::ClientCertificateRequested) => Some(AlertDescription::HandshakeFailure),
+        TlsError::Policy(PolicyFault::ClientCertificateRequested) => {
+            Some(AlertDescription::HandshakeFailure)
+        }
         TlsError::Policy(PolicyFault::UnsupportedOffer) => Some(AlertDescription::ProtocolVersion),
         TlsError::Ours(_) => Some(AlertDescription::InternalError),
     }
@@ -381,21 +421,35 @@ fn note(error: &TlsError, hello: &ClientHello) {
     let server_name = hello.server_name.as_deref();
     match error {
         TlsError::Ours(_) => tracing::warn!(outcome, server_name, %error, "TLS not intercepted"),
-        TlsError::Peer { fault: PeerFault::Certificate(_), .. } | TlsError::Policy(_) => {
+        TlsError::Peer {
+            fault: PeerFault::Certificate(_),
+            ..
+        }
+        | TlsError::Policy(_) => {
             tracing::info!(outcome, server_name, %error, "TLS refused");
         }
-        TlsError::Peer { .. } => tracing::debug!(outcome, server_name, %error, "TLS handshake failed"),
+        TlsError::Peer { .. } => {
+            tracing::debug!(outcome, server_name, %error, "TLS handshake failed")
+        }
     }
 }
 
-fn describe<C, S>(hello: &ClientHello, client: &server::TlsStream<C>, server: &client::TlsStream<S>) -> sdk::TlsInfo {
+fn describe<C, S>(
+    hello: &ClientHello,
+    client: &server::TlsStream<C>,
+    server: &client::TlsStream<S>,
+) -> sdk::TlsInfo {
     let (client, server) = (client.get_ref().1, server.get_ref().1);
     sdk::TlsInfo {
         server_name: hello.server_name.clone(),
         alpn: server.alpn_protocol().map(<[u8]>::to_vec),
         client_version: client.protocol_version().map_or(0, u16::from),
         server_version: server.protocol_version().map_or(0, u16::from),
-        client_cipher_suite: client.negotiated_cipher_suite().map_or(0, |suite| suite.suite().into()),
-        server_cipher_suite: server.negotiated_cipher_suite().map_or(0, |suite| suite.suite().into()),
+        client_cipher_suite: client
+            .negotiated_cipher_suite()
+            .map_or(0, |suite| suite.suite().into()),
+        server_cipher_suite: server
+            .negotiated_cipher_suite()
+            .map_or(0, |suite| suite.suite().into()),
     }
 }

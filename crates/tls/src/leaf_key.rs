@@ -43,7 +43,11 @@ impl KeyType {
             ecdsa &= aws_lc_rs::ALL_CIPHER_SUITES.iter().any(suite);
             ecdsa &= hello.groups.is_empty() || hello.groups.contains(&P256);
         }
-        if ecdsa { Self::EcdsaP256 } else { Self::Rsa2048 }
+        if ecdsa {
+            Self::EcdsaP256
+        } else {
+            Self::Rsa2048
+        }
     }
 }
 
@@ -57,7 +61,9 @@ pub(crate) struct LeafKey {
 
 impl fmt::Debug for LeafKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LeafKey").field("algorithm", &self.signing.algorithm()).finish_non_exhaustive()
+        f.debug_struct("LeafKey")
+            .field("algorithm", &self.signing.algorithm())
+            .finish_non_exhaustive()
     }
 }
 
@@ -65,7 +71,9 @@ impl LeafKey {
     fn generate(kind: KeyType) -> Result<Self, MintError> {
         let mut pair = match kind {
             KeyType::EcdsaP256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
-            KeyType::Rsa2048 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048),
+            KeyType::Rsa2048 => {
+                KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048)
+            }
         }?;
         let public = SubjectPublicKeyInfo::from_der(&pair.subject_public_key_info())?;
         let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(pair.serialized_der()));
@@ -73,7 +81,10 @@ impl LeafKey {
         // The TLS library has its own copy by now; the serialised one must not outlive this.
         drop(der);
         pair.zeroize();
-        Ok(Self { public: Arc::new(public), signing: signing.map_err(MintError::Key)? })
+        Ok(Self {
+            public: Arc::new(public),
+            signing: signing.map_err(MintError::Key)?,
+        })
     }
 }
 
@@ -120,7 +131,11 @@ impl KeyPool {
         let key = tokio::task::spawn_blocking(|| LeafKey::generate(KeyType::Rsa2048))
             .await
             .map_err(|_panicked| MintError::Interrupted)??;
-        *shared = Some(SharedKey { key: key.clone(), made: Instant::now(), uses: 1 });
+        *shared = Some(SharedKey {
+            key: key.clone(),
+            made: Instant::now(),
+            uses: 1,
+        });
         Ok(key)
     }
 }
@@ -140,17 +155,32 @@ mod tests {
 
     #[test]
     fn a_client_that_knows_only_rsa_gets_an_rsa_key() {
-        assert_eq!(KeyType::for_client(&hello(&[0x1301], &[0x0804], &[29]), hello::TLS13), KeyType::Rsa2048);
+        assert_eq!(
+            KeyType::for_client(&hello(&[0x1301], &[0x0804], &[29]), hello::TLS13),
+            KeyType::Rsa2048
+        );
         // ECDHE_RSA suites only.
-        assert_eq!(KeyType::for_client(&hello(&[0xc02f], &[0x0403, 0x0804], &[23]), hello::TLS12), KeyType::Rsa2048);
+        assert_eq!(
+            KeyType::for_client(&hello(&[0xc02f], &[0x0403, 0x0804], &[23]), hello::TLS12),
+            KeyType::Rsa2048
+        );
         // No curve that the certificate could be on.
-        assert_eq!(KeyType::for_client(&hello(&[0xc02b], &[0x0403], &[29]), hello::TLS12), KeyType::Rsa2048);
+        assert_eq!(
+            KeyType::for_client(&hello(&[0xc02b], &[0x0403], &[29]), hello::TLS12),
+            KeyType::Rsa2048
+        );
     }
 
     #[test]
     fn every_other_client_gets_an_ecdsa_key() {
-        assert_eq!(KeyType::for_client(&hello(&[0x1301], &[0x0403], &[29]), hello::TLS13), KeyType::EcdsaP256);
-        assert_eq!(KeyType::for_client(&hello(&[0xc02b], &[0x0403], &[29, 23]), hello::TLS12), KeyType::EcdsaP256);
+        assert_eq!(
+            KeyType::for_client(&hello(&[0x1301], &[0x0403], &[29]), hello::TLS13),
+            KeyType::EcdsaP256
+        );
+        assert_eq!(
+            KeyType::for_client(&hello(&[0xc02b], &[0x0403], &[29, 23]), hello::TLS12),
+            KeyType::EcdsaP256
+        );
     }
 
     #[tokio::test]

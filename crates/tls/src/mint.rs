@@ -104,10 +104,17 @@ const MARGIN: i64 = 300;
 impl Mint {
     /// A mint with nothing in its cache.
     #[must_use]
-    pub fn new(authority: Arc<Authority>, config: MintConfig, clock: Arc<dyn TimeProvider>) -> Self {
+    pub fn new(
+        authority: Arc<Authority>,
+        config: MintConfig,
+        clock: Arc<dyn TimeProvider>,
+    ) -> Self {
         Self {
             authority,
-            cache: Cache::builder().max_capacity(config.cache_entries).time_to_live(config.cache_time).build(),
+            cache: Cache::builder()
+                .max_capacity(config.cache_entries)
+                .time_to_live(config.cache_time)
+                .build(),
             keys: KeyPool::default(),
             permits: Semaphore::new(config.concurrent.max(1)),
             queued: AtomicUsize::new(0),
@@ -132,7 +139,10 @@ impl Mint {
         server_address: IpAddr,
         key: KeyType,
     ) -> Result<Arc<CertifiedKey>, MintError> {
-        let wanted = Wanted { server_name, address: server_address };
+        let wanted = Wanted {
+            server_name,
+            address: server_address,
+        };
         let id = LeafId {
             server_leaf: sha256(server_leaf),
             key,
@@ -179,12 +189,25 @@ impl Mint {
         kind: KeyType,
         now: i64,
     ) -> Result<Arc<Minted>, MintError> {
-        let _place = Place::take(&self.queued, self.config.concurrent.max(1) + self.config.waiting)?;
-        let _permit = self.permits.acquire().await.map_err(|_closed| MintError::Interrupted)?;
+        let _place = Place::take(
+            &self.queued,
+            self.config.concurrent.max(1) + self.config.waiting,
+        )?;
+        let _permit = self
+            .permits
+            .acquire()
+            .await
+            .map_err(|_closed| MintError::Interrupted)?;
         let mirror = Mirror::of(server_leaf, wanted)?;
         let key = self.keys.take(kind).await?;
         let lifetime = time::Duration::try_from(self.config.leaf_lifetime).unwrap_or(MAX_LIFETIME);
-        let params = mirror.params(now, lifetime, self.authority.validity(), kind, random_serial()?)?;
+        let params = mirror.params(
+            now,
+            lifetime,
+            self.authority.validity(),
+            kind,
+            random_serial()?,
+        )?;
         let not_after = params.not_after.unix_timestamp();
         let leaf = if self.authority.signs_slowly() {
             let authority = Arc::clone(&self.authority);
@@ -198,11 +221,17 @@ impl Mint {
         self.minted.fetch_add(1, Ordering::Relaxed);
         let mut chain = vec![leaf];
         chain.extend(self.authority.chain_to_send());
-        Ok(Arc::new(Minted { key: Arc::new(CertifiedKey::new(chain, key.signing)), not_after }))
+        Ok(Arc::new(Minted {
+            key: Arc::new(CertifiedKey::new(chain, key.signing)),
+            not_after,
+        }))
     }
 
     fn now(&self) -> Result<i64, MintError> {
-        self.clock.current_time().map(seconds).ok_or(MintError::NotValidNow)
+        self.clock
+            .current_time()
+            .map(seconds)
+            .ok_or(MintError::NotValidNow)
     }
 }
 

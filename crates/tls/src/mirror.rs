@@ -6,7 +6,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
+    SanType,
+};
 use time::{Duration, OffsetDateTime};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
@@ -56,7 +59,8 @@ pub(crate) struct Wanted<'a> {
 impl Mirror {
     /// Reads a server's leaf. What cannot be repeated safely is left out.
     pub(crate) fn of(leaf: &[u8], wanted: Wanted<'_>) -> Result<Self, MintError> {
-        let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_opaque| MintError::UnreadableLeaf)?;
+        let (_, certificate) =
+            X509Certificate::from_der(leaf).map_err(|_opaque| MintError::UnreadableLeaf)?;
         let common_name = certificate
             .subject()
             .iter_common_name()
@@ -102,7 +106,10 @@ impl Mirror {
         let not_before = (now - BACKDATE).max(self.not_before).max(authority.0);
         let lifetime = lifetime.min(MAX_LIFETIME).whole_seconds();
         // RFC 5280 §4.1.2.5: both ends belong to the validity, hence the second less.
-        let not_after = not_before.saturating_add(lifetime - 1).min(self.not_after).min(authority.1);
+        let not_after = not_before
+            .saturating_add(lifetime - 1)
+            .min(self.not_after)
+            .min(authority.1);
         if not_after < now || not_before > now {
             return Err(MintError::NotValidNow);
         }
@@ -112,7 +119,9 @@ impl Mirror {
         params.serial_number = Some(rcgen::SerialNumber::from_slice(&serial));
         params.distinguished_name = DistinguishedName::new();
         if let Some(name) = &self.common_name {
-            params.distinguished_name.push(DnType::CommonName, name.as_str());
+            params
+                .distinguished_name
+                .push(DnType::CommonName, name.as_str());
         }
         for name in &self.names {
             params.subject_alt_names.push(match name {
@@ -123,7 +132,10 @@ impl Mirror {
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = match key {
             KeyType::EcdsaP256 => vec![KeyUsagePurpose::DigitalSignature],
-            KeyType::Rsa2048 => vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment],
+            KeyType::Rsa2048 => vec![
+                KeyUsagePurpose::DigitalSignature,
+                KeyUsagePurpose::KeyEncipherment,
+            ],
         };
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
@@ -136,7 +148,9 @@ impl Name {
     fn covers(&self, wanted: Wanted<'_>) -> bool {
         match (self, wanted.server_name) {
             (Self::Dns(pattern), Some(name)) => match pattern.strip_prefix("*.") {
-                Some(parent) => name.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(parent)),
+                Some(parent) => name
+                    .split_once('.')
+                    .is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(parent)),
                 None => pattern.eq_ignore_ascii_case(name),
             },
             (Self::Ip(address), None) => *address == wanted.address,
@@ -151,7 +165,9 @@ fn read_name(name: &GeneralName<'_>) -> Option<Name> {
         GeneralName::IPAddress(bytes) => {
             let address = <[u8; 4]>::try_from(*bytes)
                 .map(|bytes| IpAddr::from(Ipv4Addr::from(bytes)))
-                .or_else(|_not_v4| <[u8; 16]>::try_from(*bytes).map(|bytes| IpAddr::from(Ipv6Addr::from(bytes))));
+                .or_else(|_not_v4| {
+                    <[u8; 16]>::try_from(*bytes).map(|bytes| IpAddr::from(Ipv6Addr::from(bytes)))
+                });
             address.ok().map(Name::Ip)
         }
         _ => None,
@@ -165,12 +181,16 @@ fn is_dns_name(name: &str) -> bool {
         && name.len() <= 253
         && host.split('.').all(|label| {
             (1..=63).contains(&label.len())
-                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+                && label
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
         })
 }
 
 fn is_plain(name: &str) -> bool {
-    !name.is_empty() && name.chars().count() <= MAX_COMMON_NAME && !name.chars().any(char::is_control)
+    !name.is_empty()
+        && name.chars().count() <= MAX_COMMON_NAME
+        && !name.chars().any(char::is_control)
 }
 
 fn date(seconds: i64) -> Result<OffsetDateTime, MintError> {

@@ -46,7 +46,9 @@ impl LocalSigner {
 impl fmt::Debug for LocalSigner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Never derived: the pair holds the serialised private key.
-        f.debug_struct("LocalSigner").field("algorithm", self.0.algorithm()).finish_non_exhaustive()
+        f.debug_struct("LocalSigner")
+            .field("algorithm", self.0.algorithm())
+            .finish_non_exhaustive()
     }
 }
 
@@ -65,9 +67,13 @@ impl Signer for LocalSigner {
 
     fn is_slow(&self) -> bool {
         // RSA signatures take 1 to 10 ms, elliptic curves well under 0.2 ms.
-        [&rcgen::PKCS_RSA_SHA256, &rcgen::PKCS_RSA_SHA384, &rcgen::PKCS_RSA_SHA512]
-            .iter()
-            .any(|rsa| *rsa == self.0.algorithm())
+        [
+            &rcgen::PKCS_RSA_SHA256,
+            &rcgen::PKCS_RSA_SHA384,
+            &rcgen::PKCS_RSA_SHA512,
+        ]
+        .iter()
+        .any(|rsa| *rsa == self.0.algorithm())
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use rustls::client::{Resumption, ResolvesClientCert, WebPkiServerVerifier};
+use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
 use rustls::crypto::aws_lc_rs;
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
@@ -32,7 +32,10 @@ pub struct Roots {
 
 impl Default for Roots {
     fn default() -> Self {
-        Self { system: true, files: Vec::new() }
+        Self {
+            system: true,
+            files: Vec::new(),
+        }
     }
 }
 
@@ -128,9 +131,14 @@ impl Upstream {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         // Checked by the hello's parser; the library draws the same line.
-        let sni = hello.server_name.clone().map(ServerName::try_from).transpose().map_err(|_invalid| {
-            TlsError::client(PeerFault::ServerName(crate::hello::NameFault::BadCharacter))
-        })?;
+        let sni = hello
+            .server_name
+            .clone()
+            .map(ServerName::try_from)
+            .transpose()
+            .map_err(|_invalid| {
+                TlsError::client(PeerFault::ServerName(crate::hello::NameFault::BadCharacter))
+            })?;
         let fault = Arc::new(OnceLock::new());
         let asked = Arc::new(AtomicBool::new(false));
         let verifier = FlowVerifier::new(
@@ -140,12 +148,13 @@ impl Upstream {
             Arc::clone(&fault),
         );
         let config = |error| TlsError::Ours(OurFault::Config(error));
-        let mut tls = ClientConfig::builder_with_details(Arc::clone(&offer.provider), Arc::clone(clock))
-            .with_protocol_versions(&offer.versions)
-            .map_err(config)?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_cert_resolver(Arc::new(NoteRequest(Arc::clone(&asked))));
+        let mut tls =
+            ClientConfig::builder_with_details(Arc::clone(&offer.provider), Arc::clone(clock))
+                .with_protocol_versions(&offer.versions)
+                .map_err(config)?
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(verifier))
+                .with_client_cert_resolver(Arc::new(NoteRequest(Arc::clone(&asked))));
         tls.alpn_protocols.clone_from(&hello.alpn);
         tls.enable_sni = sni.is_some();
         tls.resumption = Resumption::disabled();
@@ -153,7 +162,9 @@ impl Upstream {
         tls.key_log = Arc::clone(key_log);
 
         let name = sni.unwrap_or_else(|| ServerName::IpAddress(server_address.into()));
-        let result = TlsConnector::from(Arc::new(tls)).connect(name, server).await;
+        let result = TlsConnector::from(Arc::new(tls))
+            .connect(name, server)
+            .await;
         // Before any other verdict: a server that asks for a certificate often answers the empty
         // one with an alert of its own.
         if asked.load(Ordering::Relaxed) {
@@ -163,11 +174,21 @@ impl Upstream {
             Some(fault) => TlsError::server(PeerFault::Certificate(*fault)),
             None => TlsError::server(peer_fault(&error)),
         })?;
-        let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).cloned();
+        let leaf = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .and_then(<[_]>::first)
+            .cloned();
         match leaf {
-            Some(leaf) => Ok(Connected { stream, leaf: leaf.into_owned() }),
+            Some(leaf) => Ok(Connected {
+                stream,
+                leaf: leaf.into_owned(),
+            }),
             // A handshake without a certificate does not end well in the library.
-            None => Err(TlsError::server(PeerFault::Protocol(rustls::Error::NoCertificatesPresented))),
+            None => Err(TlsError::server(PeerFault::Protocol(
+                rustls::Error::NoCertificatesPresented,
+            ))),
         }
     }
 }
@@ -177,7 +198,11 @@ impl Upstream {
 struct NoteRequest(Arc<AtomicBool>);
 
 impl ResolvesClientCert for NoteRequest {
-    fn resolve(&self, _root_hint_subjects: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+    fn resolve(
+        &self,
+        _root_hint_subjects: &[&[u8]],
+        _schemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
         self.0.store(true, Ordering::Relaxed);
         None
     }
@@ -198,11 +223,17 @@ fn add_system(store: &mut RootCertStore) {
         return;
     }
     store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    tracing::warn!(added = store.len(), "the system has no root certificates; trusting Mozilla's, built in");
+    tracing::warn!(
+        added = store.len(),
+        "the system has no root certificates; trusting Mozilla's, built in"
+    );
 }
 
 fn add_file(store: &mut RootCertStore, path: &Path) -> Result<(), RootsError> {
-    let read = |reason: String| RootsError::Read { path: path.to_owned(), reason };
+    let read = |reason: String| RootsError::Read {
+        path: path.to_owned(),
+        reason,
+    };
     let pem = std::fs::read(path).map_err(|error| read(error.to_string()))?;
     let mut number = 0;
     for certificate in CertificateDer::pem_slice_iter(&pem) {
@@ -210,10 +241,16 @@ fn add_file(store: &mut RootCertStore, path: &Path) -> Result<(), RootsError> {
         let certificate = certificate.map_err(|error| read(error.to_string()))?;
         store
             .add(certificate)
-            .map_err(|reason| RootsError::Unusable { path: path.to_owned(), number, reason })?;
+            .map_err(|reason| RootsError::Unusable {
+                path: path.to_owned(),
+                number,
+                reason,
+            })?;
     }
     if number == 0 {
-        return Err(RootsError::Empty { path: path.to_owned() });
+        return Err(RootsError::Empty {
+            path: path.to_owned(),
+        });
     }
     Ok(())
 }

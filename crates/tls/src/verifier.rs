@@ -27,7 +27,12 @@ impl FlowVerifier {
         schemes: Vec<SignatureScheme>,
         fault: Arc<OnceLock<CertificateFault>>,
     ) -> Self {
-        Self { chain, check_name, schemes, fault }
+        Self {
+            chain,
+            check_name,
+            schemes,
+            fault,
+        }
     }
 
     /// The client would refuse a signature of a scheme that it did not offer, so we do as well.
@@ -48,24 +53,36 @@ impl ServerCertVerifier for FlowVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let error =
-            match self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-                Ok(verified) => return Ok(verified),
-                Err(Error::InvalidCertificate(error)) => error,
-                Err(other) => return Err(other),
-            };
+        let error = match self.chain.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        ) {
+            Ok(verified) => return Ok(verified),
+            Err(Error::InvalidCertificate(error)) => error,
+            Err(other) => return Err(other),
+        };
         // A client that sends no name checks for one that we cannot know. The chain is good at
         // this point (the name is looked at last), and the client sees the same names as in this
         // certificate, so its own check decides exactly as it would without us.
         if !self.check_name
-            && matches!(error, CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. })
+            && matches!(
+                error,
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }
+            )
         {
             return Ok(ServerCertVerified::assertion());
         }
         let mut fault = CertificateFault::from_verifier(&error);
         // To the chain builder a self-signed leaf is an issuer it does not know, or a CA
         // certificate where a server's is expected.
-        if matches!(fault, CertificateFault::UnknownIssuer | CertificateFault::Other) && is_self_issued(end_entity) {
+        if matches!(
+            fault,
+            CertificateFault::UnknownIssuer | CertificateFault::Other
+        ) && is_self_issued(end_entity)
+        {
             fault = CertificateFault::SelfSigned;
         }
         // The first verdict stands; there is one per handshake.

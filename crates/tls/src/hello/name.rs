@@ -76,13 +76,20 @@ fn normalise(name: &[u8]) -> Result<String, NameFault> {
     }
     // A colon only occurs in IPv6 literals, and a client that sends one means an address.
     if let Ok(text) = std::str::from_utf8(name)
-        && text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok()
+        && text
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse::<IpAddr>()
+            .is_ok()
     {
         return Err(NameFault::IpLiteral);
     }
     for label in name.split(|&byte| byte == b'.') {
         // Underscores are no host name characters, yet names with them are served.
-        if !label.iter().all(|&byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') {
+        if !label
+            .iter()
+            .all(|&byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        {
             return Err(NameFault::BadCharacter);
         }
         if label.len() > MAX_LABEL {
