@@ -27,11 +27,20 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod congestion;
 mod connection;
+mod ranges;
+mod recovery;
+mod recv;
+mod ring;
+mod rtt;
+mod sack;
+mod send;
 mod state;
 mod stats;
 mod takeover;
 pub mod time;
+mod timer;
 
 pub use config::Config;
 pub use connection::{Connection, Transmit};

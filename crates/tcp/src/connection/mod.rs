@@ -1,0 +1,371 @@
+//! The connection: its parts, and what the caller does with it.
+//!
+//! `input.rs` takes segments in the order of RFC 9293 §3.10.7.4, `ack.rs` is its fifth check,
+//! `output.rs` makes segments, `timeout.rs` does what time asks for.
+
+mod ack;
+mod input;
+mod output;
+mod timeout;
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use wire::tcp::{Repr, Seq};
+
+use crate::config::Config;
+use crate::congestion::{Congestion, Cubic};
+use crate::recv::Receiver;
+use crate::recovery::{Phase, Recovery};
+use crate::rtt::Rtt;
+use crate::sack::Scoreboard;
+use crate::send::Sender;
+use crate::state::{Events, State};
+use crate::stats::Stats;
+use crate::takeover::{Takeover, TimestampSeed};
+use crate::time::Instant;
+use crate::timer::{Deadline, Timers};
+
+/// The size of the timestamp option with its padding (RFC 7323 appendix A).
+const TIMESTAMP_BYTES: u16 = 12;
+/// The least segment size that every path must carry (RFC 9293 §3.7.1), and less than any peer
+/// may make us use: smaller ones only serve to make us send more packets.
+const SMALLEST_SEGMENT: u16 = 88;
+const DEFAULT_SEGMENT: u16 = 536;
+
+/// A segment to send: the header, and which part of the send queue is its payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// The header; ports are 0 and belong to the caller.
+    pub repr: Repr,
+    /// Sequence number of the first payload byte.
+    pub payload_seq: Seq,
+    /// Payload bytes; copy them with [`Connection::copy_payload`] before the next call that takes
+    /// `&mut self`.
+    pub payload_len: usize,
+}
+
+/// One connection from ESTABLISHED to CLOSED.
+///
+/// Holds no buffers while nothing is queued and nothing is unread. The caller obeys the drain rule
+/// of the crate's documentation.
+#[derive(Debug)]
+pub struct Connection {
+    config: Arc<Config>,
+    state: State,
+    events: Events,
+    recv: Receiver,
+    send: Sender,
+    board: Scoreboard,
+    recovery: Recovery,
+    rtt: Rtt,
+    congestion: Cubic,
+    timers: Timers,
+    clock: Option<Clock>,
+    acks: AckState,
+    peer: Peer,
+    stats: Stats,
+    /// Segment size before options.
+    mss: u16,
+    sack: bool,
+    /// Data up to here was sent when the congestion window was what limited us.
+    limited_until: Option<Seq>,
+    /// When SND.UNA last moved, or a flight began.
+    progress_at: Instant,
+    /// When data was sent last.
+    sent_at: Instant,
+    /// When the retransmission timer last expired.
+    expired_at: Instant,
+    /// Segments that are to leave although nothing else asks for them.
+    owed: Owed,
+}
+
+/// The timestamp clock (RFC 7323 §5.4): it runs on from where the observed end left it.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    base: u32,
+    at: Instant,
+    /// The first value that is ours: echoes of earlier ones measure somebody else.
+    first: u32,
+    /// TS.Recent and when it was taken.
+    recent: u32,
+    recent_at: Instant,
+}
+
+/// When acknowledgments are due.
+#[derive(Debug)]
+struct AckState {
+    /// Acknowledgments to send at once.
+    now: u8,
+    /// They answer out-of-order data, so they must not ride on data (RFC 5681 §2).
+    pure: bool,
+    /// Data segments not acknowledged.
+    pending: u8,
+    pending_bytes: u32,
+    /// Data segments still to be acknowledged at once.
+    quick: u8,
+    /// Largest payload seen.
+    segment: u16,
+    /// RCV.NXT of the last acknowledgment (Last.ACK.sent of RFC 7323 §4.3).
+    last_sent: Seq,
+    /// When data arrived last.
+    data_at: Instant,
+    /// ECN was negotiated; a congestion mark waits for CWR.
+    ecn: bool,
+    echo: bool,
+}
+
+/// What is known about the peer's being there.
+#[derive(Debug)]
+struct Peer {
+    heard_at: Instant,
+    probes: u8,
+    /// Challenge acknowledgments in the current second.
+    challenges: u8,
+    challenges_since: Instant,
+}
+
+/// Segments to send once.
+#[derive(Debug, Default)]
+struct Owed {
+    reset: Option<Reset>,
+    loss_probe: bool,
+    window_probe: bool,
+    keepalive: bool,
+}
+
+/// A reset to send.
+#[derive(Clone, Copy, Debug)]
+struct Reset {
+    seq: Seq,
+    ack: Option<Seq>,
+}
+
+impl Connection {
+    /// A connection in ESTABLISHED that speaks in the place of one end of an observed one.
+    pub fn new(config: &Arc<Config>, takeover: &Takeover, now: Instant) -> Self {
+        let mss = if takeover.mss == 0 { DEFAULT_SEGMENT } else { takeover.mss };
+        let mss = mss.min(config.mss_clamp).max(SMALLEST_SEGMENT);
+        let clock = takeover.timestamps.map(|seed| Clock::new(seed, now));
+        let segment = u32::from(mss - if clock.is_some() { TIMESTAMP_BYTES } else { 0 });
+        let mut timers = Timers::new();
+        if let Some(keepalive) = config.keepalive {
+            timers.keepalive = Deadline::after(now, keepalive);
+        }
+        Self {
+            config: Arc::clone(config),
+            state: State::Established,
+            events: Events::default(),
+            recv: Receiver::new(
+                takeover.rcv_nxt,
+                takeover.rcv_right_edge,
+                takeover.rcv_shift,
+                config.recv_buffer_max,
+                config.max_ranges,
+            ),
+            send: Sender::new(
+                takeover.snd_nxt,
+                takeover.snd_wnd,
+                takeover.rcv_nxt,
+                takeover.snd_shift,
+                config.send_buffer_max,
+            ),
+            board: Scoreboard::default(),
+            recovery: Recovery::new(),
+            rtt: Rtt::new(takeover.srtt, now),
+            congestion: Cubic::new(segment, config.initial_window, takeover.snd_nxt),
+            timers,
+            clock,
+            acks: AckState {
+                now: 0,
+                pure: false,
+                pending: 0,
+                pending_bytes: 0,
+                quick: config.quick_acks,
+                segment: DEFAULT_SEGMENT,
+                last_sent: takeover.rcv_nxt,
+                data_at: now,
+                ecn: takeover.ecn,
+                echo: false,
+            },
+            peer: Peer { heard_at: now, probes: 0, challenges: 0, challenges_since: now },
+            stats: Stats::default(),
+            mss,
+            sack: takeover.sack,
+            limited_until: None,
+            progress_at: now,
+            sent_at: now,
+            expired_at: now,
+            owed: Owed::default(),
+        }
+    }
+
+    /// Moves received bytes to `out`; answers how many.
+    pub fn read(&mut self, out: &mut [u8]) -> usize {
+        self.recv.read(out)
+    }
+
+    /// Queues bytes; answers how many were taken, 0 after [`Self::shutdown`] and in CLOSED.
+    ///
+    /// [`Events::WRITABLE`] follows a write that took less than it was given.
+    pub fn write(&mut self, bytes: &[u8]) -> usize {
+        if self.state.may_write() { self.send.write(bytes) } else { 0 }
+    }
+
+    /// Closes our direction: FIN follows what is queued. The other direction stays open.
+    pub fn shutdown(&mut self) {
+        if self.state.may_write() {
+            self.send.finish();
+            self.state = self.state.after_shutdown();
+        }
+    }
+
+    /// Ends the connection at once with RST (RFC 9293 §3.10.5). Unread bytes stay readable.
+    pub fn abort(&mut self) {
+        if matches!(self.state, State::Closed) {
+            return;
+        }
+        if self.state != State::TimeWait {
+            self.owed.reset = Some(Reset { seq: self.send.nxt(), ack: Some(self.recv.rcv_nxt()) });
+        }
+        self.close();
+    }
+
+    /// Lowers the segment size, before options; the path carries no larger ones.
+    pub fn set_max_segment(&mut self, mss: u16) {
+        let mss = mss.max(SMALLEST_SEGMENT);
+        if mss < self.mss {
+            self.mss = mss;
+            let segment = self.segment_size();
+            self.congestion.set_segment_size(segment);
+            self.board.split(segment);
+        }
+    }
+
+    /// Takes what happened since the last call.
+    pub fn take_events(&mut self) -> Events {
+        core::mem::take(&mut self.events)
+    }
+
+    /// Copies the payload of `transmit` to the start of `out`, which has room for
+    /// `transmit.payload_len` bytes.
+    pub fn copy_payload(&self, transmit: &Transmit, out: &mut [u8]) {
+        let length = transmit.payload_len.min(out.len());
+        self.send.copy(transmit.payload_seq, &mut out[..length]);
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called; earlier calls are harmless.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.earliest()
+    }
+
+    /// Bytes that [`Self::read`] would give.
+    pub fn readable(&self) -> usize {
+        self.recv.readable()
+    }
+
+    /// Whether the peer has closed its direction and everything before was read.
+    pub fn is_read_finished(&self) -> bool {
+        self.recv.is_finished() && self.recv.readable() == 0
+    }
+
+    /// Bytes that [`Self::write`] would take.
+    pub fn writable(&self) -> usize {
+        if self.state.may_write() { self.send.writable() } else { 0 }
+    }
+
+    /// Bytes queued that the peer has not acknowledged.
+    pub fn unsent_or_unacked(&self) -> usize {
+        self.send.queued() as usize
+    }
+
+    /// The state.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Counters since take-over.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// The smoothed round-trip time between us and the peer.
+    pub fn srtt(&self) -> Option<Duration> {
+        self.rtt.smoothed()
+    }
+
+    /// The congestion window in bytes.
+    pub fn congestion_window(&self) -> usize {
+        self.window() as usize
+    }
+
+    /// Payload bytes of a full segment.
+    fn segment_size(&self) -> u32 {
+        u32::from(self.mss - if self.clock.is_some() { TIMESTAMP_BYTES } else { 0 })
+    }
+
+    /// The window that applies in this phase.
+    fn window(&self) -> u32 {
+        match self.recovery.phase {
+            Phase::Fast { .. } => self.recovery.window(),
+            Phase::Open | Phase::Timeout { .. } => self.congestion.window(),
+        }
+    }
+
+    /// What is in flight, with duplicate acknowledgments counted where SACK is absent.
+    fn pipe(&self) -> u32 {
+        self.board.pipe().saturating_sub(self.recovery.dup_bytes)
+    }
+
+    /// The time-out with its back-off.
+    fn backed_off_timeout(&self) -> Duration {
+        let timeout = self.rtt.timeout(&self.config);
+        timeout.saturating_mul(1 << self.recovery.backoff.min(16)).min(self.config.max_rto)
+    }
+
+    /// Enters CLOSED.
+    fn close(&mut self) {
+        self.state = State::Closed;
+        self.events.insert(Events::CLOSED);
+        self.timers = Timers::new();
+        self.send.clear();
+        self.board = Scoreboard::default();
+        self.acks.now = 0;
+        self.acks.pending = 0;
+        self.owed = Owed { reset: self.owed.reset, ..Owed::default() };
+    }
+
+    /// Enters TIME-WAIT, or begins it anew.
+    fn linger(&mut self, now: Instant) {
+        self.state = State::TimeWait;
+        self.timers.linger = Deadline::after(now, self.config.time_wait);
+        self.timers.loss = Deadline::NEVER;
+        self.timers.keepalive = Deadline::NEVER;
+    }
+}
+
+impl Clock {
+    fn new(seed: TimestampSeed, now: Instant) -> Self {
+        let mut clock =
+            Self { base: seed.tsval, at: seed.at, first: 0, recent: seed.ts_recent, recent_at: now };
+        if clock.value(now) == seed.tsval {
+            // The value already stands on a segment that was forwarded.
+            clock.base = clock.base.wrapping_add(1);
+        }
+        clock.first = clock.value(now);
+        clock
+    }
+
+    /// TSval: milliseconds.
+    fn value(&self, now: Instant) -> u32 {
+        self.base.wrapping_add((now.since(self.at).as_millis() & 0xffff_ffff) as u32)
+    }
+
+    /// The age of an echoed value of ours in milliseconds.
+    fn age(&self, echo: u32, now: Instant) -> Option<u32> {
+        let current = self.value(now);
+        let since_first = echo.wrapping_sub(self.first) as i32;
+        let age = current.wrapping_sub(echo) as i32;
+        (since_first >= 0 && age >= 0).then_some(age as u32)
+    }
+}

@@ -1,0 +1,207 @@
+//! Making segments.
+
+use wire::tcp::{Flags, Options, Repr, Seq, Timestamps};
+
+use super::{Connection, Transmit};
+use crate::congestion::Congestion;
+use crate::recovery::{Phase, Probe};
+use crate::sack::Lost;
+use crate::send::Next;
+use crate::state::State;
+use crate::time::Instant;
+use crate::timer::Deadline;
+
+impl Connection {
+    /// The next segment to send, or `None` until something happens.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
+        if let Some(reset) = self.owed.reset.take() {
+            let mut flags = Flags::RST;
+            if reset.ack.is_some() {
+                flags = flags.with(Flags::ACK);
+            }
+            let repr = Repr { seq: reset.seq, ack: reset.ack.unwrap_or_default(), flags, ..Repr::default() };
+            return Some(self.count_sent(Transmit { repr, payload_seq: reset.seq, payload_len: 0 }));
+        }
+        if self.state == State::Closed {
+            return None;
+        }
+        if self.acks.now > 0 && self.acks.pure {
+            return Some(self.acknowledgment(self.send.nxt(), now));
+        }
+        if let Some(transmit) = self.owed_segment(now) {
+            return Some(transmit);
+        }
+        if let Some(transmit) = self.data_segment(now) {
+            return Some(transmit);
+        }
+        if self.acks.now > 0 || self.recv.is_update_due(self.acks.segment.into()) {
+            return Some(self.acknowledgment(self.send.nxt(), now));
+        }
+        None
+    }
+
+    /// Segments that timers asked for.
+    fn owed_segment(&mut self, now: Instant) -> Option<Transmit> {
+        let segment = self.segment_size();
+        if core::mem::take(&mut self.owed.loss_probe) && !self.board.is_empty() {
+            // RFC 8985 §7.3: new data if there is some, whatever the congestion window says.
+            let transmit = match self.send.next(segment, false) {
+                Next::Segment { payload, fin } => {
+                    self.recovery.probe = Some(Probe { end: self.send.nxt() + payload + u32::from(fin), retransmission: false });
+                    Some(self.new_segment(payload, fin, now))
+                }
+                Next::Nothing | Next::WindowClosed => {
+                    self.recovery.probe = Some(Probe { end: self.send.nxt(), retransmission: true });
+                    self.board.last_unreported().map(|last| self.retransmission(last, now))
+                }
+            };
+            if transmit.is_some() {
+                self.stats.loss_probes = self.stats.loss_probes.wrapping_add(1);
+                self.rearm_loss_timer(None, now);
+                return transmit;
+            }
+        }
+        if core::mem::take(&mut self.owed.window_probe) {
+            if let Next::Segment { payload, fin } = self.send.next(segment, true) {
+                return Some(self.new_segment(payload, fin, now));
+            }
+            // A number that the peer has acknowledged makes it answer with its window, and is not
+            // data that a full receiver would have to refuse.
+            return Some(self.acknowledgment(self.send.una() - 1, now));
+        }
+        if core::mem::take(&mut self.owed.keepalive) {
+            // RFC 9293 §3.8.4.
+            return Some(self.acknowledgment(self.send.nxt() - 1, now));
+        }
+        None
+    }
+
+    /// What is lost, then what is new, as far as the windows allow.
+    fn data_segment(&mut self, now: Instant) -> Option<Transmit> {
+        let segment = self.segment_size();
+        if self.board.is_empty() {
+            self.restart_after_idle(now);
+        }
+        let window = self.window();
+        let pipe = self.pipe();
+        if let Some(lost) = self.board.next_lost() {
+            // The first segment may always be repaired, the others only within the peer's window,
+            // should it have shrunk.
+            let first = lost.seq == self.send.una();
+            if first || lost.seq < self.send.window_edge() {
+                if pipe == 0 || pipe + lost.length <= window {
+                    return Some(self.retransmission(lost, now));
+                }
+                self.limited_until = Some(self.send.nxt());
+                return None;
+            }
+        }
+        match self.send.next(segment, false) {
+            Next::Segment { payload, fin } => {
+                if pipe == 0 || pipe + payload <= window {
+                    return Some(self.new_segment(payload, fin, now));
+                }
+                self.limited_until = Some(self.send.nxt());
+                None
+            }
+            Next::WindowClosed => {
+                if self.board.is_empty() {
+                    self.arm_persist(now);
+                }
+                None
+            }
+            Next::Nothing => None,
+        }
+    }
+
+    /// RFC 5681 §4.1: a window that was not used says little about the path.
+    fn restart_after_idle(&mut self, now: Instant) {
+        if self.recovery.phase != Phase::Open || self.send.next(1, true) == Next::Nothing {
+            return;
+        }
+        let timeout = self.rtt.timeout(&self.config).as_micros().max(1);
+        let timeouts = now.since(self.sent_at).as_micros() / timeout;
+        if timeouts > 0 {
+            self.congestion.on_idle(timeouts.min(32) as u32);
+            self.sent_at = now;
+        }
+    }
+
+    fn new_segment(&mut self, payload: u32, fin: bool, now: Instant) -> Transmit {
+        let seq = self.send.nxt();
+        let length = payload + u32::from(fin);
+        if self.board.is_empty() {
+            self.progress_at = now;
+            self.recovery.backoff = 0;
+        }
+        self.board.push(seq, length, now);
+        self.send.sent(length);
+        self.sent_data(seq, length, now)
+    }
+
+    fn retransmission(&mut self, lost: Lost, now: Instant) -> Transmit {
+        self.board.retransmitted(lost, now);
+        self.stats.retransmits = self.stats.retransmits.wrapping_add(1);
+        if let (Some(undo), Some(clock)) = (&mut self.recovery.undo, &self.clock) {
+            undo.first_retransmission.get_or_insert(clock.value(now));
+        }
+        self.sent_data(lost.seq, lost.length, now)
+    }
+
+    fn sent_data(&mut self, seq: Seq, length: u32, now: Instant) -> Transmit {
+        self.sent_at = now;
+        if matches!(self.recovery.phase, Phase::Fast { .. }) {
+            self.recovery.sent(length);
+        }
+        let payload = self.send.payload_of(seq, length);
+        let mut flags = Flags::ACK;
+        if payload > 0 && self.send.is_end(seq + payload) {
+            flags = flags.with(Flags::PSH);
+        }
+        if length > payload {
+            flags = flags.with(Flags::FIN);
+        }
+        self.rearm_loss_timer(None, now);
+        let repr = self.header(seq, flags, now);
+        self.count_sent(Transmit { repr, payload_seq: seq, payload_len: payload as usize })
+    }
+
+    /// A segment without data at `seq`, with everything that there is to report.
+    fn acknowledgment(&mut self, seq: Seq, now: Instant) -> Transmit {
+        let report = self.sack && (self.recv.has_holes() || self.recv.has_duplicate_to_report());
+        let owed = self.acks.now;
+        let mut repr = self.header(seq, Flags::ACK, now);
+        if report {
+            repr.options.sack = self.recv.sack_blocks(if self.clock.is_some() { 3 } else { 4 });
+        }
+        self.acks.now = owed.saturating_sub(1);
+        self.acks.pure = self.acks.now > 0;
+        self.count_sent(Transmit { repr, payload_seq: seq, payload_len: 0 })
+    }
+
+    /// The fields that every segment carries; it acknowledges, so nothing is owed after it.
+    fn header(&mut self, seq: Seq, flags: Flags, now: Instant) -> Repr {
+        let ack = self.recv.rcv_nxt();
+        let window = self.recv.offer_window(self.acks.segment.into());
+        self.acks.last_sent = ack;
+        self.acks.now = 0;
+        self.acks.pure = false;
+        self.acks.pending = 0;
+        self.acks.pending_bytes = 0;
+        self.timers.ack = Deadline::NEVER;
+        let timestamps = self.clock.map(|clock| Timestamps { tsval: clock.value(now), tsecr: clock.recent });
+        Repr {
+            seq,
+            ack,
+            flags: if self.acks.echo { flags.with(Flags::ECE) } else { flags },
+            window,
+            options: Options { timestamps, ..Options::default() },
+            ..Repr::default()
+        }
+    }
+
+    fn count_sent(&mut self, transmit: Transmit) -> Transmit {
+        self.stats.segments_sent = self.stats.segments_sent.wrapping_add(1);
+        transmit
+    }
+}

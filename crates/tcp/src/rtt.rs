@@ -1,0 +1,119 @@
+//! Round-trip time and the retransmission time-out (RFC 6298).
+
+use core::time::Duration;
+
+use crate::config::Config;
+use crate::time::Instant;
+
+/// How long a minimum stays valid: routes change (RFC 8985 §6.2 asks for a windowed minimum).
+const MINIMUM_VALID_MICROS: u64 = 60_000_000;
+
+/// The estimator; microseconds inside.
+#[derive(Debug)]
+pub(crate) struct Rtt {
+    smoothed: Option<u32>,
+    variation: u32,
+    minimum: u32,
+    minimum_at: Instant,
+}
+
+impl Rtt {
+    /// Starts from the round trip of the observed handshake, if there was one.
+    pub(crate) fn new(seed: Option<Duration>, now: Instant) -> Self {
+        let mut rtt = Self { smoothed: None, variation: 0, minimum: u32::MAX, minimum_at: now };
+        if let Some(seed) = seed {
+            rtt.sample(seed.as_micros().min(60_000_000) as u32, now);
+            // A handshake's time may contain the peer's thinking; it must not become the minimum
+            // that loss detection trusts.
+            rtt.minimum = u32::MAX;
+        }
+        rtt
+    }
+
+    /// Takes a measurement (RFC 6298 §2.2, §2.3).
+    pub(crate) fn sample(&mut self, micros: u32, now: Instant) {
+        let micros = micros.max(1);
+        match self.smoothed {
+            None => {
+                self.smoothed = Some(micros);
+                self.variation = micros / 2;
+            }
+            Some(smoothed) => {
+                let deviation = smoothed.abs_diff(micros);
+                self.variation = (self.variation / 4 * 3).saturating_add(self.variation % 4 * 3 / 4 + deviation / 4);
+                self.smoothed = Some(((u64::from(smoothed) * 7 + u64::from(micros)) / 8) as u32);
+            }
+        }
+        self.sample_minimum(micros, now);
+    }
+
+    /// Takes a measurement for the minimum only.
+    pub(crate) fn sample_minimum(&mut self, micros: u32, now: Instant) {
+        if micros <= self.minimum || now.0.saturating_sub(self.minimum_at.0) > MINIMUM_VALID_MICROS {
+            self.minimum = micros.max(1);
+            self.minimum_at = now;
+        }
+    }
+
+    /// The smoothed round-trip time.
+    pub(crate) fn smoothed(&self) -> Option<Duration> {
+        self.smoothed.map(|micros| Duration::from_micros(micros.into()))
+    }
+
+    /// The lowest recent measurement in microseconds; falls back to the smoothed one.
+    pub(crate) fn minimum_micros(&self) -> Option<u32> {
+        if self.minimum == u32::MAX { self.smoothed } else { Some(self.minimum) }
+    }
+
+    /// The time-out before back-off.
+    ///
+    /// RFC 6298 §2.3 with the floor in the place of the clock granularity G, so that a peer that
+    /// delays acknowledgments does not cause time-outs on a long path with little variation.
+    pub(crate) fn timeout(&self, config: &Config) -> Duration {
+        match self.smoothed {
+            None => config.initial_rto,
+            Some(smoothed) => {
+                let margin = Duration::from_micros(u64::from(self.variation) * 4).max(config.min_rto);
+                (Duration::from_micros(smoothed.into()) + margin).min(config.max_rto)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_sample_sets_the_estimate_and_later_ones_smooth_it() {
+        let config = Config { min_rto: Duration::from_millis(10), ..Config::default() };
+        let mut rtt = Rtt::new(None, Instant::ZERO);
+        assert_eq!(rtt.timeout(&config), Duration::from_secs(1));
+        rtt.sample(100_000, Instant::ZERO);
+        assert_eq!(rtt.smoothed(), Some(Duration::from_millis(100)));
+        assert_eq!(rtt.timeout(&config), Duration::from_millis(300));
+        rtt.sample(180_000, Instant::ZERO);
+        assert_eq!(rtt.smoothed(), Some(Duration::from_millis(110)));
+        // 3/4 of 50 ms and 1/4 of 80 ms.
+        assert_eq!(rtt.timeout(&config), Duration::from_micros(110_000 + 4 * 57_500));
+    }
+
+    #[test]
+    fn a_steady_path_keeps_the_floor_above_its_round_trip() {
+        let mut rtt = Rtt::new(None, Instant::ZERO);
+        for _ in 0..100 {
+            rtt.sample(300_000, Instant::ZERO);
+        }
+        assert_eq!(rtt.timeout(&Config::default()), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn the_minimum_is_forgotten_after_a_minute() {
+        let mut rtt = Rtt::new(None, Instant::ZERO);
+        rtt.sample(1_000, Instant::ZERO);
+        rtt.sample(9_000, Instant::from_millis(59_000));
+        assert_eq!(rtt.minimum_micros(), Some(1_000));
+        rtt.sample(9_000, Instant::from_millis(61_000));
+        assert_eq!(rtt.minimum_micros(), Some(9_000));
+    }
+}

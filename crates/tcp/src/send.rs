@@ -1,0 +1,274 @@
+//! The sending half: the queue, the peer's window, and how much of the queue makes the next
+//! segment.
+
+use wire::tcp::Seq;
+
+use crate::ring::Ring;
+
+/// What the next new segment could be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Everything queued has been sent.
+    Nothing,
+    /// The peer's window has no room for a segment worth sending.
+    WindowClosed,
+    /// `payload` bytes from SND.NXT on, perhaps with our FIN.
+    Segment { payload: u32, fin: bool },
+}
+
+/// The sender's sequence space and queue.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    /// Offset 0 is SND.UNA.
+    ring: Ring,
+    una: Seq,
+    nxt: Seq,
+    /// Bytes in the ring.
+    queued: u32,
+    limit: u32,
+    window: u32,
+    max_window: u32,
+    wl1: Seq,
+    wl2: Seq,
+    shift: u8,
+    fin: Fin,
+    /// A write took less than it was given, so room is worth an event.
+    wants_room: bool,
+}
+
+/// Our FIN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fin {
+    NotAsked,
+    Queued,
+    Acknowledged,
+}
+
+impl Sender {
+    pub(crate) fn new(nxt: Seq, window: u32, rcv_nxt: Seq, shift: u8, limit: usize) -> Self {
+        Self {
+            ring: Ring::default(),
+            una: nxt,
+            nxt,
+            queued: 0,
+            limit: limit.clamp(1, 1 << 29) as u32,
+            window,
+            max_window: window,
+            // Any acceptable segment may update the window.
+            wl1: rcv_nxt - 1,
+            wl2: nxt - 1,
+            shift: shift.min(14),
+            fin: Fin::NotAsked,
+            wants_room: false,
+        }
+    }
+
+    /// Queues bytes up to the limit; answers how many.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(self.writable());
+        self.wants_room = count < bytes.len();
+        if count > 0 {
+            self.ring.write_at(self.queued, &bytes[..count]);
+            self.queued += count as u32;
+        }
+        count
+    }
+
+    /// Queues our FIN behind the data.
+    pub(crate) fn finish(&mut self) {
+        if self.fin == Fin::NotAsked {
+            self.fin = Fin::Queued;
+        }
+    }
+
+    /// Forgets everything queued.
+    pub(crate) fn clear(&mut self) {
+        self.ring.advance(self.queued);
+        self.ring.release_if_empty();
+        self.queued = 0;
+    }
+
+    /// Takes an acknowledgment within SND.UNA..=SND.NXT; answers the payload bytes it covers.
+    pub(crate) fn acknowledge(&mut self, ack: Seq) -> u32 {
+        let covered = ack.since(self.una).max(0) as u32;
+        let bytes = covered.min(self.queued);
+        self.ring.advance(bytes);
+        self.queued -= bytes;
+        if covered > bytes {
+            self.fin = Fin::Acknowledged;
+        }
+        self.una = ack;
+        bytes
+    }
+
+    /// RFC 9293 §3.10.7.4, the window update; answers whether the window changed.
+    pub(crate) fn update_window(&mut self, seq: Seq, ack: Seq, field: u16) -> bool {
+        if !(self.wl1 < seq || (self.wl1 == seq && self.wl2 <= ack)) {
+            return false;
+        }
+        self.wl1 = seq;
+        self.wl2 = ack;
+        let window = u32::from(field) << self.shift;
+        let changed = window != self.window;
+        self.window = window;
+        self.max_window = self.max_window.max(window);
+        changed
+    }
+
+    /// What may be sent next, with segments of at most `segment` payload bytes.
+    ///
+    /// `force` sends into a window that is too small to be worth it (RFC 9293 §3.8.6.2.1, the
+    /// override time-out).
+    pub(crate) fn next(&self, segment: u32, force: bool) -> Next {
+        let sent = self.nxt.since(self.una) as u32;
+        let unsent = self.queued.saturating_sub(sent);
+        let fin = self.fin == Fin::Queued && sent <= self.queued;
+        if unsent == 0 && !fin {
+            return Next::Nothing;
+        }
+        let room = self.window.saturating_sub(sent);
+        let full = unsent.min(segment);
+        let payload = full.min(room);
+        if payload < full && (payload == 0 || !(force || payload >= self.max_window / 2)) {
+            return Next::WindowClosed;
+        }
+        let fin = fin && payload == unsent && room > payload;
+        if payload == 0 && !fin {
+            return Next::WindowClosed;
+        }
+        Next::Segment { payload, fin }
+    }
+
+    /// `length` sequence numbers from SND.NXT on leave.
+    pub(crate) fn sent(&mut self, length: u32) {
+        self.nxt += length;
+    }
+
+    /// How much of `length` sequence numbers from `seq` on is payload; the rest is our FIN.
+    pub(crate) fn payload_of(&self, seq: Seq, length: u32) -> u32 {
+        let end = self.una + self.queued;
+        length.min(end.since(seq).max(0) as u32)
+    }
+
+    pub(crate) fn copy(&self, seq: Seq, out: &mut [u8]) {
+        let offset = seq.since(self.una);
+        if offset >= 0 {
+            self.ring.copy_at(offset as u32, out);
+        }
+    }
+
+    /// Whether room appeared after a short write: once.
+    pub(crate) fn take_room_event(&mut self) -> bool {
+        // A quarter of the queue is worth waking somebody for.
+        if self.wants_room && self.writable() as u32 >= self.limit / 4 {
+            self.wants_room = false;
+            return true;
+        }
+        false
+    }
+
+    pub(crate) fn writable(&self) -> usize {
+        if self.fin == Fin::NotAsked { (self.limit - self.queued) as usize } else { 0 }
+    }
+    pub(crate) fn queued(&self) -> u32 {
+        self.queued
+    }
+    pub(crate) fn una(&self) -> Seq {
+        self.una
+    }
+    pub(crate) fn nxt(&self) -> Seq {
+        self.nxt
+    }
+    pub(crate) fn max_window(&self) -> u32 {
+        self.max_window
+    }
+    /// The first sequence number that the peer's window excludes.
+    pub(crate) fn window_edge(&self) -> Seq {
+        self.una + self.window
+    }
+    pub(crate) fn is_fin_acknowledged(&self) -> bool {
+        self.fin == Fin::Acknowledged
+    }
+    /// Whether `seq` is where the queued bytes end: the segment that ends there is pushed.
+    pub(crate) fn is_end(&self, seq: Seq) -> bool {
+        seq == self.una + self.queued
+    }
+    pub(crate) fn holds_memory(&self) -> bool {
+        self.ring.capacity() > 0
+    }
+    pub(crate) fn release_if_empty(&mut self) {
+        self.ring.release_if_empty();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sender(window: u32) -> Sender {
+        Sender::new(Seq(u32::MAX - 5), window, Seq(1), 0, 10_000)
+    }
+
+    #[test]
+    fn segments_are_full_or_everything_that_is_queued() {
+        let mut s = sender(100_000);
+        assert_eq!(s.next(1000, false), Next::Nothing);
+        s.write(&[1; 1500]);
+        assert_eq!(s.next(1000, false), Next::Segment { payload: 1000, fin: false });
+        s.sent(1000);
+        assert_eq!(s.next(1000, false), Next::Segment { payload: 500, fin: false });
+        s.finish();
+        assert_eq!(s.next(1000, false), Next::Segment { payload: 500, fin: true });
+        s.sent(501);
+        assert_eq!(s.next(1000, false), Next::Nothing);
+        assert_eq!(s.acknowledge(s.nxt()), 1500);
+        assert!(s.is_fin_acknowledged());
+    }
+
+    #[test]
+    fn a_small_window_is_not_worth_a_segment_until_forced() {
+        let mut s = sender(3000);
+        s.write(&[1; 4000]);
+        s.sent(3000);
+        assert_eq!(s.next(1000, false), Next::WindowClosed);
+        s.acknowledge(s.nxt());
+        assert!(s.update_window(Seq(1), s.nxt(), 300));
+        assert_eq!(s.next(1000, false), Next::WindowClosed);
+        assert_eq!(s.next(1000, true), Next::Segment { payload: 300, fin: false });
+        // Half of the largest window is worth it.
+        assert!(s.update_window(Seq(2), s.nxt(), 1500));
+        assert_eq!(s.next(2000, false), Next::WindowClosed);
+        assert_eq!(s.next(1000, false), Next::Segment { payload: 1000, fin: false });
+    }
+
+    #[test]
+    fn a_window_that_shrinks_below_what_is_in_flight_only_stops_new_data() {
+        let mut s = sender(3000);
+        s.write(&[1; 4000]);
+        s.sent(3000);
+        s.update_window(Seq(1), s.una(), 1000);
+        assert_eq!(s.next(1000, true), Next::WindowClosed);
+    }
+
+    #[test]
+    fn an_older_segment_does_not_change_the_window() {
+        let mut s = sender(3000);
+        assert!(s.update_window(Seq(10), s.una(), 2000));
+        assert!(!s.update_window(Seq(9), s.una(), 5000));
+        assert!(s.update_window(Seq(10), s.una(), 4000));
+    }
+
+    #[test]
+    fn room_is_an_event_only_after_a_short_write() {
+        let mut s = sender(100_000);
+        assert_eq!(s.write(&[0; 9000]), 9000);
+        assert!(!s.take_room_event());
+        assert_eq!(s.write(&[0; 9000]), 1000);
+        s.sent(10_000);
+        s.acknowledge(s.una() + 1000);
+        assert!(!s.take_room_event());
+        s.acknowledge(s.una() + 2000);
+        assert!(s.take_room_event());
+        assert!(!s.take_room_event());
+    }
+}
