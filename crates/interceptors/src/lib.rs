@@ -16,8 +16,8 @@ use sdk::InterceptorKind;
 
 /// Every built-in kind, in the order of their names.
 #[must_use]
-pub fn all() -> &'static [InterceptorKind] {
-    &[edit_headers::KIND, geneve_headers::KIND, sts_rickroll::KIND]
+pub fn all() -> Vec<InterceptorKind> {
+    vec![edit_headers::KIND, geneve_headers::KIND, sts_rickroll::KIND]
 }
 
 #[cfg(test)]
