@@ -62,6 +62,8 @@ pub struct Config {
     pub mss_clamp_v4: u16,
     /// The same for IPv6. 8,440.
     pub mss_clamp_v6: u16,
+    /// How legs speak TCP. Keep-alives come at two fifths of `tcp_idle` at the latest.
+    pub tcp: tcp::Config,
 }
 
 impl Default for Config {
@@ -90,6 +92,7 @@ impl Default for Config {
             transmit_queue_bytes: 16 * 1024 * 1024,
             mss_clamp_v4: 8460,
             mss_clamp_v6: 8440,
+            tcp: tcp::Config::default(),
         }
     }
 }

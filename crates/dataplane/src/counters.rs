@@ -66,6 +66,8 @@ reasons! {
         Fragment = "fragment",
         /// A packet of a connection that flowdog reset.
         Ended = "ended",
+        /// As many bytes wait to be sent as may.
+        TransmitQueueFull = "transmit_queue_full",
         /// The flow table is full and the configuration says drop.
         TableFull = "table_full",
         /// A taken-over connection got a packet whose TCP checksum is wrong.

@@ -93,6 +93,10 @@ pub enum CloseReason {
 
 /// Something the shell must know. Events of one flow arrive in the order they happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "events are few and short-lived; a box per ended flow would cost more"
+)]
 pub enum Event {
     /// A flow was seen for the first time and waits for [`set_verdict`](crate::Dataplane::set_verdict).
     /// Its packets are parked, bounded in number, bytes and time.

@@ -1,14 +1,37 @@
 //! Datagram to flow to verdict to datagram: the data plane of one shard, without I/O and without a clock.
 //!
-//! **The drain rule**: after every call that takes `now`, call [`Dataplane::poll_event`] and
-//! [`Dataplane::poll_transmit`] until they return `None`, then sleep until [`Dataplane::poll_timeout`].
+//! A datagram from the load balancer is parsed ([`seen`]), its flow looked up ([`table`]), and treated by
+//! the flow's state ([`dispatch`]): parked while a verdict is awaited ([`park`]), forwarded raw from the
+//! buffer it came in ([`bypass`]), watched while two hosts shake hands ([`tracker`]), or consumed by one
+//! of the two connections of an intercepted flow ([`legs`]). How a flow changes state is in
+//! [`lifecycle`].
+//!
+//! The data plane never calls policy: it reports [`Event`]s and is told [`Verdict`]s.
 #![forbid(unsafe_code)]
+#![warn(clippy::indexing_slicing)]
+#![cfg_attr(
+    test,
+    expect(clippy::indexing_slicing, reason = "a test may fail by panicking")
+)]
 
+mod bypass;
 mod config;
 mod counters;
 mod dataplane;
+mod dispatch;
+mod emit;
 mod event;
+mod flow;
+mod hash;
 mod key;
+mod legs;
+mod lifecycle;
+mod park;
+mod seen;
+mod shared;
+mod table;
+mod timer;
+mod tracker;
 
 pub use config::Config;
 pub use counters::{BypassReason, Counters, DropReason};

@@ -1,0 +1,408 @@
+//! How flows change state: verdict, release, take-over, end.
+
+use wire::tcp::{Flags, Repr};
+
+use crate::bypass::Bypass;
+use crate::counters::BypassReason;
+use crate::dispatch::{self, Fate};
+use crate::emit;
+use crate::event::{Event, FirstBytes, FlowEnd, Verdict};
+use crate::flow::{Denied, Flow, State, Tomb};
+use crate::legs::Legs;
+use crate::park::Park;
+use crate::seen::Seen;
+use crate::shared::{Load, Shared};
+use crate::tracker::{Phase, Track};
+use crate::{FlowId, Instant, Leg};
+
+/// Gives a waiting flow its verdict and its parked packets their way.
+pub(crate) fn decide(
+    flow: &mut Flow,
+    id: FlowId,
+    shared: &mut Shared,
+    verdict: Verdict,
+    now: Instant,
+) {
+    let State::Pending(park) = &mut flow.state else {
+        return;
+    };
+    let park = core::mem::replace(&mut **park, Park::new(now));
+    let isn = park.isn;
+    let first = park
+        .packets
+        .first()
+        .and_then(|(datagram, _)| Seen::parse(datagram).ok());
+    let counters = &mut shared.counters;
+    flow.state = match verdict {
+        Verdict::Pass => {
+            counters.verdicts_pass += 1;
+            State::Bypassed(raw(flow, isn.is_some()))
+        }
+        Verdict::Drop | Verdict::Reset => {
+            let is_told = verdict == Verdict::Reset;
+            if is_told {
+                counters.verdicts_reset += 1;
+            } else {
+                counters.verdicts_drop += 1;
+            }
+            State::Denied(Denied {
+                is_told,
+                isn,
+                answer_at: Instant::ZERO,
+            })
+        }
+        Verdict::Inspect => {
+            counters.verdicts_inspect += 1;
+            match first.as_ref().and_then(Seen::tcp) {
+                Some(syn) if isn.is_some() => {
+                    if shared.load.intercepted >= shared.config.max_intercepted {
+                        counters.count_bypass(BypassReason::TooManyIntercepted);
+                        State::Bypassed(raw(flow, true))
+                    } else {
+                        State::Tracking(Box::new(Track::new(syn)))
+                    }
+                }
+                _ => {
+                    counters.count_bypass(BypassReason::NotInspectable);
+                    State::Bypassed(raw(flow, false))
+                }
+            }
+        }
+    };
+    if let (State::Denied(Denied { is_told: true, .. }), true, Some(first)) =
+        (&flow.state, flow.is_mid_flow, &first)
+    {
+        reset_receiver(flow, id, shared, first);
+    }
+    for (mut datagram, outer) in park.packets {
+        let Ok(seen) = Seen::parse(&datagram) else {
+            continue;
+        };
+        let from = sender(flow, &seen);
+        let fate = dispatch::packet(flow, id, shared, &mut datagram, &seen, from, outer, now);
+        match fate {
+            Fate::Forward(len) => {
+                datagram.truncate(len);
+                let queued = dispatch::with_newest_header(flow, id, datagram, seen.inner_at);
+                shared.send(flow, queued);
+            }
+            Fate::Dropped(reason) => shared.counters.count_drop(reason),
+            Fate::Absorbed => {}
+        }
+    }
+}
+
+/// Answers for the held bytes.
+pub(crate) fn classify(
+    flow: &mut Flow,
+    id: FlowId,
+    shared: &mut Shared,
+    answer: FirstBytes,
+    now: Instant,
+) {
+    match (&mut flow.state, answer) {
+        (State::Tracking(track), answer) => {
+            let Phase::Hold(hold) = &mut track.phase else {
+                return;
+            };
+            hold.is_announced = false;
+            match answer {
+                FirstBytes::NeedMore => {}
+                FirstBytes::Bypass => release(flow, id, shared, BypassReason::Classified),
+                FirstBytes::Intercept => {
+                    if shared.load.intercepted >= shared.config.max_intercepted {
+                        release(flow, id, shared, BypassReason::TooManyIntercepted);
+                    } else {
+                        shared.counters.takeovers += 1;
+                        take_over(flow, id, shared, now);
+                    }
+                }
+                FirstBytes::Drop => {
+                    let isn = Some(track.client.isn);
+                    shared.counters.verdicts_drop += 1;
+                    flow.state = State::Denied(Denied {
+                        is_told: false,
+                        isn,
+                        answer_at: Instant::ZERO,
+                    });
+                }
+                FirstBytes::Reset => {
+                    shared.counters.verdicts_reset += 1;
+                    reset_observed(flow, id, shared, now);
+                }
+            }
+        }
+        // Holding had to end before the answer came. What may not pass is reset; what may pass does so
+        // through the legs.
+        (State::Intercepted(_), FirstBytes::Drop | FirstBytes::Reset) => {
+            abort(flow, id, shared);
+        }
+        _ => {}
+    }
+}
+
+/// Forwards what is held, in order, and everything after it.
+pub(crate) fn release(flow: &mut Flow, id: FlowId, shared: &mut Shared, reason: BypassReason) {
+    let State::Tracking(track) = &mut flow.state else {
+        return;
+    };
+    shared.counters.count_bypass(reason);
+    let bypass = track.to_bypass();
+    let phase = core::mem::replace(&mut track.phase, Phase::Open);
+    flow.state = State::Bypassed(bypass);
+    let Phase::Hold(hold) = phase else { return };
+    for held in hold.into_segments() {
+        if let (State::Bypassed(bypass), Some(tcp)) = (&mut flow.state, held.seen.tcp()) {
+            bypass.note(Leg::Client, tcp, None);
+        }
+        let queued = dispatch::with_newest_header(flow, id, held.datagram, held.seen.inner_at);
+        shared.send(flow, queued);
+    }
+}
+
+/// Takes a connection over although nobody has decided: holding on would stall it.
+pub(crate) fn relay(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: Instant) {
+    if shared.load.intercepted >= shared.config.max_intercepted {
+        release(flow, id, shared, BypassReason::TooManyIntercepted);
+        return;
+    }
+    shared.counters.relays += 1;
+    take_over(flow, id, shared, now);
+}
+
+/// Builds the legs and gives the client leg what is held, as ordinary arrivals.
+fn take_over(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: Instant) {
+    let State::Tracking(track) = &mut flow.state else {
+        return;
+    };
+    let Phase::Hold(hold) = core::mem::replace(&mut track.phase, Phase::Open) else {
+        return;
+    };
+    let mut legs = Legs::new(track, flow.key.is_v6(), &shared.config, &shared.tcp, now);
+    for held in hold.into_segments() {
+        if let Some(segment) = held.seen.segment(&held.datagram) {
+            let ce = held.seen.is_congestion_marked();
+            legs.handle_segment(Leg::Client, &segment.repr(), segment.payload(), ce, now);
+        }
+    }
+    shared.events.push_back(Event::LegsReady { flow: id });
+    legs.announce(id, &mut shared.events, &shared.config, now);
+    flow.state = State::Intercepted(Box::new(legs));
+    flow.was_intercepted = true;
+    shared.mark_dirty(flow, id);
+}
+
+/// Resets both legs.
+pub(crate) fn abort(flow: &mut Flow, id: FlowId, shared: &mut Shared) {
+    if let State::Intercepted(legs) = &mut flow.state {
+        legs.abort();
+        shared.counters.resets_sent += 2;
+        shared.mark_dirty(flow, id);
+    }
+}
+
+/// Drops the legs of a connection that is over and remembers what stray packets must not do.
+pub(crate) fn bury(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: Instant) {
+    let State::Intercepted(legs) = &flow.state else {
+        return;
+    };
+    let end = legs.end();
+    for leg in [Leg::Client, Leg::Server] {
+        shared.counters.segments_retransmitted += u64::from(legs.stats(leg).retransmits);
+    }
+    let memory = match end {
+        FlowEnd::Finished => shared.config.linger,
+        _ => shared.config.tomb,
+    };
+    flow.state = State::Tomb(Tomb {
+        until: now + memory,
+        isn: legs.isn,
+    });
+    report(flow, id, shared, end);
+}
+
+/// Tells the shell that a flow is over, once.
+pub(crate) fn report(flow: &mut Flow, id: FlowId, shared: &mut Shared, end: FlowEnd) {
+    if flow.is_reported {
+        return;
+    }
+    flow.is_reported = true;
+    let counters = &mut shared.counters;
+    match end {
+        FlowEnd::Finished => counters.flows_ended_finished += 1,
+        FlowEnd::Reset => counters.flows_ended_reset += 1,
+        FlowEnd::Idle => counters.flows_ended_idle += 1,
+        FlowEnd::TimedOut => counters.flows_ended_timed_out += 1,
+        FlowEnd::Replaced => counters.flows_replaced += 1,
+        FlowEnd::Evicted => counters.flows_evicted += 1,
+    }
+    let summary = flow.summary(end);
+    shared
+        .events
+        .push_back(Event::FlowEnded { flow: id, summary });
+}
+
+/// Makes way for a new connection on the same addresses: the server is told that the old one is gone
+/// before it sees the new SYN, and bytes that are held go where they were bound.
+pub(crate) fn make_way(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: Instant) {
+    match &mut flow.state {
+        State::Tracking(track) if matches!(track.phase, Phase::Hold(_)) => {
+            release(flow, id, shared, BypassReason::Inconsistent);
+        }
+        State::Intercepted(legs) => {
+            legs.abort_leg(Leg::Server);
+            shared.counters.resets_sent += 1;
+            let mut bytes = Vec::new();
+            while next_segment(flow, Leg::Server, &mut bytes, now).is_some() {
+                let datagram = emit::Queued {
+                    bytes: core::mem::take(&mut bytes),
+                    outer: flow.outer,
+                    flow: None,
+                };
+                shared.send(flow, datagram);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Appends the next segment of a leg to `out`, in the flow's newest GENEVE header.
+pub(crate) fn next_segment(
+    flow: &mut Flow,
+    leg: Leg,
+    out: &mut Vec<u8>,
+    now: Instant,
+) -> Option<usize> {
+    let blank = emit::face(flow, leg, crate::seen::Manner::default(), 0);
+    let State::Intercepted(legs) = &mut flow.state else {
+        return None;
+    };
+    let outgoing = legs.poll_transmit(leg, now)?;
+    let face = emit::Face {
+        manner: outgoing.manner,
+        ident: outgoing.ident,
+        ..blank
+    };
+    let transmit = &outgoing.transmit;
+    let len = emit::segment(
+        flow.header.bytes(),
+        &face,
+        &transmit.repr,
+        transmit.payload_len,
+        out,
+        |payload| outgoing.connection.copy_payload(transmit, payload),
+    );
+    Some(len)
+}
+
+/// Runs what is due for one flow. Answers `false` if the flow is to be forgotten.
+pub(crate) fn on_timer(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: Instant) -> bool {
+    if flow.deadline(&shared.config, shared.load.half_open) > now {
+        return true;
+    }
+    match &mut flow.state {
+        State::Pending(_) => {
+            shared.counters.verdict_deadlines += 1;
+            let verdict = shared.config.verdict_on_deadline;
+            decide(flow, id, shared, verdict, now);
+            true
+        }
+        State::Tracking(track) => match &track.phase {
+            Phase::Hold(hold) => {
+                if hold.has_old_hole(&shared.config, now) {
+                    shared.counters.relays_hole += 1;
+                } else {
+                    shared.counters.relays_time += 1;
+                }
+                relay(flow, id, shared, now);
+                true
+            }
+            _ => false,
+        },
+        State::Intercepted(legs) => {
+            if legs.deadline().is_some() {
+                legs.handle_timeout(now);
+            } else {
+                // Keep-alives are off and nothing was heard: RST while the cookie is still good.
+                legs.abort();
+            }
+            legs.announce(id, &mut shared.events, &shared.config, now);
+            shared.mark_dirty(flow, id);
+            true
+        }
+        State::Bypassed(_) | State::Denied(_) | State::Tomb(_) => false,
+    }
+}
+
+/// Updates the totals after a flow changed.
+pub(crate) fn settle(flow: &Flow, before: Load, shared: &mut Shared) {
+    let after = Load::of(flow);
+    if before != after {
+        shared.load.change(before, after);
+    }
+}
+
+/// RST to both ends of a connection whose handshake was watched and whose first bytes are refused.
+fn reset_observed(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: Instant) {
+    let State::Tracking(track) = &flow.state else {
+        return;
+    };
+    let (client, server) = (track.client, track.server);
+    flow.state = State::Tomb(Tomb {
+        until: now + shared.config.tomb,
+        isn: client.isn,
+    });
+    for (to, seq, ack, manner) in [
+        (Leg::Client, server.next, client.next, server.manner),
+        (Leg::Server, client.next, server.next, client.manner),
+    ] {
+        let repr = Repr {
+            seq,
+            ack,
+            flags: Flags::RST.with(Flags::ACK),
+            ..Repr::default()
+        };
+        let face = emit::face(flow, to, manner, 0);
+        let datagram = emit::bare(flow, id, &face, &repr);
+        shared.counters.resets_sent += 1;
+        shared.send(flow, datagram);
+    }
+    report(flow, id, shared, FlowEnd::Reset);
+}
+
+/// The receiver's half of "reset both ends" for a connection in the middle: the sequence number of the
+/// packet that it would have got is the one that it expects.
+fn reset_receiver(flow: &mut Flow, id: FlowId, shared: &mut Shared, first: &Seen) {
+    let Some(tcp) = first.tcp() else { return };
+    let repr = Repr {
+        seq: tcp.seq,
+        ack: tcp.ack,
+        flags: Flags::RST.with(Flags(tcp.flags.0 & Flags::ACK.0)),
+        ..Repr::default()
+    };
+    let face = emit::Face {
+        src: first.src,
+        dst: first.dst,
+        manner: first.manner(),
+        ident: 0,
+    };
+    let datagram = emit::bare(flow, id, &face, &repr);
+    shared.counters.resets_sent += 1;
+    shared.send(flow, datagram);
+}
+
+fn raw(flow: &Flow, has_syn: bool) -> Bypass {
+    if has_syn || !flow.is_tcp() {
+        Bypass::default()
+    } else {
+        Bypass::mid_flow()
+    }
+}
+
+fn sender(flow: &Flow, seen: &Seen) -> Leg {
+    if seen.src == flow.client() {
+        Leg::Client
+    } else {
+        Leg::Server
+    }
+}
