@@ -1,0 +1,340 @@
+//! Interceptions that come about.
+
+use std::io;
+
+use rcgen::{KeyPair, RsaKeySize};
+use rustls::{ProtocolVersion, SignatureScheme};
+use tls::Authority;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use crate::rig::*;
+
+fn names(run: &Run) -> Vec<String> {
+    let (_, session) = run.client.as_ref().unwrap().get_ref();
+    let leaf = session.peer_certificates().unwrap()[0].clone();
+    let (_, certificate) = X509Certificate::from_der(&leaf).unwrap();
+    let names = certificate.subject_alternative_name().unwrap().unwrap();
+    names
+        .value
+        .general_names
+        .iter()
+        .map(|name| match name {
+            GeneralName::DNSName(name) => (*name).to_owned(),
+            GeneralName::IPAddress(bytes) => <[u8; 4]>::try_from(*bytes)
+                .map(std::net::IpAddr::from)
+                .unwrap()
+                .to_string(),
+            other => panic!("{other:?}"),
+        })
+        .collect()
+}
+
+/// The key algorithm in the leaf that the client saw.
+fn is_rsa(run: &Run) -> bool {
+    let (_, session) = run.client.as_ref().unwrap().get_ref();
+    let leaf = session.peer_certificates().unwrap()[0].clone();
+    let (_, certificate) = X509Certificate::from_der(&leaf).unwrap();
+    certificate.public_key().algorithm.algorithm.to_id_string() == "1.2.840.113549.1.1.1"
+}
+
+#[tokio::test]
+async fn bytes_flow_both_ways_for_every_version_and_protocol() {
+    let pki = Pki::new();
+    let impersonator = pki.impersonator();
+    for versions in [ONLY12, ONLY13] {
+        for (client_alpn, server_alpn, agreed) in [
+            (&["h2", "http/1.1"][..], &["h2", "http/1.1"][..], Some("h2")),
+            (&["h2", "http/1.1"], &["http/1.1"], Some("http/1.1")),
+            (&["http/1.1"], &["h2", "http/1.1"], Some("http/1.1")),
+            (&["h2"], &[], None),
+            (&[], &["h2"], None),
+        ] {
+            let origin = pki
+                .issue(&leaf_params(&["www.example.com"]))
+                .server(versions, server_alpn);
+            let client = client(&impersonator, BOTH, client_alpn);
+            let run = run(&impersonator, client, "www.example.com", origin).await;
+            let (mut near, mut between, mut far) = (
+                run.client.unwrap(),
+                run.between.unwrap(),
+                run.server.unwrap(),
+            );
+            let agreed = agreed.map(|name| name.as_bytes().to_vec());
+            assert_eq!(between.alpn, agreed);
+            assert_eq!(near.get_ref().1.alpn_protocol(), agreed.as_deref());
+            assert_eq!(far.get_ref().1.alpn_protocol(), agreed.as_deref());
+            assert_eq!(far.get_ref().1.server_name(), Some("www.example.com"));
+            let version = if versions == ONLY12 { 0x0303 } else { 0x0304 };
+            assert_eq!(
+                (between.info.client_version, between.info.server_version),
+                (version, version)
+            );
+            assert!(between.info.client_cipher_suite != 0 && between.info.server_cipher_suite != 0);
+            assert_eq!(between.info.server_name.as_deref(), Some("www.example.com"));
+            assert_eq!(between.outcome().as_str(), "intercepted");
+
+            let pump = tokio::io::copy_bidirectional(&mut between.client, &mut between.server);
+            let talk = async {
+                near.write_all(b"from the client").await.unwrap();
+                near.shutdown().await.unwrap();
+                let mut request = Vec::new();
+                far.read_to_end(&mut request).await.unwrap();
+                assert_eq!(request, b"from the client");
+                // The client's half is closed; the server's half still works.
+                far.write_all(b"from the server").await.unwrap();
+                far.shutdown().await.unwrap();
+                let mut response = Vec::new();
+                near.read_to_end(&mut response).await.unwrap();
+                assert_eq!(response, b"from the server");
+            };
+            let (pumped, ()) = tokio::join!(pump, talk);
+            assert_eq!(pumped.unwrap(), (15, 15));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_end_without_close_notify_is_not_taken_for_an_orderly_one() {
+    let pki = Pki::new();
+    let impersonator = pki.impersonator();
+    let origin = pki
+        .issue(&leaf_params(&["www.example.com"]))
+        .server(BOTH, &[]);
+    let run = run(
+        &impersonator,
+        client(&impersonator, BOTH, &[]),
+        "www.example.com",
+        origin,
+    )
+    .await;
+    let mut between = run.between.unwrap();
+    let (mut raw, _session) = run.server.unwrap().into_inner();
+    raw.shutdown().await.unwrap();
+    let error = between.server.read(&mut [0; 16]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+}
+
+#[tokio::test]
+async fn threat_41_the_client_sees_the_servers_names_and_no_other() {
+    let pki = Pki::new();
+    let impersonator = pki.impersonator();
+    let all = ["www.example.com", "*.example.net", "192.0.2.10"];
+    let origin = pki.issue(&leaf_params(&all)).server(BOTH, &[]);
+    let run = run(
+        &impersonator,
+        client(&impersonator, BOTH, &[]),
+        "deep.example.net",
+        origin,
+    )
+    .await;
+    assert_eq!(names(&run), all);
+}
+
+#[tokio::test]
+async fn threat_49_a_certificate_with_thousands_of_names_is_intercepted_with_few() {
+    let pki = Pki::new();
+    let impersonator = pki.impersonator();
+    // The largest that fits a handshake message of the TLS library.
+    let all: Vec<String> = (0..2500)
+        .map(|number| format!("host-{number}.example.com"))
+        .collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let origin = pki.issue(&leaf_params(&all)).server(BOTH, &[]);
+    let run = run(
+        &impersonator,
+        client(&impersonator, BOTH, &[]),
+        "host-2499.example.com",
+        origin,
+    )
+    .await;
+    let names = names(&run);
+    assert_eq!(
+        (names.len(), names[0].as_str()),
+        (100, "host-2499.example.com")
+    );
+}
+
+#[tokio::test]
+async fn threat_37_the_version_is_the_one_client_and_server_would_have_spoken() {
+    let pki = Pki::new();
+    let impersonator = pki.impersonator();
+    for (client_versions, server_versions, agreed) in [
+        (BOTH, BOTH, Some(ProtocolVersion::TLSv1_3)),
+        (BOTH, ONLY12, Some(ProtocolVersion::TLSv1_2)),
+        (ONLY12, BOTH, Some(ProtocolVersion::TLSv1_2)),
+        (ONLY13, BOTH, Some(ProtocolVersion::TLSv1_3)),
+        (ONLY12, ONLY13, None),
+        (ONLY13, ONLY12, None),
+    ] {
+        let origin = pki
+            .issue(&leaf_params(&["www.example.com"]))
+            .server(server_versions, &[]);
+        let run = run(
+            &impersonator,
+            client(&impersonator, client_versions, &[]),
+            "www.example.com",
+            origin,
+        )
+        .await;
+        match agreed {
+            Some(version) => {
+                assert_eq!(
+                    run.client.unwrap().get_ref().1.protocol_version(),
+                    Some(version)
+                );
+                assert_eq!(
+                    run.server.unwrap().get_ref().1.protocol_version(),
+                    Some(version)
+                );
+            }
+            None => {
+                assert!(run.client.is_err() && run.server.is_err());
+                assert_eq!(run.between.unwrap_err().outcome().as_str(), "server_alert");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_knows_only_rsa_gets_an_rsa_leaf() {
+    let pki = Pki::new();
+    let impersonator = pki.impersonator();
+    for versions in [ONLY12, ONLY13] {
+        let key = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap();
+        let origin = pki
+            .issue_for(&leaf_params(&["www.example.com"]), key)
+            .server(BOTH, &[]);
+        let mut config = client(&impersonator, versions, &[]);
+        only_schemes(
+            &impersonator,
+            &mut config,
+            &[
+                SignatureScheme::RSA_PSS_SHA256,
+                SignatureScheme::RSA_PKCS1_SHA256,
+            ],
+        );
+        let run = run(&impersonator, config, "www.example.com", origin).await;
+        assert!(is_rsa(&run));
+        assert!(run.between.is_ok() && run.server.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn without_a_server_name_the_server_sees_none_and_the_address_is_verified() {
+    let pki = Pki::new();
+    let impersonator = pki.impersonator();
+    for versions in [ONLY12, ONLY13] {
+        let origin = pki
+            .issue(&leaf_params(&["192.0.2.10"]))
+            .server(versions, &[]);
+        let run = run(
+            &impersonator,
+            client(&impersonator, BOTH, &[]),
+            "192.0.2.10",
+            origin,
+        )
+        .await;
+        assert_eq!(names(&run), ["192.0.2.10"]);
+        assert_eq!(run.server.unwrap().get_ref().1.server_name(), None);
+        assert_eq!(run.between.unwrap().info.server_name, None);
+    }
+}
+
+#[tokio::test]
+async fn without_a_server_name_the_clients_own_check_of_the_mirrored_names_decides() {
+    let pki = Pki::new();
+    let impersonator = pki.impersonator();
+    // A client that sends no name, and knows which one it wants.
+    for (wanted, accepts) in [("www.example.com", true), ("bank.example", false)] {
+        let origin = pki
+            .issue(&leaf_params(&["www.example.com"]))
+            .server(BOTH, &[]);
+        let mut config = client(&impersonator, BOTH, &[]);
+        config.enable_sni = false;
+        let run = run(&impersonator, config, wanted, origin).await;
+        assert_eq!(run.client.is_ok(), accepts, "{wanted}");
+        match run.between {
+            Ok(_) => assert!(accepts),
+            Err(error) => assert_eq!(error.outcome().as_str(), "client_rejected_certificate"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn threat_42_no_session_is_resumed_on_either_leg() {
+    let pki = Pki::new();
+    let impersonator = pki.impersonator();
+    for versions in [ONLY12, ONLY13] {
+        let client = client(&impersonator, versions, &[]);
+        let identity = pki.issue(&leaf_params(&["www.example.com"]));
+        let origin = identity.server(versions, &[]);
+        for _ in 0..3 {
+            // Cloned configurations share their session stores.
+            let run = run(
+                &impersonator,
+                client.clone(),
+                "www.example.com",
+                origin.clone(),
+            )
+            .await;
+            let kinds = (
+                run.client.unwrap().get_ref().1.handshake_kind().unwrap(),
+                run.server.unwrap().get_ref().1.handshake_kind().unwrap(),
+            );
+            assert_ne!(kinds.0, rustls::HandshakeKind::Resumed);
+            assert_ne!(kinds.1, rustls::HandshakeKind::Resumed);
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_connections_to_one_server_mint_one_leaf() {
+    let pki = Pki::new();
+    let impersonator = pki.impersonator();
+    let origin = pki
+        .issue(&leaf_params(&["www.example.com"]))
+        .server(BOTH, &[]);
+    let runs = (0..20).map(|_| {
+        run(
+            &impersonator,
+            client(&impersonator, BOTH, &[]),
+            "www.example.com",
+            origin.clone(),
+        )
+    });
+    for run in futures_util::future::join_all(runs).await {
+        run.client.unwrap();
+    }
+    assert_eq!(impersonator.mint().minted(), 1);
+}
+
+#[tokio::test]
+async fn an_rsa_authority_signs_leaves_as_well() {
+    let directory = tempfile::tempdir().unwrap();
+    let (certificate, key) = (
+        directory.path().join("ca.pem"),
+        directory.path().join("key.pem"),
+    );
+    let pair = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap();
+    std::fs::write(
+        &certificate,
+        ca_params("RSA Root").self_signed(&pair).unwrap().pem(),
+    )
+    .unwrap();
+    std::fs::write(&key, pair.serialize_pem()).unwrap();
+    let pki = Pki::new();
+    let impersonator =
+        pki.impersonator_with(Authority::from_files(&certificate, &key).unwrap(), quick());
+    let origin = pki
+        .issue(&leaf_params(&["www.example.com"]))
+        .server(BOTH, &[]);
+    let run = run(
+        &impersonator,
+        client(&impersonator, BOTH, &[]),
+        "www.example.com",
+        origin,
+    )
+    .await;
+    assert!(run.client.is_ok());
+}
