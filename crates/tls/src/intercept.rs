@@ -227,11 +227,6 @@ impl Impersonator {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        match hello.server_name_fault {
-            // Clients that put an address there mean no name (RFC 6066 §3 has none for it).
-            None | Some(NameFault::IpLiteral) => {}
-            Some(fault) => return Err(TlsError::client(PeerFault::ServerName(fault))),
-        }
         // RFC 7507 §3: a server that can do better than the repeated, lower offer refuses it.
         if hello.cipher_suites.contains(&hello::FALLBACK_SCSV)
             && !hello.offers_version(hello::TLS13)
@@ -359,7 +354,14 @@ where
                 return Err(TlsError::client(PeerFault::Hello(fault)));
             }
             Parsed::NeedMore => None,
-            Parsed::Hello(hello) => Some(hello),
+            Parsed::Hello(hello) => match hello.server_name_fault {
+                // Clients that put an address there mean no name (RFC 6066 §3 has none for it).
+                None | Some(NameFault::IpLiteral) => Some(hello),
+                Some(fault) => {
+                    alert::send_fatal(client, AlertDescription::UnrecognisedName).await;
+                    return Err(TlsError::client(PeerFault::ServerName(fault)));
+                }
+            },
         };
         while !fresh.is_empty() {
             // Reading from memory fails only when the library's own limit is reached.
@@ -402,11 +404,10 @@ fn alert_for(error: &TlsError) -> Option<AlertDescription> {
             }
             PeerFault::Alert(description) => Some(*description),
             PeerFault::InappropriateFallback => Some(AlertDescription::InappropriateFallback),
-            PeerFault::ServerName(_) => Some(AlertDescription::UnrecognisedName),
             PeerFault::Protocol(_) => Some(AlertDescription::HandshakeFailure),
             // The server went away; the leg to the client goes the same way.
             PeerFault::Closed | PeerFault::Io(_) | PeerFault::TimedOut => None,
-            PeerFault::Hello(_) | PeerFault::NotTls => None,
+            PeerFault::Hello(_) | PeerFault::NotTls | PeerFault::ServerName(_) => None,
         },
         TlsError::Policy(PolicyFault::ClientCertificateRequested) => {
             Some(AlertDescription::HandshakeFailure)

@@ -31,16 +31,16 @@ impl KeyType {
         const ECDSA_P256_SHA256: u16 = 0x0403;
         /// secp256r1, RFC 8446 §4.2.7.
         const P256: u16 = 23;
+        /// The suites of TLS 1.2 with an ECDSA certificate that we speak: AES-128-GCM and
+        /// AES-256-GCM (RFC 5289 §3.2), ChaCha20-Poly1305 (RFC 7905 §2).
+        const ECDHE_ECDSA: [u16; 3] = [0xc02b, 0xc02c, 0xcca9];
         let mut ecdsa = hello.offers_scheme(ECDSA_P256_SHA256);
         if version < hello::TLS13 {
             // Up to TLS 1.2 the cipher suite names the kind of key, and the list of groups
             // limits the curves of certificates too (RFC 8422 §5.1).
-            let suite = |suite: &rustls::SupportedCipherSuite| {
-                u16::from(suite.suite()) & 0xff00 != 0x1300
-                    && format!("{:?}", suite.suite()).contains("ECDHE_ECDSA")
-                    && hello.cipher_suites.contains(&u16::from(suite.suite()))
-            };
-            ecdsa &= aws_lc_rs::ALL_CIPHER_SUITES.iter().any(suite);
+            ecdsa &= ECDHE_ECDSA
+                .iter()
+                .any(|suite| hello.cipher_suites.contains(suite));
             ecdsa &= hello.groups.is_empty() || hello.groups.contains(&P256);
         }
         if ecdsa {

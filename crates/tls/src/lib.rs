@@ -20,6 +20,8 @@ mod alert;
 pub mod authority;
 mod error;
 mod fault;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hello;
 mod intercept;
 mod leaf_key;

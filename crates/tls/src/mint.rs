@@ -78,6 +78,7 @@ pub struct Mint {
     permits: Semaphore,
     queued: AtomicUsize,
     minted: AtomicU64,
+    overloaded: AtomicU64,
     clock: Arc<dyn TimeProvider>,
     config: MintConfig,
 }
@@ -119,6 +120,7 @@ impl Mint {
             permits: Semaphore::new(config.concurrent.max(1)),
             queued: AtomicUsize::new(0),
             minted: AtomicU64::new(0),
+            overloaded: AtomicU64::new(0),
             clock,
             config,
         }
@@ -170,6 +172,18 @@ impl Mint {
         self.minted.load(Ordering::Relaxed)
     }
 
+    /// How many requests found the mint's queue full ([`MintError::Overloaded`]).
+    #[must_use]
+    pub fn overloaded(&self) -> u64 {
+        self.overloaded.load(Ordering::Relaxed)
+    }
+
+    /// How many requests are being worked on or wait; see [`MintConfig::waiting`] for the limit.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
+    }
+
     /// How many leaves are in the cache, approximately.
     #[must_use]
     pub fn cached(&self) -> u64 {
@@ -189,10 +203,10 @@ impl Mint {
         kind: KeyType,
         now: i64,
     ) -> Result<Arc<Minted>, MintError> {
-        let _place = Place::take(
-            &self.queued,
-            self.config.concurrent.max(1) + self.config.waiting,
-        )?;
+        let limit = self.config.concurrent.max(1) + self.config.waiting;
+        let _place = Place::take(&self.queued, limit).inspect_err(|_full| {
+            self.overloaded.fetch_add(1, Ordering::Relaxed);
+        })?;
         let _permit = self
             .permits
             .acquire()

@@ -90,6 +90,7 @@ async fn a_flood_of_different_servers_is_cut_off_at_the_limit() {
         .filter(|result| matches!(result, Err(MintError::Overloaded)))
         .count();
     assert_eq!((refused, mint.minted()), (7, 3));
+    assert_eq!((mint.overloaded(), mint.queued()), (7, 0));
     // The places are given back.
     mint.leaf_for(&servers[9], None, ADDRESS, KeyType::Rsa2048)
         .await
