@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,18 +18,56 @@ use crate::fabric::{Action, Fabric};
 use crate::netns::{Device, Namespace};
 use crate::report::LabReport;
 use crate::sim::{GENEVE_PORT, Side};
+use crate::stack::LabEnd;
 
 /// Packets read from one device or socket before the others get their turn.
 const BATCH: usize = 64;
 /// Socket buffer asked for: the appliance answers in bursts.
 const SOCKET_BUFFER: usize = 16 << 20;
 
-/// A device and the host it belongs to.
+/// A device or cable and the host it belongs to.
 #[derive(Debug)]
 pub(crate) struct Port {
     pub(crate) endpoint: usize,
     pub(crate) side: Side,
-    pub(crate) device: Device,
+    pub(crate) end: End,
+}
+
+/// How the fabric reaches a host.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// A device in a namespace.
+    Device(Device),
+    /// A cable to a user-space host.
+    Stack(LabEnd),
+}
+
+impl End {
+    fn receive(&mut self) -> io::Result<Option<Vec<u8>>> {
+        match self {
+            Self::Device(device) => device.receive(),
+            Self::Stack(end) => end.receive(),
+        }
+    }
+
+    fn send(&mut self, packet: Vec<u8>) -> io::Result<()> {
+        match self {
+            Self::Device(device) => device.send(&packet),
+            Self::Stack(end) => {
+                end.send(packet);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl AsFd for End {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Device(device) => device.as_fd(),
+            Self::Stack(end) => end.as_fd(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -201,7 +239,7 @@ fn wait(shared: &Shared, ports: &[Port], sockets: &Sockets, wake: &UnixStream) -
         .fabric()
         .next_due()
         .map(|due| TimeSpec::from_duration(due.saturating_sub(shared.start.elapsed())));
-    let devices = ports.iter().map(|port| port.device.as_fd());
+    let devices = ports.iter().map(|port| port.end.as_fd());
     let mut fds: Vec<PollFd<'_>> = devices
         .chain(sockets.sockets.iter().map(AsFd::as_fd))
         .chain(std::iter::once(wake.as_fd()))
@@ -216,7 +254,7 @@ fn wait(shared: &Shared, ports: &[Port], sockets: &Sockets, wake: &UnixStream) -
 
 fn receive(shared: &Shared, port: &mut Port, fabric: &mut Fabric, now: Duration) {
     for _ in 0..BATCH {
-        match port.device.receive() {
+        match port.end.receive() {
             Ok(Some(packet)) => fabric.from_host(port.endpoint, port.side, packet, now),
             Ok(None) => return,
             Err(error) => return shared.count_error("receive from host", &error),
@@ -257,7 +295,7 @@ fn perform(shared: &Shared, action: Action, ports: &mut [Port], sockets: &Socket
         Action::ToHost { endpoint, side, packet } => {
             let port = ports.iter_mut().find(|port| port.endpoint == endpoint && port.side == side);
             if let Some(port) = port
-                && let Err(error) = port.device.send(&packet)
+                && let Err(error) = port.end.send(packet)
             {
                 shared.count_error("send to host", &error);
             }

@@ -14,10 +14,11 @@ use wire::gwlb::VpcEndpointId;
 use crate::addresses;
 use crate::appliance::{Appliance, ApplianceCommand};
 use crate::command::{self, Resolver};
-use crate::driver::{Driver, LabHandle, Port};
+use crate::driver::{Driver, End, LabHandle, Port};
 use crate::fabric::Fabric;
+use crate::host_net::HostNetwork;
 use crate::link::LinkConfig;
-use crate::netns::{DeviceKind, Namespace, NamespaceError};
+use crate::netns::{Device, DeviceKind, Namespace, NamespaceError};
 use crate::report::LabReport;
 use crate::sim::{GwlbConfig, Side};
 
@@ -61,12 +62,23 @@ fn step(what: &'static str) -> impl FnOnce(io::Error) -> LabError {
     move |source| LabError::Step { what, source }
 }
 
+/// What is on the server side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Network {
+    /// A namespace whose servers answer for every address of the lab's networks.
+    #[default]
+    Lab,
+    /// The host's own network, through user-space address translation.
+    Host,
+}
+
 /// Describes a lab.
 #[derive(Clone, Debug)]
 pub struct LabBuilder {
     endpoints: usize,
     client_link: LinkConfig,
     server_link: LinkConfig,
+    network: Network,
     gwlb: GwlbConfig,
     mtu: u32,
     allow_tun: bool,
@@ -78,6 +90,7 @@ impl Default for LabBuilder {
             endpoints: 1,
             client_link: LinkConfig::default(),
             server_link: LinkConfig::default(),
+            network: Network::default(),
             gwlb: GwlbConfig {
                 client_networks: addresses::client_networks(),
                 appliance: addresses::APPLIANCE,
@@ -102,6 +115,13 @@ impl LabBuilder {
     #[must_use]
     pub fn links(mut self, client: LinkConfig, server: LinkConfig) -> Self {
         (self.client_link, self.server_link) = (client, server);
+        self
+    }
+
+    /// What is on the server side.
+    #[must_use]
+    pub fn network(mut self, network: Network) -> Self {
+        self.network = network;
         self
     }
 
@@ -131,30 +151,31 @@ impl LabBuilder {
     /// # Errors
     /// The system refused a step.
     pub fn build(self) -> Result<Lab, LabError> {
-        let mut gwlb = self.gwlb;
+        let mut gwlb = self.gwlb.clone();
         gwlb.endpoints =
             (1..=self.endpoints as u64).map(|number| VpcEndpointId(0x00f1_0d09_0000_0000 + number)).collect();
         let appliance_namespace = Namespace::new("appliance")?;
         let mut hosts = Vec::new();
         let mut ports = Vec::new();
+        let mut host_networks = Vec::new();
         for endpoint in 0..self.endpoints {
             let client = Namespace::new("client")?;
             let device = client
                 .add_device(&addresses::client_interface(), self.mtu, self.allow_tun)
                 .map_err(step("give the client a network device"))?;
             let device_kind = device.kind();
-            ports.push(Port { endpoint, side: Side::Client, device });
+            ports.push(Port { endpoint, side: Side::Client, end: End::Device(device) });
             let server = Namespace::new("server")?;
-            let device = server
-                .add_device(&[], self.mtu, self.allow_tun)
-                .map_err(step("give the server a network device"))?;
-            ports.push(Port { endpoint, side: Side::Server, device });
-            for network in addresses::server_networks() {
-                server.own_network(network).map_err(step("route the lab's addresses to the server"))?;
-            }
-            for address in addresses::server_addresses() {
-                server.add_loopback_address(address).map_err(step("give the server an address"))?;
-            }
+            let end = match self.network {
+                Network::Lab => End::Device(self.server_device(&server)?),
+                Network::Host => {
+                    let (network, end) =
+                        HostNetwork::start(self.mtu as usize).map_err(step("open a way to the host's network"))?;
+                    host_networks.push(network);
+                    End::Stack(end)
+                }
+            };
+            ports.push(Port { endpoint, side: Side::Server, end });
             hosts.push(Hosts { client, server, device_kind });
         }
         let fabric = Fabric::new(gwlb, &self.client_link, &self.server_link);
@@ -162,7 +183,31 @@ impl LabBuilder {
             .map_err(step("open the load balancer's sockets"))?;
         let directory = TempDir::with_prefix("flowdog-lab-").map_err(step("make a temporary directory"))?;
         let resolver = Resolver::write(directory.path()).map_err(step("write the resolver's files"))?;
-        Ok(Lab { appliance: None, driver, hosts, appliance_namespace, resolver, _directory: directory })
+        Ok(Lab {
+            appliance: None,
+            driver,
+            _host_networks: host_networks,
+            hosts,
+            appliance_namespace,
+            resolver,
+            _directory: directory,
+        })
+    }
+}
+
+impl LabBuilder {
+    /// Gives a server namespace its device, and makes it answer for every address of the lab.
+    fn server_device(&self, server: &Namespace) -> Result<Device, LabError> {
+        let device = server
+            .add_device(&[], self.mtu, self.allow_tun)
+            .map_err(step("give the server a network device"))?;
+        for network in addresses::server_networks() {
+            server.own_network(network).map_err(step("route the lab's addresses to the server"))?;
+        }
+        for address in addresses::server_addresses() {
+            server.add_loopback_address(address).map_err(step("give the server an address"))?;
+        }
+        Ok(device)
     }
 }
 
@@ -178,6 +223,7 @@ struct Hosts {
 pub struct Lab {
     appliance: Option<Appliance>,
     driver: Driver,
+    _host_networks: Vec<HostNetwork>,
     hosts: Vec<Hosts>,
     appliance_namespace: Namespace,
     resolver: Resolver,
@@ -203,7 +249,7 @@ impl Lab {
         self.hosts.get(endpoint).map(|hosts| &hosts.client)
     }
 
-    /// The server host of an endpoint, counted from zero.
+    /// The server host of an endpoint, counted from zero; empty with [`Network::Host`].
     #[must_use]
     pub fn server(&self, endpoint: usize) -> Option<&Namespace> {
         self.hosts.get(endpoint).map(|hosts| &hosts.server)

@@ -3,22 +3,23 @@
 //! Has its own `main`: user namespaces can only be entered while the process has one thread. The
 //! arguments of the usual harness that matter (`--list`, `--exact`, a filter) are understood.
 
-use std::collections::HashMap;
 use std::error::Error;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use flowdog_lab::addresses::{APPLIANCE, CLIENT_V4, CLIENT_V6};
 use flowdog_lab::netns::{self, Namespace};
-use flowdog_lab::sim::{GENEVE_PORT, Violation};
-use flowdog_lab::{Lab, LinkConfig};
+use flowdog_lab::sim::Violation;
+use flowdog_lab::{Lab, LinkConfig, Network};
 use socket2::{Domain, Protocol, Socket, Type};
+
+mod reflector;
+
+use reflector::Reflector;
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -26,7 +27,7 @@ type Outcome = Result<(), Box<dyn Error>>;
 const UNPRIVILEGED: &str = "FLOWDOG_LAB_TEST_UNPRIVILEGED";
 const LIMIT: Duration = Duration::from_secs(20);
 
-const TESTS: [(&str, fn() -> Outcome); 9] = [
+const TESTS: [(&str, fn() -> Outcome); 10] = [
     ("tcp_udp_and_ping_pass_over_tun_with_no_violation", over_tun),
     ("tcp_udp_and_ping_pass_over_veth_with_no_violation", over_veth),
     ("two_endpoints_with_the_same_tuple_do_not_mix", two_endpoints),
@@ -34,6 +35,7 @@ const TESTS: [(&str, fn() -> Outcome); 9] = [
     ("a_transfer_survives_loss_reordering_and_duplication", lossy_transfer),
     ("mid_flow_changes_of_port_zone_and_cookie_do_not_disturb", mid_flow_changes),
     ("an_appliance_that_swaps_ports_is_found_out", swapped_ports),
+    ("the_hosts_network_is_reached_by_address_translation", host_network),
     ("a_command_runs_as_the_client_with_the_labs_resolver", command_in_lab),
     ("a_user_without_rights_gets_the_same_lab", unprivileged),
 ];
@@ -74,63 +76,6 @@ fn main() -> ExitCode {
         }
     }
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Sends each datagram back as a pass-through appliance does: the GENEVE header untouched, from the
-/// port it came from (or, to be caught, from and to the wrong ones).
-struct Reflector {
-    stop: Arc<AtomicBool>,
-    thread: Option<std::thread::JoinHandle<io::Result<()>>>,
-}
-
-impl Reflector {
-    fn start(namespace: &Namespace, swap_ports: bool) -> io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let (ready, is_ready) = std::sync::mpsc::channel();
-        let thread = namespace.spawn("reflector", move || -> io::Result<()> {
-            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-            socket.set_recv_buffer_size(4 << 20)?;
-            socket.bind(&SocketAddr::from(APPLIANCE).into())?;
-            let socket = UdpSocket::from(socket);
-            socket.set_read_timeout(Some(Duration::from_millis(50)))?;
-            let _ = ready.send(());
-            let mut replies: HashMap<u16, UdpSocket> = HashMap::new();
-            let mut buffer = vec![0; 65_536];
-            while !stopped.load(Ordering::Relaxed) {
-                let Ok((len, SocketAddr::V4(from))) = socket.recv_from(&mut buffer) else { continue };
-                if swap_ports {
-                    socket.send_to(&buffer[..len], from)?;
-                    continue;
-                }
-                let reply = match replies.entry(from.port()) {
-                    std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-                    std::collections::hash_map::Entry::Vacant(entry) => {
-                        entry.insert(UdpSocket::bind((Ipv4Addr::LOCALHOST, from.port()))?)
-                    }
-                };
-                reply.send_to(&buffer[..len], SocketAddrV4::new(*from.ip(), GENEVE_PORT))?;
-            }
-            Ok(())
-        })?;
-        is_ready.recv_timeout(LIMIT).map_err(io::Error::other)?;
-        let thread = std::thread::spawn(move || match thread.join() {
-            Ok(result) => result.flatten(),
-            Err(_) => Err(io::Error::other("the reflector panicked")),
-        });
-        Ok(Self { stop, thread: Some(thread) })
-    }
-}
-
-impl Drop for Reflector {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take()
-            && let Ok(Err(error)) = thread.join()
-        {
-            eprintln!("reflector: {error}");
-        }
-    }
 }
 
 fn ensure(condition: bool, message: impl FnOnce() -> String) -> Outcome {
@@ -193,7 +138,7 @@ fn exchange(namespace: &Namespace, target: SocketAddr, from_port: u16, len: usiz
 
 fn everything_passes(lab: &Lab) -> Outcome {
     let (client, server) = (lab.client(0).ok_or("no client")?, lab.server(0).ok_or("no server")?);
-    let _reflector = Reflector::start(lab.appliance_namespace(), false)?;
+    let _reflector = Reflector::start(APPLIANCE, Some(lab.appliance_namespace()), false)?;
     echo_server(server, 8000, "one")?;
     for (target, seen) in [("198.18.7.7:8000", "one 10.0.0.10"), ("[fd00:c612::7:7]:8000", "one fd00:a::10")] {
         let greeting = exchange(client, target.parse()?, 0, 3_000_000)?;
@@ -247,7 +192,7 @@ fn over_veth() -> Outcome {
 
 fn two_endpoints() -> Outcome {
     let lab = Lab::builder().endpoints(2).build()?;
-    let _reflector = Reflector::start(lab.appliance_namespace(), false)?;
+    let _reflector = Reflector::start(APPLIANCE, Some(lab.appliance_namespace()), false)?;
     let names = ["left", "right"];
     for (endpoint, name) in names.into_iter().enumerate() {
         echo_server(lab.server(endpoint).ok_or("no server")?, 8000, name)?;
@@ -273,7 +218,7 @@ fn two_endpoints() -> Outcome {
 
 fn closed_port() -> Outcome {
     let lab = Lab::builder().build()?;
-    let _reflector = Reflector::start(lab.appliance_namespace(), false)?;
+    let _reflector = Reflector::start(APPLIANCE, Some(lab.appliance_namespace()), false)?;
     let client = lab.client(0).ok_or("no client")?;
     let start = Instant::now();
     let error = exchange(client, "198.18.3.3:9".parse()?, 0, 1).err().ok_or("it connected")?;
@@ -285,7 +230,7 @@ fn closed_port() -> Outcome {
 fn lossy_transfer() -> Outcome {
     let link: LinkConfig = "loss=1%,reorder=2%,duplicate=1%,corrupt=0.5%,delay=2ms,seed=5".parse()?;
     let lab = Lab::builder().links(link.clone(), link).mtu(1_500).build()?;
-    let _reflector = Reflector::start(lab.appliance_namespace(), false)?;
+    let _reflector = Reflector::start(APPLIANCE, Some(lab.appliance_namespace()), false)?;
     echo_server(lab.server(0).ok_or("no server")?, 8000, "far")?;
     exchange(lab.client(0).ok_or("no client")?, "198.18.3.3:8000".parse()?, 0, 500_000)?;
     let links = lab.report().links;
@@ -301,7 +246,7 @@ fn mid_flow_changes() -> Outcome {
             gwlb.switches.change_cookie_every = Some(101);
         })
         .build()?;
-    let _reflector = Reflector::start(lab.appliance_namespace(), false)?;
+    let _reflector = Reflector::start(APPLIANCE, Some(lab.appliance_namespace()), false)?;
     echo_server(lab.server(0).ok_or("no server")?, 8000, "far")?;
     exchange(lab.client(0).ok_or("no client")?, "198.18.3.3:8000".parse()?, 0, 3_000_000)?;
     let report = lab.report();
@@ -311,7 +256,7 @@ fn mid_flow_changes() -> Outcome {
 
 fn swapped_ports() -> Outcome {
     let lab = Lab::builder().build()?;
-    let _reflector = Reflector::start(lab.appliance_namespace(), true)?;
+    let _reflector = Reflector::start(APPLIANCE, Some(lab.appliance_namespace()), true)?;
     let client = lab.client(0).ok_or("no client")?;
     let asking = client.run(|| UdpSocket::bind("0.0.0.0:0"))?;
     asking.send_to(b"question", "198.18.9.9:53")?;
@@ -321,6 +266,32 @@ fn swapped_ports() -> Outcome {
         std::thread::sleep(Duration::from_millis(5));
     }
     ensure(lab.report().gwlb.packets_to_hosts == 0, || "a wrong answer was delivered".to_owned())
+}
+
+fn host_network() -> Outcome {
+    // A namespace plays the host, so that the test needs no network and disturbs none.
+    let host = Namespace::new("host")?;
+    host.add_loopback_address("203.0.113.5".parse()?)?;
+    echo_server(&host, 8000, "outside")?;
+    let resolving = host.run(|| UdpSocket::bind("203.0.113.5:5353"))?;
+    let lab = host.run(|| Lab::builder().network(Network::Host).build().map_err(io::Error::other))?;
+    let _reflector = Reflector::start(APPLIANCE, Some(lab.appliance_namespace()), false)?;
+    let client = lab.client(0).ok_or("no client")?;
+    // The translation hides the lab's client behind the host's own address.
+    let greeting = exchange(client, "203.0.113.5:8000".parse()?, 0, 2_000_000)?;
+    ensure(greeting == "outside 203.0.113.5", || greeting.clone())?;
+    let refused = exchange(client, "203.0.113.5:9".parse()?, 0, 1).err().ok_or("it connected")?;
+    ensure(refused.kind() == io::ErrorKind::ConnectionRefused, || refused.to_string())?;
+    let asking = client.run(|| UdpSocket::bind("0.0.0.0:0"))?;
+    asking.set_read_timeout(Some(LIMIT))?;
+    resolving.set_read_timeout(Some(LIMIT))?;
+    asking.send_to(b"question", "203.0.113.5:5353")?;
+    let mut buffer = [0; 64];
+    let (len, from) = resolving.recv_from(&mut buffer)?;
+    resolving.send_to(&buffer[..len], from)?;
+    let (len, from) = asking.recv_from(&mut buffer)?;
+    ensure(&buffer[..len] == b"question" && from == "203.0.113.5:5353".parse()?, || format!("{from} answered"))?;
+    ensure_clean(&lab)
 }
 
 fn command_in_lab() -> Outcome {

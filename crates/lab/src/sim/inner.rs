@@ -133,6 +133,11 @@ impl<'a> Inner<'a> {
         if good { Ok(()) } else { Err(InnerFault::TransportChecksum) }
     }
 
+    /// What follows the IP header and its extensions.
+    pub(crate) fn payload(&self) -> &'a [u8] {
+        self.bytes.get(self.header_len..).unwrap_or_default()
+    }
+
     fn pseudo_header(&self, len: usize) -> u64 {
         let addresses = match (self.tuple.src.0, self.tuple.dst.0) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => partial(0, &src.octets()) + partial(0, &dst.octets()),

@@ -7,7 +7,7 @@
 mod flow;
 mod gwlb;
 mod header;
-mod inner;
+pub(crate) mod inner;
 #[cfg(test)]
 mod tests;
 mod violation;
