@@ -435,6 +435,37 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_answer_is_rewritten_in_the_id_alone_or_not_at_all() {
+        let json = r#"{"GetCallerIdentityResponse":{"GetCallerIdentityResult":{"UserId":"A\"1","Account":"1"}}}"#;
+        for whole in [xml("AIDA1"), json.to_owned()] {
+            assert!(rewrite(&whole, "new").is_some());
+            for at in 0..whole.len() {
+                let mut damaged = whole.clone().into_bytes();
+                for texts in [whole[..at].as_bytes().to_vec(), {
+                    damaged[at] ^= 0x15;
+                    damaged
+                }] {
+                    let Ok(text) = core::str::from_utf8(&texts) else {
+                        continue;
+                    };
+                    let Some(new) = rewrite(text, "new") else {
+                        continue;
+                    };
+                    let same = |a: &str, b: &str| {
+                        a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count()
+                    };
+                    let reversed = |text: &str| text.chars().rev().collect::<String>();
+                    let kept = same(text, &new) + same(&reversed(text), &reversed(&new));
+                    assert!(
+                        kept + 12 >= text.len() && new.contains("new"),
+                        "{text}\n{new}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
     fn faults_name_the_key_and_what_is_allowed() {
         for (config, expected) in [
             (

@@ -218,7 +218,11 @@ fn codings(headers: &Headers) -> Result<Vec<Coding>, ContentError> {
     Ok(codings)
 }
 
-fn decode(encoded: &[u8], coding: Coding, limits: &ContentLimits) -> Result<Vec<u8>, ContentError> {
+pub(crate) fn decode(
+    encoded: &[u8],
+    coding: Coding,
+    limits: &ContentLimits,
+) -> Result<Vec<u8>, ContentError> {
     match coding {
         Coding::Identity => Ok(encoded.to_vec()),
         Coding::Gzip => {
@@ -287,7 +291,7 @@ fn read_capped(
 }
 
 /// `None` when the coder fails, which writing to memory gives it no cause for.
-fn encode(data: &[u8], coding: Coding) -> Option<Vec<u8>> {
+pub(crate) fn encode(data: &[u8], coding: Coding) -> Option<Vec<u8>> {
     match coding {
         Coding::Identity => None,
         Coding::Gzip => {

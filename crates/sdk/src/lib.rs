@@ -30,6 +30,8 @@ mod body;
 mod chain;
 mod content;
 mod flow;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzzing;
 mod headers;
 mod interceptor;
 mod kind;
