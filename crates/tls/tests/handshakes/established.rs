@@ -1,11 +1,17 @@
 //! Interceptions that come about.
 
-use std::io;
+use std::io::{self, Write as _};
+use std::sync::Arc;
 
 use rcgen::{KeyPair, RsaKeySize};
-use rustls::{ProtocolVersion, SignatureScheme};
+use rustls::client::{EchGreaseConfig, EchMode, EchStatus};
+use rustls::crypto::aws_lc_rs;
+use rustls::crypto::hpke::Hpke as _;
+use rustls::{ClientConfig, ProtocolVersion, SignatureScheme};
+use rustls_pki_types::ServerName;
 use tls::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::rig::*;
@@ -337,4 +343,153 @@ async fn an_rsa_authority_signs_leaves_as_well() {
     )
     .await;
     assert!(run.client.is_ok());
+}
+
+#[tokio::test]
+async fn threat_43_early_data_for_the_real_server_is_declined_and_never_passed_on() {
+    let pki = Pki::new();
+    let impersonator = pki.impersonator();
+    let mut origin = pki
+        .issue(&leaf_params(&["www.example.com"]))
+        .server(ONLY13, &[]);
+    origin.max_early_data_size = 1024;
+    let mut roots = pki.roots();
+    roots
+        .add(
+            impersonator
+                .mint()
+                .authority()
+                .certificate()
+                .unwrap()
+                .clone(),
+        )
+        .unwrap();
+    let mut config = client_of(roots, ONLY13, &[]);
+    config.enable_early_data = true;
+    let name = || ServerName::try_from("www.example.com").unwrap();
+
+    // Around the impersonator, the server hands out a ticket that allows early data.
+    let (near, far) = tokio::io::duplex(16 * 1024);
+    let connector = TlsConnector::from(Arc::new(config));
+    let acceptor = TlsAcceptor::from(Arc::new(origin));
+    let (near, far) = tokio::join!(connector.connect(name(), near), acceptor.accept(far));
+    let (mut near, mut far) = (near.unwrap(), far.unwrap());
+    far.write_all(b"x").await.unwrap();
+    near.read_exact(&mut [0]).await.unwrap();
+
+    // Through the impersonator, the client tries to use it.
+    let (near, client_leg) = tokio::io::duplex(16 * 1024);
+    let (server_leg, far) = tokio::io::duplex(16 * 1024);
+    let client = async {
+        let mut wrote_early = false;
+        let connect = connector.connect_with(name(), near, |session| {
+            if let Some(mut early) = session.early_data() {
+                wrote_early = early.write(b"sent early").is_ok();
+            }
+        });
+        let mut near = connect.await.unwrap();
+        assert!(wrote_early, "the client had no ticket for early data");
+        near.write_all(b"sent after the handshake").await.unwrap();
+        near.flush().await.unwrap();
+        near.shutdown().await.unwrap();
+        near
+    };
+    let between = async {
+        let mut flow = impersonator
+            .intercept(client_leg, server_leg, ADDRESS)
+            .await
+            .unwrap();
+        let mut got = Vec::new();
+        flow.client.read_to_end(&mut got).await.unwrap();
+        got
+    };
+    let (near, got, far) = tokio::join!(client, between, acceptor.accept(far));
+    assert_eq!(got, b"sent after the handshake");
+    assert!(!near.get_ref().1.is_early_data_accepted());
+    assert_ne!(
+        near.get_ref().1.handshake_kind(),
+        Some(rustls::HandshakeKind::Resumed)
+    );
+    assert_ne!(
+        far.unwrap().get_ref().1.handshake_kind(),
+        Some(rustls::HandshakeKind::Resumed)
+    );
+}
+
+#[tokio::test]
+async fn threat_45_grease_ech_does_not_stand_in_the_way() {
+    let pki = Pki::new();
+    let impersonator = pki.impersonator();
+    let suite = aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_AES_128;
+    let (placeholder, _private) = suite.generate_key_pair().unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_ech(EchMode::Grease(EchGreaseConfig::new(suite, placeholder)))
+        .unwrap()
+        .with_root_certificates(impersonator_roots(&impersonator))
+        .with_no_client_auth();
+    let origin = pki
+        .issue(&leaf_params(&["www.example.com"]))
+        .server(BOTH, &[]);
+    let run = run(&impersonator, config, "www.example.com", origin).await;
+    assert_eq!(
+        run.client.unwrap().get_ref().1.ech_status(),
+        EchStatus::Grease
+    );
+    assert_eq!(
+        run.server.unwrap().get_ref().1.server_name(),
+        Some("www.example.com")
+    );
+}
+
+#[tokio::test]
+async fn key_updates_and_large_transfers_pass_in_both_directions() {
+    let pki = Pki::new();
+    let impersonator = pki.impersonator();
+    let origin = pki
+        .issue(&leaf_params(&["www.example.com"]))
+        .server(ONLY13, &[]);
+    let run = run(
+        &impersonator,
+        client(&impersonator, BOTH, &[]),
+        "www.example.com",
+        origin,
+    )
+    .await;
+    let (mut near, mut between, mut far) = (
+        run.client.unwrap(),
+        run.between.unwrap(),
+        run.server.unwrap(),
+    );
+    // RFC 8446 §4.6.3: both ends change their keys and ask the other side to do so too.
+    near.get_mut().1.refresh_traffic_keys().unwrap();
+    far.get_mut().1.refresh_traffic_keys().unwrap();
+    let data: Vec<u8> = (0..3_000_000u32).flat_map(u32::to_le_bytes).collect();
+    let (mut near_read, mut near_write) = tokio::io::split(near);
+    let (mut far_read, mut far_write) = tokio::io::split(far);
+    let upload = async {
+        near_write.write_all(&data).await.unwrap();
+        near_write.shutdown().await.unwrap();
+    };
+    let download = async {
+        far_write.write_all(&data).await.unwrap();
+        far_write.shutdown().await.unwrap();
+    };
+    let (mut up, mut down) = (Vec::new(), Vec::new());
+    let (pumped, (), (), up_read, down_read) = tokio::join!(
+        tokio::io::copy_bidirectional(&mut between.client, &mut between.server),
+        upload,
+        download,
+        far_read.read_to_end(&mut up),
+        near_read.read_to_end(&mut down),
+    );
+    pumped.unwrap();
+    up_read.unwrap();
+    down_read.unwrap();
+    assert!(up == data && down == data);
+}
+
+#[test]
+fn an_impersonator_can_be_shared_by_all_shards() {
+    fn shared<T: Send + Sync>() {}
+    shared::<tls::Impersonator>();
 }

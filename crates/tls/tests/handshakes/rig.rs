@@ -159,12 +159,18 @@ pub(crate) fn client(
     versions: &[&'static SupportedProtocolVersion],
     alpn: &[&str],
 ) -> ClientConfig {
+    let store = impersonator_roots(impersonator);
+    client_of(store, versions, alpn)
+}
+
+/// The root that clients of this impersonator install.
+pub(crate) fn impersonator_roots(impersonator: &Impersonator) -> RootCertStore {
     let root = impersonator.mint().authority().root_pem();
     let mut store = RootCertStore::empty();
     store
         .add(CertificateDer::from_pem_slice(root.as_bytes()).unwrap())
         .unwrap();
-    client_of(store, versions, alpn)
+    store
 }
 
 pub(crate) fn client_of(
@@ -187,11 +193,7 @@ pub(crate) fn only_schemes(
     config: &mut ClientConfig,
     schemes: &[SignatureScheme],
 ) {
-    let root = impersonator.mint().authority().root_pem();
-    let mut store = RootCertStore::empty();
-    store
-        .add(CertificateDer::from_pem_slice(root.as_bytes()).unwrap())
-        .unwrap();
+    let store = impersonator_roots(impersonator);
     let inner = WebPkiServerVerifier::builder_with_provider(
         Arc::new(store),
         Arc::new(aws_lc_rs::default_provider()),
