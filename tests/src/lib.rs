@@ -1,1 +1,43 @@
-//! Whole-system tests.
+//! What whole-system tests share: starting the programs that users run, and speaking to them.
+//!
+//! These tests drive the `flowdog` binary from outside: its command line, its UDP port, its health and
+//! metrics pages. `cargo xtask test` builds the binary and says where it is in `FLOWDOG_BIN`.
+
+pub mod appliance;
+pub mod gwlb;
+pub mod lab;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The `flowdog` program under test.
+///
+/// # Panics
+/// If neither `FLOWDOG_BIN` nor a built program beside the test is there.
+pub fn flowdog() -> Command {
+    Command::new(flowdog_path())
+}
+
+fn flowdog_path() -> PathBuf {
+    if let Some(path) = std::env::var_os("FLOWDOG_BIN") {
+        return path.into();
+    }
+    // A test program lives in <target>/<profile>/deps.
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|exe| Some(exe.parent()?.parent()?.join("flowdog")))
+        .filter(|path| path.is_file());
+    beside.unwrap_or_else(|| {
+        unbuilt("build the program first: cargo build -p flowdog-cli, or run: cargo xtask test")
+    })
+}
+
+/// The Python interpreter that has the test's packages.
+pub fn python() -> PathBuf {
+    std::env::var_os("FLOWDOG_TEST_PYTHON").map_or_else(|| "python3".into(), PathBuf::from)
+}
+
+#[expect(clippy::panic, reason = "a test that cannot start has failed")]
+fn unbuilt(message: &str) -> ! {
+    panic!("{message}")
+}

@@ -1,0 +1,140 @@
+//! The lab as a process: `flowdog lab -- PROGRAM`.
+
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A lab to run programs in.
+#[derive(Debug)]
+pub struct Lab {
+    arguments: Vec<String>,
+    folder: TempDir,
+}
+
+/// What a program in the lab did, and what the simulated load balancer saw.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error, the appliance's log among it.
+    pub stderr: String,
+    /// The exit code of the program.
+    pub code: Option<i32>,
+    /// The lab's report.
+    pub report: Value,
+}
+
+impl Lab {
+    /// A lab with the default rules: everything is intercepted.
+    ///
+    /// # Errors
+    /// If no temporary folder can be made.
+    pub fn new() -> Result<Self> {
+        Ok(Self { arguments: Vec::new(), folder: tempfile::tempdir()? })
+    }
+
+    /// With links like `loss=1%,delay=10ms`.
+    #[must_use]
+    pub fn link(self, spec: &str) -> Self {
+        self.argument("--link").argument(spec)
+    }
+
+    /// With more arguments.
+    #[must_use]
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// With this configuration instead of the default one.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn config(self, text: &str) -> Result<Self> {
+        let path = self.folder.path().join("lab.toml");
+        std::fs::write(&path, text)?;
+        let path = path.to_str().context("folder name")?.to_owned();
+        Ok(self.argument("--config").argument(&path))
+    }
+
+    /// A folder that programs in the lab can reach.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    fn run_raw(&self, program: &[&str]) -> Result<(Output, Value)> {
+        let report = self.folder.path().join("report.json");
+        let mut command: Command = crate::flowdog();
+        command.arg("lab").args(&self.arguments).arg("--report").arg(&report);
+        if !program.is_empty() {
+            command.arg("--").args(program);
+        }
+        let output = command.output().context("start flowdog lab")?;
+        let text = std::fs::read_to_string(&report).with_context(|| {
+            format!("no report; the lab said:\n{}", String::from_utf8_lossy(&output.stderr))
+        })?;
+        Ok((output, serde_json::from_str(&text)?))
+    }
+
+    /// Runs a program in the lab; without one, the tour.
+    ///
+    /// # Errors
+    /// If the lab does not start.
+    pub fn run(&self, program: &[&str]) -> Result<Outcome> {
+        let (output, report) = self.run_raw(program)?;
+        Ok(Outcome {
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            code: output.status.code(),
+            report,
+        })
+    }
+
+    /// Runs a shell script in the lab that must succeed, with no violation counted; returns its output.
+    ///
+    /// # Errors
+    /// If the script fails or the load balancer counted a violation.
+    pub fn shell(&self, script: &str) -> Result<Outcome> {
+        let outcome = self.run(&["bash", "-euo", "pipefail", "-c", script])?;
+        if outcome.code != Some(0) {
+            bail!(
+                "script failed with {:?}\n--- stdout\n{}\n--- stderr\n{}\n--- report\n{:#}",
+                outcome.code,
+                outcome.stdout,
+                outcome.stderr,
+                outcome.report
+            );
+        }
+        let violations = outcome.violations();
+        if violations != 0 {
+            bail!("{violations} violations\n{:#}\n--- stderr\n{}", outcome.report, outcome.stderr);
+        }
+        Ok(outcome)
+    }
+
+    /// Runs a Python program in the lab that must succeed.
+    ///
+    /// # Errors
+    /// If the program fails or the load balancer counted a violation.
+    pub fn python(&self, program: &str) -> Result<Outcome> {
+        let path = self.folder.path().join("program.py");
+        std::fs::write(&path, program)?;
+        self.shell(&format!("exec {} {}", crate::python().display(), path.display()))
+    }
+}
+
+impl Outcome {
+    /// All violations that the simulated load balancer counted, of whatever kind.
+    pub fn violations(&self) -> u64 {
+        fn sum(value: &Value) -> u64 {
+            match value {
+                Value::Number(number) => number.as_u64().unwrap_or(0),
+                Value::Object(map) => map.values().map(sum).sum(),
+                _ => 0,
+            }
+        }
+        self.report.get("violations").map_or(u64::MAX, sum)
+    }
+}
