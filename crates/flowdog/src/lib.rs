@@ -1,1 +1,54 @@
-//! Placeholder.
+//! The appliance: sockets, shards, clock, configuration, health, metrics, drain.
+//!
+//! This crate has no protocol in it. It moves datagrams between sockets and the
+//! [data plane](dataplane), asks the rules what to do with each flow, and runs a task per
+//! intercepted flow on the shard that the flow lives on.
+//!
+//! An appliance of one's own is a few lines:
+//!
+//! ```no_run
+//! use flowdog::{Appliance, Config};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let kinds = flowdog::built_in();
+//!     let config = Config::load("flowdog.toml".as_ref(), &kinds)?;
+//!     flowdog::init_logging(&config.log);
+//!     Appliance::builder().config(config).config_file("flowdog.toml").kinds(kinds).build()?.run()?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Threads
+//!
+//! One per shard, with a socket, a flow table and a single-threaded executor of its own; one for
+//! health checks and metrics; and the caller's, which waits for signals. Shards share nothing on
+//! the packet path.
+#![deny(missing_docs)]
+
+mod appliance;
+pub mod config;
+mod control;
+mod flow_task;
+mod health;
+mod logging;
+mod metrics;
+mod policy;
+mod shard;
+mod socket;
+mod stream;
+mod tap;
+mod telemetry;
+mod trust;
+
+pub use appliance::{Appliance, Builder, RunError, Running};
+pub use config::{Config, Faults};
+pub use dataplane::Outer;
+pub use logging::init as init_logging;
+pub use sdk;
+pub use tap::Tap;
+
+/// The kinds of interceptors that come with flowdog.
+#[must_use]
+pub fn built_in() -> Vec<sdk::InterceptorKind> {
+    interceptors::all()
+}

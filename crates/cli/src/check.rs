@@ -1,0 +1,30 @@
+//! `flowdog check`: is this configuration right?
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use flowdog::Config;
+
+use crate::exit;
+
+/// Check a configuration file, and the files it names, without starting.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+One line per fault: file, line, key, what is wrong, what is allowed.
+Exit codes: 0 when all is right, 78 otherwise.")]
+pub(crate) struct Args {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", env = "FLOWDOG_CONFIG")]
+    config: PathBuf,
+}
+
+pub(crate) fn run(args: &Args) -> ExitCode {
+    match Config::load(&args.config, &flowdog::built_in()) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(faults) => {
+            // The faults are what was asked for, so they are the output.
+            println!("{faults}");
+            ExitCode::from(exit::CONFIG)
+        }
+    }
+}

@@ -1,0 +1,457 @@
+//! Puts the parts together, runs them, and takes them apart again in good order.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use sdk::InterceptorKind;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::{Config, Faults};
+use crate::health::{self, State};
+use crate::shard::{self, Command, Pulse, ShardParts};
+use crate::socket::reply::ReplySockets;
+use crate::socket::send::Sender;
+use crate::socket::{self, PacketSocket, Wish, steer};
+use crate::stream::Clock;
+use crate::tap::{OptionalTap, Tap};
+use crate::telemetry::{self, Telemetry};
+
+/// Commands that may wait for a shard; they are few and answered at once.
+const COMMANDS: usize = 64;
+/// Datagrams that may wait to be handed from one shard to another.
+const STRAYS: usize = 1024;
+
+/// An appliance that is ready to run: its ports are open, no packet has been looked at.
+#[derive(Debug)]
+pub struct Appliance {
+    config: Arc<ArcSwap<Config>>,
+    file: Option<PathBuf>,
+    kinds: Vec<InterceptorKind>,
+    tap: OptionalTap,
+    sockets: Vec<PacketSocket>,
+    listener: std::net::TcpListener,
+}
+
+/// Says what an appliance is made of.
+#[derive(Debug, Default)]
+pub struct Builder {
+    config: Config,
+    file: Option<PathBuf>,
+    kinds: Vec<InterceptorKind>,
+    tap: OptionalTap,
+}
+
+/// Why an appliance cannot start or had to stop.
+#[derive(Debug)]
+pub enum RunError {
+    /// A port cannot be opened.
+    Open {
+        /// The key of the configuration that names it.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// The system's word.
+        error: io::Error,
+    },
+    /// A thread, a runtime or a signal handler cannot be had.
+    System(io::Error),
+    /// A shard's thread ended by itself.
+    ShardEnded(usize),
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open { key, address, error } => {
+                write!(f, "{key}: cannot open {address}: {error}")?;
+                match error.kind() {
+                    io::ErrorKind::AddrInUse => f.write_str("; another program has it: stop that one, or choose another"),
+                    io::ErrorKind::PermissionDenied => f.write_str("; ports below 1024 need CAP_NET_BIND_SERVICE"),
+                    io::ErrorKind::AddrNotAvailable => f.write_str("; no interface of this host has that address"),
+                    _ => Ok(()),
+                }
+            }
+            Self::System(error) => write!(f, "cannot start: {error}"),
+            Self::ShardEnded(index) => write!(f, "shard {index} ended unexpectedly; see the log above"),
+        }
+    }
+}
+
+impl std::error::Error for RunError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Open { error, .. } | Self::System(error) => Some(error),
+            Self::ShardEnded(_) => None,
+        }
+    }
+}
+
+impl Builder {
+    /// The configuration to run with. Without it, everything is passed.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// The file that [`Running::reload`] and SIGHUP read again.
+    #[must_use]
+    pub fn config_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.file = Some(file.into());
+        self
+    }
+
+    /// A kind of interceptor that a reloaded configuration may use. Give the same ones to
+    /// [`Config::load`].
+    #[must_use]
+    pub fn kind(mut self, kind: InterceptorKind) -> Self {
+        self.kinds.push(kind);
+        self
+    }
+
+    /// Several kinds.
+    #[must_use]
+    pub fn kinds(mut self, kinds: impl IntoIterator<Item = InterceptorKind>) -> Self {
+        self.kinds.extend(kinds);
+        self
+    }
+
+    /// Someone who watches packets before and after rewriting.
+    #[must_use]
+    pub fn tap(mut self, tap: Arc<dyn Tap>) -> Self {
+        self.tap = Some(tap);
+        self
+    }
+
+    /// Opens the ports.
+    ///
+    /// # Errors
+    /// When one of them cannot be had.
+    pub fn build(self) -> Result<Appliance, RunError> {
+        let gwlb = &self.config.gwlb;
+        let open_error = |error| RunError::Open { key: "gwlb.listen", address: gwlb.listen.into(), error };
+        raise_descriptor_limit();
+        let shared = gwlb.shards > 1;
+        let mut wish = Wish {
+            listen: gwlb.listen,
+            receive_buffer: gwlb.receive_buffer.as_usize(),
+            send_buffer: gwlb.send_buffer.as_usize(),
+            shared: false,
+        };
+        // Sockets that share a port also share it with another instance of this program, silently.
+        // The first is therefore opened alone, to learn whether the port is free.
+        let alone = PacketSocket::open(&wish).map_err(open_error)?;
+        let mut sockets = Vec::new();
+        if shared {
+            wish.listen = alone.listen();
+            wish.shared = true;
+            drop(alone);
+            for _ in 0..gwlb.shards {
+                sockets.push(PacketSocket::open(&wish).map_err(open_error)?);
+            }
+            if let Some(first) = sockets.first()
+                && let Err(error) = steer::attach(first, gwlb.shards)
+            {
+                // The shards then hand packets over among themselves.
+                tracing::warn!(%error, "the kernel does not steer packets to shards");
+            }
+        } else {
+            sockets.push(alone);
+        }
+        let address = self.config.health.listen;
+        let listener = health::listen(address)
+            .map_err(|error| RunError::Open { key: "health.listen", address, error })?;
+        Ok(Appliance {
+            config: Arc::new(ArcSwap::from_pointee(self.config)),
+            file: self.file,
+            kinds: self.kinds,
+            tap: self.tap,
+            sockets,
+            listener,
+        })
+    }
+}
+
+impl Appliance {
+    /// Begins to say what an appliance is made of.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Where packets are received, with the real port if the configured one was 0.
+    pub fn gwlb_address(&self) -> Option<SocketAddrV4> {
+        self.sockets.first().map(PacketSocket::listen)
+    }
+
+    /// Where health checks are answered, with the real port if the configured one was 0.
+    pub fn health_address(&self) -> Option<SocketAddr> {
+        self.listener.local_addr().ok()
+    }
+
+    /// Runs until SIGTERM or SIGINT, drains, and returns. SIGHUP reloads the configuration.
+    /// Must not be called from within an async runtime.
+    ///
+    /// # Errors
+    /// When a part cannot be started, or ends by itself.
+    pub fn run(self) -> Result<(), RunError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(RunError::System)?;
+        runtime.block_on(async move {
+            // Before the shards start: a signal that comes early must not kill the process.
+            let signals = crate::control::Signals::install().map_err(RunError::System)?;
+            let running = self.start()?;
+            crate::control::run(running, signals).await
+        })
+    }
+
+    /// Starts the threads and returns at once; for tests and for programs with signals of their own.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn start(self) -> Result<Running, RunError> {
+        let config = self.config.load_full();
+        let clock = Clock::start();
+        let telemetry = Arc::new(Telemetry::default());
+        log_start(&config, &self.sockets, self.health_address());
+
+        let count = self.sockets.len();
+        let (mut stray_senders, mut stray_receivers) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let (sender, receiver) = mpsc::channel(STRAYS);
+            stray_senders.push(sender);
+            stray_receivers.push(receiver);
+        }
+        let (mut pulses, mut commands, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, (socket, strays)) in self.sockets.into_iter().zip(stray_receivers).enumerate() {
+            let pulse = Arc::new(Pulse::default());
+            let (sender, receiver) = mpsc::channel(COMMANDS);
+            let gwlb = &config.gwlb;
+            let replies = ReplySockets::new(gwlb.reply, gwlb.reply_sockets, gwlb.send_buffer.as_usize())
+                .map_err(|error| RunError::Open { key: "gwlb.reply", address: gwlb.listen.into(), error })?;
+            let parts = ShardParts {
+                index,
+                sender: Sender::new(replies, socket.listen().port()),
+                socket,
+                config: Arc::clone(&self.config),
+                telemetry: Arc::clone(&telemetry),
+                tap: self.tap.clone(),
+                pulse: Arc::clone(&pulse),
+                commands: receiver,
+                strays,
+                others: stray_senders.clone(),
+                seed: random_seed().map_err(RunError::System)?,
+            };
+            threads.push(shard::spawn(parts, clock).map_err(RunError::System)?);
+            pulses.push(pulse);
+            commands.push(sender);
+        }
+        let state = Arc::new(State {
+            clock,
+            config: Arc::clone(&self.config),
+            telemetry,
+            pulses,
+            commands,
+            draining: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+        });
+        let (stop, stopped) = oneshot::channel();
+        let health = health::spawn(self.listener, Arc::clone(&state), stopped).map_err(RunError::System)?;
+        Ok(Running { state, file: self.file, kinds: self.kinds, threads, health: Some((stop, health)) })
+    }
+}
+
+/// An appliance at work.
+#[derive(Debug)]
+pub struct Running {
+    state: Arc<State>,
+    file: Option<PathBuf>,
+    kinds: Vec<InterceptorKind>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    health: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+impl Running {
+    /// Reads the configuration file again. Flows that are intercepted keep the configuration they
+    /// began with; the next one has the new.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the file; the configuration before stays in force.
+    pub fn reload(&self) -> Result<(), Faults> {
+        let Some(file) = &self.file else {
+            tracing::warn!("there is no configuration file to read again");
+            return Ok(());
+        };
+        let loaded = Config::load(file, &self.kinds);
+        match loaded {
+            Ok(config) => {
+                warn_about_restart(&self.state.config.load(), &config);
+                self.state.config.store(Arc::new(config));
+                telemetry::add(&self.state.telemetry.reloads);
+                tracing::info!(file = %file.display(), "configuration reloaded");
+                Ok(())
+            }
+            Err(faults) => {
+                telemetry::add(&self.state.telemetry.reload_failures);
+                for fault in faults.iter() {
+                    tracing::error!(%fault, "configuration not reloaded");
+                }
+                Err(faults)
+            }
+        }
+    }
+
+    /// Health checks fail from here on, and new flows bypass.
+    pub fn begin_drain(&self) {
+        self.state.draining.store(true, Ordering::Relaxed);
+        self.tell(|| Command::BeginDrain);
+    }
+
+    /// Resets every intercepted flow, at both ends.
+    pub fn reset_all(&self) {
+        self.tell(|| Command::ResetAll);
+    }
+
+    /// Ends all threads and waits for them.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    /// How many flows are intercepted; `None` while a shard does not answer.
+    pub(crate) async fn intercepted(&self) -> Option<usize> {
+        let snapshots = self.state.snapshots().await;
+        (snapshots.len() == self.state.commands.len())
+            .then(|| snapshots.iter().map(|snapshot| snapshot.flows_intercepted).sum())
+    }
+
+    /// The first shard whose thread has ended; health checks fail once there is one.
+    pub(crate) fn ended_shard(&self) -> Option<usize> {
+        let ended = self.threads.iter().position(JoinHandle::is_finished);
+        if ended.is_some() {
+            self.state.broken.store(true, Ordering::Relaxed);
+        }
+        ended
+    }
+
+    /// The timing of a drain, as configured.
+    pub(crate) fn drain_times(&self) -> (Duration, Duration) {
+        let config = self.state.config.load();
+        (config.drain.deadline, config.drain.grace)
+    }
+
+    fn tell(&self, command: impl Fn() -> Command) {
+        for (index, commands) in self.state.commands.iter().enumerate() {
+            if commands.try_send(command()).is_err() {
+                tracing::warn!(shard = index, "the shard takes no commands");
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        self.tell(|| Command::Stop);
+        for (index, thread) in self.threads.drain(..).enumerate() {
+            match thread.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(shard = index, %error, "shard failed"),
+                Err(_) => tracing::error!(shard = index, "shard panicked"),
+            }
+        }
+        if let Some((stop, thread)) = self.health.take() {
+            // An error means that the thread is gone already.
+            let _ = stop.send(());
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() || self.health.is_some() {
+            self.end();
+        }
+    }
+}
+
+fn log_start(config: &Config, sockets: &[PacketSocket], health: Option<SocketAddr>) {
+    for (index, socket) in sockets.iter().enumerate() {
+        let granted = socket.granted();
+        tracing::info!(
+            shard = index,
+            listen = %socket.listen(),
+            receive_buffer = granted.receive_buffer,
+            send_buffer = granted.send_buffer,
+            gro = granted.gro,
+            "packet socket open"
+        );
+        if (granted.receive_buffer as u64) < config.gwlb.receive_buffer.0 {
+            tracing::warn!(
+                asked = config.gwlb.receive_buffer.0,
+                granted = granted.receive_buffer,
+                "the receive buffer is smaller than asked for, and bursts may be lost: raise net.core.rmem_max, or give CAP_NET_ADMIN"
+            );
+        }
+    }
+    for (interface, mtu) in socket::small_mtu(*config.gwlb.listen.ip()) {
+        tracing::warn!(
+            interface,
+            mtu,
+            "the MTU is below 8568: inner packets of up to 8500 bytes do not fit behind a Gateway Load Balancer"
+        );
+    }
+    if let Some(health) = health {
+        tracing::info!(listen = %health, "health checks and metrics");
+    }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        shards = sockets.len(),
+        rules = config.rules.len(),
+        interceptors = config.interceptors.len(),
+        tls = config.tls.impersonator.is_some(),
+        "flowdog is running"
+    );
+}
+
+/// Keys that are read once, at the start.
+fn warn_about_restart(old: &Config, new: &Config) {
+    let text = |config: &Config| {
+        [
+            ("gwlb", format!("{:?}", (config.gwlb.listen, config.gwlb.shards, config.gwlb.receive_buffer, config.gwlb.send_buffer, config.gwlb.reply, config.gwlb.reply_sockets))),
+            ("flows", format!("{:?}", config.flows)),
+            ("health.listen", format!("{:?}", config.health.listen)),
+            ("log", format!("{:?}", config.log)),
+        ]
+    };
+    for ((key, before), (_, after)) in text(old).into_iter().zip(text(new)) {
+        if before != after {
+            tracing::warn!(key, "the change takes effect at the next start");
+        }
+    }
+}
+
+/// Keys the flow table's hash, so that nobody outside can aim at one bucket.
+fn random_seed() -> io::Result<u64> {
+    use rand::TryRngCore as _;
+    rand::rngs::OsRng.try_next_u64().map_err(io::Error::other)
+}
+
+/// A reply socket is a descriptor; the usual soft limit of 1,024 is meant for programs that `select`.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let wanted = hard.min(65_536).max(soft);
+        if setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_err() {
+            tracing::debug!(soft, "the limit of descriptors stays");
+        }
+    }
+}

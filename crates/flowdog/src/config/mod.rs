@@ -1,0 +1,336 @@
+//! The configuration: one TOML file, typed, checked once, refused when it holds an unknown key.
+//!
+//! Keys are kebab-case nouns; units stand in the value (`"350s"`, `"16MiB"`). Every key has a
+//! default, so that an empty file is an appliance that passes everything. Reading collects *all*
+//! faults, each with its line, and what is allowed instead.
+
+mod fault;
+mod read;
+mod section;
+mod value;
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataplane::VpcEndpointId;
+use ipnet::IpNet;
+use sdk::{Chain, InterceptorKind, Link};
+
+pub use fault::{Fault, Faults};
+pub use value::{ByteSize, NameGlob};
+
+/// The UDP port of GENEVE (RFC 8926 §3.3), the only one a GWLB target group can have.
+pub const GENEVE_PORT: u16 = 6081;
+
+/// Everything that can be configured. `Default` is what an empty file gives.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// `[gwlb]`: the packet socket.
+    pub gwlb: Gwlb,
+    /// `[flows]`: idle times and bounds of the flow table.
+    pub flows: Flows,
+    /// `[health]`: the health and metrics listener.
+    pub health: Health,
+    /// `[tls]`: certificate authority and trust.
+    pub tls: Tls,
+    /// `[proxy]`: limits of HTTP and WebSocket.
+    pub proxy: proxy::Limits,
+    /// `[log]`: form and level.
+    pub log: Log,
+    /// `[drain]`: how the appliance stops.
+    pub drain: Drain,
+    /// `[[interceptor]]`, made and ready.
+    pub interceptors: Vec<Link>,
+    /// `[[rule]]`, in order; the first that matches decides.
+    pub rules: Vec<Rule>,
+}
+
+/// `[gwlb]`: where packets arrive and how replies leave.
+#[derive(Clone, Debug)]
+pub struct Gwlb {
+    /// `listen`: address and UDP port. `0.0.0.0:6081`; GENEVE's port (RFC 8926 §3.3).
+    pub listen: SocketAddrV4,
+    /// `shards`: threads with their own socket and flow table. 1, until more has been measured.
+    pub shards: usize,
+    /// `receive-buffer`: asked of the kernel for each socket. 16 MiB: the default of 208 KiB loses
+    /// packets in bursts.
+    pub receive_buffer: ByteSize,
+    /// `send-buffer`: the same for sending. 16 MiB.
+    pub send_buffer: ByteSize,
+    /// `reply`: how replies get the source port that the load balancer chose. `bound`.
+    pub reply: ReplyMode,
+    /// `reply-sockets`: most bound reply sockets per shard. 1,024, the usual limit of descriptors.
+    pub reply_sockets: usize,
+    /// `allowed-sources`: who may send; empty means anyone. Empty, because the load balancer's
+    /// addresses are not known beforehand and a security group usually says it.
+    pub allowed_sources: Vec<IpNet>,
+}
+
+impl Default for Gwlb {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, GENEVE_PORT),
+            shards: 1,
+            receive_buffer: ByteSize::mib(16),
+            send_buffer: ByteSize::mib(16),
+            reply: ReplyMode::Bound,
+            reply_sockets: 1024,
+            allowed_sources: Vec::new(),
+        }
+    }
+}
+
+/// How a reply leaves from the source port that the load balancer chose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplyMode {
+    /// A raw socket where the process may have one (CAP_NET_RAW), bound sockets otherwise.
+    Auto,
+    /// Sockets bound to those ports, opened when needed; uses GSO.
+    Bound,
+    /// One raw socket per shard; needs CAP_NET_RAW.
+    Raw,
+}
+
+/// `[flows]`: how long flows are remembered and how many.
+#[derive(Clone, Debug)]
+pub struct Flows {
+    /// `tcp-idle`: 350 s, the load balancer's default (`tcp.idle_timeout.seconds`); keep both equal.
+    pub tcp_idle: Duration,
+    /// `other-idle`: UDP and all else. 120 s, fixed in the load balancer.
+    pub other_idle: Duration,
+    /// `max`: flows remembered per shard. 1,048,576.
+    pub max: usize,
+    /// `max-intercepted`: flows intercepted at once per shard; more bypass. 65,536.
+    pub max_intercepted: usize,
+    /// `when-full`: a new flow when the table is full is passed or dropped. `pass`.
+    pub pass_when_full: bool,
+    /// `park-packets`: packets of one flow that wait for its verdict. 32.
+    pub park_packets: usize,
+    /// `park-total`: bytes of all flows that wait for a verdict. 64 MiB.
+    pub park_total: ByteSize,
+    /// `hold-total`: first bytes of all flows held while the protocol is recognised. 64 MiB.
+    pub hold_total: ByteSize,
+    /// `hold-time`: how long first bytes are held at most. 150 ms, below the least time-out after
+    /// which a sender repeats a segment (200 ms).
+    pub hold_time: Duration,
+    /// `mss-ipv4`: largest TCP segment of ours to IPv4 peers. 8,460: a GWLB drops inner packets
+    /// above 8,500 bytes.
+    pub mss_ipv4: u16,
+    /// `mss-ipv6`: the same for IPv6. 8,440.
+    pub mss_ipv6: u16,
+}
+
+impl Default for Flows {
+    fn default() -> Self {
+        let engine = dataplane::Config::default();
+        Self {
+            tcp_idle: engine.tcp_idle,
+            other_idle: engine.other_idle,
+            max: engine.max_flows,
+            max_intercepted: engine.max_intercepted,
+            pass_when_full: engine.on_table_full == dataplane::Verdict::Pass,
+            park_packets: engine.park_packets,
+            park_total: ByteSize(engine.park_total_bytes as u64),
+            hold_total: ByteSize(engine.hold_total_bytes as u64),
+            hold_time: engine.hold_time,
+            mss_ipv4: engine.mss_clamp_v4,
+            mss_ipv6: engine.mss_clamp_v6,
+        }
+    }
+}
+
+impl Flows {
+    /// The same for the data plane.
+    pub fn engine(&self) -> dataplane::Config {
+        dataplane::Config {
+            tcp_idle: self.tcp_idle,
+            other_idle: self.other_idle,
+            max_flows: self.max,
+            max_intercepted: self.max_intercepted,
+            on_table_full: if self.pass_when_full { dataplane::Verdict::Pass } else { dataplane::Verdict::Drop },
+            park_packets: self.park_packets,
+            park_total_bytes: self.park_total.as_usize(),
+            hold_total_bytes: self.hold_total.as_usize(),
+            hold_time: self.hold_time,
+            mss_clamp_v4: self.mss_ipv4,
+            mss_clamp_v6: self.mss_ipv6,
+            ..dataplane::Config::default()
+        }
+    }
+}
+
+/// `[health]`: where health checks and metrics are answered.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// `listen`: address and TCP port. `0.0.0.0:8080`; give the target group the same port.
+    pub listen: SocketAddr,
+    /// `stall`: a shard that has not turned for so long is unhealthy. 5 s, half of a GWLB's default
+    /// interval between checks.
+    pub stall: Duration,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { listen: (Ipv4Addr::UNSPECIFIED, 8080).into(), stall: Duration::from_secs(5) }
+    }
+}
+
+/// `[tls]`: what is needed to impersonate servers; without a certificate authority TLS bypasses.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// `[tls.ca]`.
+    pub ca: Option<Ca>,
+    /// `[tls.upstream] roots`: whom to believe about servers. `["system"]`.
+    pub roots: Vec<Root>,
+    /// Both together, loaded.
+    pub impersonator: Option<Arc<tls::Impersonator>>,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self { ca: None, roots: vec![Root::System], impersonator: None }
+    }
+}
+
+/// `[tls.ca]`: the authority whose root the clients trust.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ca {
+    /// `certificate`: PEM file.
+    pub certificate: PathBuf,
+    /// `key`: PEM file with its private key.
+    pub key: PathBuf,
+}
+
+/// One entry of `[tls.upstream] roots`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Root {
+    /// The roots of the operating system.
+    System,
+    /// A PEM file with one or more certificates.
+    File(PathBuf),
+}
+
+/// `[log]`: what is written to the standard error.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// `format`. `text`.
+    pub format: LogFormat,
+    /// `level`: `error`, `warn`, `info`, `debug`, `trace`, or directives of `tracing`'s `EnvFilter`
+    /// such as `info,flowdog=debug`. `info`.
+    pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".to_owned() }
+    }
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// Lines to read; coloured on a terminal.
+    Text,
+}
+
+/// `[drain]`: how the appliance stops on SIGTERM.
+#[derive(Clone, Debug)]
+pub struct Drain {
+    /// `deadline`: intercepted flows that are left then are reset. 300 s, the default
+    /// deregistration delay of a target group; keep it at or below that.
+    pub deadline: Duration,
+    /// `grace`: how long to stay unhealthy, so that the load balancer sees it, before the process
+    /// may end. 0 s: whoever drains by health check alone raises it to the unhealthy threshold times
+    /// the interval (20 s by default).
+    pub grace: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(300), grace: Duration::ZERO }
+    }
+}
+
+/// One `[[rule]]`: conditions, all of which must hold, and what then happens to a flow.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// `action`.
+    pub action: Action,
+    /// `interceptors`: by name, in the order in which requests meet them.
+    pub chain: Chain,
+    /// `mid-flow`: what happens to a matching connection of which the handshake was not seen and
+    /// that therefore cannot be intercepted. `pass`, so that a restart leaves bypassed
+    /// connections alone.
+    pub mid_flow: MidFlow,
+    /// `endpoint`: VPC endpoint ids.
+    pub endpoint: Option<Vec<VpcEndpointId>>,
+    /// `source`: networks of the host that opens the flow.
+    pub source: Option<Vec<IpNet>>,
+    /// `destination`: networks of the host it opens it to.
+    pub destination: Option<Vec<IpNet>>,
+    /// `port`: destination ports, TCP and UDP.
+    pub port: Option<Vec<RangeInclusive<u16>>>,
+    /// `protocol`: IP protocol numbers.
+    pub protocol: Option<Vec<u8>>,
+    /// `server-name`: names in the TLS ClientHello (SNI).
+    pub server_name: Option<Vec<NameGlob>>,
+}
+
+/// What a rule does with a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Swallow silently.
+    Drop,
+    /// Take over, decrypt, run the interceptors. What is neither TLS nor HTTP is passed.
+    Intercept,
+    /// Forward raw, byte for byte.
+    Pass,
+    /// Refuse: RST, or an ICMP error for what is not TCP.
+    Reset,
+}
+
+/// What a rule does with a connection whose handshake was not seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MidFlow {
+    /// Forward raw.
+    Pass,
+    /// Reset both ends.
+    Reset,
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(file: &Path, kinds: &[InterceptorKind]) -> Result<Self, Faults> {
+        let text = std::fs::read_to_string(file).map_err(|error| Faults::unreadable(file, &error))?;
+        Self::parse(&text, file, kinds)
+    }
+
+    /// Reads a text as if it came from `file`: relative paths in it start from that file's folder.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(text: &str, file: &Path, kinds: &[InterceptorKind]) -> Result<Self, Faults> {
+        read::read(text, file, kinds).map(|(config, _)| config)
+    }
+}
+
+impl fmt::Display for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System => f.write_str("system"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,231 @@
+//! Values with their unit in them: durations, sizes, networks, ports, globs.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// A number of bytes, written with its unit: `"16MiB"`, `"64KiB"`, `"1500B"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+impl ByteSize {
+    /// This many mebibytes.
+    pub const fn mib(count: u64) -> Self {
+        Self(count * 1024 * 1024)
+    }
+
+    /// This many kibibytes.
+    pub const fn kib(count: u64) -> Self {
+        Self(count * 1024)
+    }
+
+    /// As a length in memory; saturates where addresses are narrower.
+    pub fn as_usize(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl FromStr for ByteSize {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let text = text.trim();
+        let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or(())?;
+        let (number, unit) = text.split_at(digits);
+        let factor: u64 = match unit.trim() {
+            "B" => 1,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            _ => return Err(()),
+        };
+        let number: u64 = number.parse().map_err(|_| ())?;
+        number.checked_mul(factor).map(Self).ok_or(())
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            n if n >= 1 << 30 && n % (1 << 30) == 0 => write!(f, "{}GiB", n >> 30),
+            n if n >= 1 << 20 && n % (1 << 20) == 0 => write!(f, "{}MiB", n >> 20),
+            n if n >= 1 << 10 && n % (1 << 10) == 0 => write!(f, "{}KiB", n >> 10),
+            n => write!(f, "{n}B"),
+        }
+    }
+}
+
+/// A duration with its unit: `"350s"`, `"200ms"`, `"5m"`.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    humantime::parse_duration(text).ok()
+}
+
+/// A network in CIDR notation, or one address.
+pub(crate) fn network(text: &str) -> Option<IpNet> {
+    if let Ok(network) = text.parse::<IpNet>() {
+        return Some(network);
+    }
+    text.parse::<IpAddr>().ok().map(IpNet::from)
+}
+
+/// One port (`"443"`) or a range with both ends in it (`"8000-8999"`).
+pub(crate) fn ports(text: &str) -> Option<RangeInclusive<u16>> {
+    match text.split_once('-') {
+        None => text.trim().parse().ok().map(|port| port..=port),
+        Some((low, high)) => {
+            let (low, high): (u16, u16) = (low.trim().parse().ok()?, high.trim().parse().ok()?);
+            (low <= high).then_some(low..=high)
+        }
+    }
+}
+
+/// A pattern for server names: labels, with `*` for any run of characters.
+///
+/// `*` crosses dots, so `*.example.com` matches `a.b.example.com`; it does not match
+/// `example.com` itself. Case and a trailing dot make no difference (RFC 4343).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameGlob {
+    pattern: String,
+}
+
+impl NameGlob {
+    /// Whether `name` is one of the names meant.
+    pub fn matches(&self, name: &str) -> bool {
+        let name = name.strip_suffix('.').unwrap_or(name);
+        glob(self.pattern.as_bytes(), name.as_bytes())
+    }
+}
+
+impl FromStr for NameGlob {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let fits = !text.is_empty()
+            && text.len() <= 253
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'*'));
+        if !fits {
+            return Err(());
+        }
+        let pattern = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+        Ok(Self { pattern })
+    }
+}
+
+impl fmt::Display for NameGlob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.pattern)
+    }
+}
+
+/// Matches in time proportional to both lengths: only the last star is ever returned to.
+fn glob(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut p, mut n) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while n < name.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, n));
+                p += 1;
+            }
+            Some(byte) if *byte == name[n].to_ascii_lowercase() => {
+                p += 1;
+                n += 1;
+            }
+            _ => match &mut star {
+                Some((star_p, star_n)) => {
+                    *star_n += 1;
+                    (p, n) = (*star_p + 1, *star_n);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|byte| *byte == b'*')
+}
+
+/// The known word nearest to what was written, if it is near enough to be meant.
+pub(crate) fn did_you_mean<'w>(written: &str, known: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
+    known
+        .into_iter()
+        .map(|word| (edit_distance(&written.to_ascii_lowercase().replace('_', "-"), word), word))
+        .filter(|(distance, word)| *distance <= 1 + word.len() / 4)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, word)| word)
+}
+
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().take(64).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().take(64).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_need_a_unit_and_print_as_they_are_written() {
+        for text in ["16MiB", "64KiB", "1500B", "2GiB", "0B"] {
+            let size: ByteSize = text.parse().unwrap();
+            assert_eq!(size.to_string(), text);
+        }
+        assert_eq!("16MiB".parse(), Ok(ByteSize(16_777_216)));
+        for text in ["", "16", "16MB", "MiB", "-1B", "99999999999GiB", "1.5MiB"] {
+            assert_eq!(text.parse::<ByteSize>(), Err(()), "{text}");
+        }
+    }
+
+    #[test]
+    fn ports_are_numbers_or_ranges_in_order() {
+        assert_eq!(ports("443"), Some(443..=443));
+        assert_eq!(ports("8000-8999"), Some(8000..=8999));
+        for text in ["", "a", "65536", "9-8", "-1", "1-"] {
+            assert_eq!(ports(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_glob_crosses_labels_and_ignores_case_and_the_root_dot() {
+        let glob: NameGlob = "*.Example.com".parse().unwrap();
+        for name in ["a.example.com", "a.b.EXAMPLE.com.", "-.example.com"] {
+            assert!(glob.matches(name), "{name}");
+        }
+        for name in ["example.com", "aexample.com", "a.example.com.evil.org", ""] {
+            assert!(!glob.matches(name), "{name}");
+        }
+        let glob: NameGlob = "sts*.amazonaws.com".parse().unwrap();
+        assert!(glob.matches("sts.eu-west-1.amazonaws.com"));
+        assert!(glob.matches("sts.amazonaws.com"));
+        assert!("*".parse::<NameGlob>().unwrap().matches(""));
+        for text in ["", "a b", "ex\u{e4}mple.com", "a/b"] {
+            assert!(text.parse::<NameGlob>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_of_many_stars_takes_no_exponential_time() {
+        let glob: NameGlob = "*a*a*a*a*a*a*a*a*a*a*b".parse().unwrap();
+        assert!(!glob.matches(&"a".repeat(253)));
+    }
+
+    #[test]
+    fn near_words_are_suggested_and_far_ones_are_not() {
+        let known = ["listen", "shards", "receive-buffer"];
+        assert_eq!(did_you_mean("lisen", known), Some("listen"));
+        assert_eq!(did_you_mean("receive_buffer", known), Some("receive-buffer"));
+        assert_eq!(did_you_mean("zzz", known), None);
+    }
+}

@@ -1,0 +1,243 @@
+//! The life of a taken-over flow: recognise, decrypt, proxy, end both legs.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::BytesMut;
+use dataplane::{FlowId, FlowState, FlowView, Leg, ReadOutcome};
+use proxy::{Protocol, ProxyError};
+use sdk::{Chain, FlowInfo};
+use tls::{Impersonator, TlsError};
+use tokio::io::AsyncReadExt;
+
+use crate::config::Config;
+use crate::policy::{self, Decision, Facts, PassReason, Protocols};
+use crate::stream::{Core, LegEnd, LegStream};
+use crate::telemetry::{self, Telemetry};
+
+/// What a flow's task needs.
+pub(crate) struct FlowTask {
+    pub(crate) core: Rc<Core>,
+    pub(crate) config: Arc<ArcSwap<Config>>,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) flow: FlowId,
+}
+
+/// What is to be done once the first bytes are known, without borrowing the configuration.
+enum Plan {
+    Relay,
+    Abort,
+    Http { chain: Chain, protocol: Protocol },
+    Tls { chain: Chain, impersonator: Arc<Impersonator>, server_name: Option<String> },
+}
+
+impl FlowTask {
+    pub(crate) async fn run(self) {
+        let Some(view) = self.core.dataplane.borrow().flow(self.flow) else { return };
+        let mut client = LegStream::new(Rc::clone(&self.core), self.flow, Leg::Client);
+        let server = LegStream::new(Rc::clone(&self.core), self.flow, Leg::Server);
+        let ends = [client.end(), server.end()];
+        // One configuration for the whole life of the flow, whatever is reloaded meanwhile.
+        let config = self.config.load_full();
+        let plan = self.recognise(&mut client, &view, &config).await;
+        match plan {
+            Plan::Abort => {
+                self.core.abort(self.flow);
+                return;
+            }
+            Plan::Relay => {
+                let outcome = self.serve(client, server, Protocol::Opaque, Chain::default(), self.info(&view), &config).await;
+                self.finished(outcome);
+            }
+            Plan::Http { chain, protocol } => {
+                let outcome = self.serve(client, server, protocol, chain, self.info(&view), &config).await;
+                self.finished(outcome);
+            }
+            Plan::Tls { chain, impersonator, server_name } => {
+                let address = view.server.ip();
+                match impersonator.intercept(client, server, address).await {
+                    Ok(established) => {
+                        self.telemetry.count_tls(established.outcome());
+                        let mut info = self.info(&view);
+                        info.tls = Some(established.info);
+                        let alpn = established.alpn;
+                        let outcome = proxy::serve_detected(
+                            established.client,
+                            established.server,
+                            alpn.as_deref(),
+                            chain,
+                            Arc::new(info),
+                            &config.proxy,
+                        )
+                        .await;
+                        self.finished(outcome.map(drop));
+                    }
+                    Err(error) => self.refused(&error, &view, server_name.as_deref()),
+                }
+            }
+        }
+        self.leave(&ends).await;
+    }
+
+    /// Reads until the decision is there, and gives the bytes back to the stream.
+    async fn recognise(&self, client: &mut LegStream, view: &FlowView, config: &Config) -> Plan {
+        let facts = Facts::from(view);
+        let mut seen = BytesMut::with_capacity(2048);
+        let deadline = tokio::time::sleep(config.proxy.sniff_time);
+        tokio::pin!(deadline);
+        let decision = loop {
+            let decision = policy::at_first_bytes(config, &facts, &seen);
+            if !matches!(decision, Decision::NeedMore) || seen.len() >= hello_limit() {
+                break decision;
+            }
+            let more = tokio::select! {
+                read = client.read_buf(&mut seen) => matches!(read, Ok(count) if count > 0),
+                () = &mut deadline => false,
+            };
+            if !more {
+                break Decision::Pass(PassReason::Opaque);
+            }
+        };
+        let plan = match decision {
+            Decision::Drop | Decision::Reset => Plan::Abort,
+            Decision::Intercept { rule, protocol: Protocols::Tls, server_name } => match &config.tls.impersonator {
+                Some(impersonator) => {
+                    Plan::Tls { chain: rule.chain.clone(), impersonator: Arc::clone(impersonator), server_name }
+                }
+                None => Plan::Relay,
+            },
+            Decision::Intercept { rule, protocol: Protocols::Http1, .. } => {
+                Plan::Http { chain: rule.chain.clone(), protocol: Protocol::Http1 }
+            }
+            Decision::Intercept { rule, protocol: Protocols::Http2, .. } => {
+                Plan::Http { chain: rule.chain.clone(), protocol: Protocol::Http2 }
+            }
+            Decision::NeedMore | Decision::Pass(_) => Plan::Relay,
+        };
+        client.unread(seen.freeze());
+        plan
+    }
+
+    async fn serve(
+        &self,
+        client: LegStream,
+        server: LegStream,
+        protocol: Protocol,
+        chain: Chain,
+        info: FlowInfo,
+        config: &Config,
+    ) -> Result<(), ProxyError> {
+        proxy::serve(client, server, protocol, chain, Arc::new(info), &config.proxy).await.map(drop)
+    }
+
+    fn info(&self, view: &FlowView) -> FlowInfo {
+        FlowInfo {
+            id: view.id,
+            endpoint: view.endpoint,
+            attachment: view.attachment,
+            cookie: view.cookie,
+            protocol: view.protocol,
+            client: view.client,
+            server: view.server,
+            opened_at: self.core.clock.wall(view.opened_at),
+            tls: None,
+            context: serde_json::Map::new(),
+        }
+    }
+
+    fn finished(&self, outcome: Result<(), ProxyError>) {
+        match outcome {
+            Ok(()) => {
+                telemetry::add(&self.telemetry.served);
+            }
+            Err(error) => {
+                self.telemetry.failed.add(error.outcome());
+                tracing::debug!(flow = %self.flow, %error, "intercepted flow ended in an error");
+            }
+        }
+    }
+
+    fn refused(&self, error: &TlsError, view: &FlowView, server_name: Option<&str>) {
+        let outcome = error.outcome();
+        self.telemetry.count_tls(outcome);
+        if error.certificate_fault().is_some() {
+            // Whoever wonders why a page does not load looks for this line.
+            tracing::warn!(
+                flow = %self.flow,
+                endpoint = %view.endpoint,
+                server_name = server_name.unwrap_or("none"),
+                reason = outcome.as_str(),
+                detail = %error,
+                "server certificate refused"
+            );
+        } else {
+            tracing::debug!(flow = %self.flow, outcome = outcome.as_str(), %error, "TLS not intercepted");
+        }
+    }
+
+    /// Waits until the peers have what was written for them, and resets what stays open.
+    async fn leave(&self, ends: &[Rc<LegEnd>; 2]) {
+        let [client_told, server_told] = [ends[0].was_shut_down(), ends[1].was_shut_down()];
+        if !client_told {
+            // A client that was told nothing must not take a cut for an end.
+            self.core.abort(self.flow);
+            return;
+        }
+        let mut pause = Duration::from_millis(5);
+        let mut silent = Duration::ZERO;
+        let mut waited = Duration::ZERO;
+        let mut packets = [0; 2];
+        let mut discard = vec![0; 4096];
+        loop {
+            tokio::time::sleep(pause).await;
+            waited += pause;
+            let Some(view) = self.core.dataplane.borrow().flow(self.flow) else { return };
+            if view.state != FlowState::Intercepted {
+                return;
+            }
+            let client_finished = self.drain(Leg::Client, &mut discard);
+            let server_finished = self.drain(Leg::Server, &mut discard);
+            silent = if view.packets == packets { silent + pause } else { Duration::ZERO };
+            packets = view.packets;
+            let over = if client_finished {
+                // The client has everything. A server that was not told the end, or that does not
+                // answer it with its own, is reset.
+                !server_told || !server_finished && waited > HALF_OPEN
+            } else {
+                // While the client still takes bytes, however slowly, its packets keep coming.
+                silent > HALF_OPEN && server_finished || silent > SILENT
+            };
+            if over {
+                self.core.abort(self.flow);
+                return;
+            }
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    /// Throws away what nobody will read; true when the leg has no more.
+    fn drain(&self, leg: Leg, discard: &mut [u8]) -> bool {
+        let now = self.core.clock.now();
+        // Bounded: a peer that sends for ever is met again after the pause.
+        for _ in 0..64 {
+            let outcome = self.core.dataplane.borrow_mut().read(self.flow, leg, discard, now);
+            match outcome {
+                ReadOutcome::Bytes(_) => self.core.kick.notify_one(),
+                ReadOutcome::Empty => return false,
+                ReadOutcome::Finished | ReadOutcome::Reset | ReadOutcome::TimedOut => return true,
+            }
+        }
+        false
+    }
+}
+
+/// How long a peer may keep its side open after ours has ended, without a packet.
+const HALF_OPEN: Duration = Duration::from_secs(5);
+/// How long a peer may take to acknowledge anything at all before the flow is reset.
+const SILENT: Duration = Duration::from_secs(60);
+
+fn hello_limit() -> usize {
+    tls::hello::MAX_BYTES
+}

@@ -1,0 +1,507 @@
+//! One shard: a thread with its own socket, flow table, timers and executor, sharing nothing on the
+//! packet path.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use dataplane::{Counters, Dataplane, Disposition, Event, FirstBytes, FlowId, Outer};
+use futures_util::FutureExt as _;
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::Config;
+use crate::flow_task::FlowTask;
+use crate::policy::{self, Decision, Facts, PassReason};
+use crate::socket::reply::ReplyCounters;
+use crate::socket::send::{Piece, SendCounters, Sender};
+use crate::socket::sys::{Received, Ring};
+use crate::socket::{self, PacketSocket, steer};
+use crate::stream::{Clock, Core};
+use crate::tap::OptionalTap;
+use crate::telemetry::{self, Telemetry};
+
+/// Most events answered in one turn; the rest waits for the next, so that packets are not kept
+/// waiting by a burst of connections.
+const EVENT_BUDGET: usize = 1024;
+/// Most datagrams of our own making sent in one turn.
+const TRANSMIT_BUDGET: usize = 1024;
+/// Bytes gathered before they are handed to the kernel.
+const FLUSH_BYTES: usize = 256 * 1024;
+/// A shard with nothing to do still turns this often, to show that it lives.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// What a shard is made of; sent to its thread.
+#[derive(Debug)]
+pub(crate) struct ShardParts {
+    pub(crate) index: usize,
+    pub(crate) socket: PacketSocket,
+    pub(crate) sender: Sender,
+    pub(crate) config: Arc<ArcSwap<Config>>,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) tap: OptionalTap,
+    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    /// Datagrams that other shards received for this one.
+    pub(crate) strays: mpsc::Receiver<Stray>,
+    /// Where this one sends those of others, by shard.
+    pub(crate) others: Vec<mpsc::Sender<Stray>>,
+    pub(crate) seed: u64,
+}
+
+/// A datagram that reached the wrong shard.
+#[derive(Debug)]
+pub(crate) struct Stray {
+    bytes: Box<[u8]>,
+    outer: Outer,
+}
+
+/// Shows from outside whether a shard turns.
+#[derive(Debug, Default)]
+pub(crate) struct Pulse {
+    /// Milliseconds on the appliance's clock at the last turn, plus one; zero before the first.
+    last: AtomicU64,
+}
+
+impl Pulse {
+    fn beat(&self, clock: &Clock) {
+        self.last.store(clock.now().0 / 1000 + 1, Ordering::Relaxed);
+    }
+
+    /// How long ago the shard turned last; `None` before its first turn.
+    pub(crate) fn age(&self, clock: &Clock) -> Option<Duration> {
+        let last = self.last.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(Duration::from_millis((clock.now().0 / 1000).saturating_sub(last)))
+    }
+}
+
+/// What the control thread tells a shard.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// From here on new flows bypass.
+    BeginDrain,
+    /// Reset the legs of every intercepted flow.
+    ResetAll,
+    /// Tell the counters.
+    Snapshot(oneshot::Sender<Snapshot>),
+    /// End the thread.
+    Stop,
+}
+
+/// The counters of one shard at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) index: usize,
+    pub(crate) dataplane: Counters,
+    pub(crate) flows_active: usize,
+    pub(crate) flows_intercepted: usize,
+    pub(crate) shard: ShardCounters,
+    pub(crate) send: SendCounters,
+    pub(crate) reply: (ReplyCounters, usize, usize),
+    /// The kernel's count of datagrams lost for want of receive buffer.
+    pub(crate) receive_drops: u64,
+}
+
+/// What a shard counts beside its data plane.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ShardCounters {
+    /// Batches received.
+    pub(crate) batches: u64,
+    /// Messages received; with GRO one may carry several datagrams.
+    pub(crate) messages: u64,
+    /// Datagrams from addresses that are not allowed to send.
+    pub(crate) foreign: u64,
+    /// Messages cut by the kernel.
+    pub(crate) truncated: u64,
+    /// Errors of the receiving socket.
+    pub(crate) receive_errors: u64,
+    /// Datagrams handed to another shard.
+    pub(crate) strays_sent: u64,
+    /// Datagrams dropped because another shard had no room for them.
+    pub(crate) strays_dropped: u64,
+    /// Turns that used up a budget.
+    pub(crate) exhausted: u64,
+}
+
+/// Starts the thread of a shard.
+pub(crate) fn spawn(parts: ShardParts, clock: Clock) -> io::Result<std::thread::JoinHandle<io::Result<()>>> {
+    std::thread::Builder::new().name(format!("shard-{}", parts.index)).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, async move { Shard::new(parts, clock)?.run().await })
+    })
+}
+
+struct Shard {
+    index: usize,
+    socket: PacketSocket,
+    /// A second descriptor of the same socket, for the executor to wait on.
+    readiness: UdpSocket,
+    ring: Ring,
+    sender: Sender,
+    core: Rc<Core>,
+    config: Arc<ArcSwap<Config>>,
+    telemetry: Arc<Telemetry>,
+    tap: OptionalTap,
+    pulse: Arc<Pulse>,
+    commands: mpsc::Receiver<Command>,
+    strays: mpsc::Receiver<Stray>,
+    others: Vec<mpsc::Sender<Stray>>,
+    counters: ShardCounters,
+    /// Datagrams of our own making on their way to the kernel.
+    outgoing: Vec<u8>,
+    pieces: Vec<Piece>,
+    stopping: bool,
+}
+
+impl Shard {
+    fn new(parts: ShardParts, clock: Clock) -> io::Result<Self> {
+        let dataplane = Dataplane::new(parts.config.load().flows.engine(), parts.seed);
+        Ok(Self {
+            index: parts.index,
+            readiness: UdpSocket::from_std(parts.socket.duplicate()?)?,
+            socket: parts.socket,
+            ring: socket::ring(),
+            sender: parts.sender,
+            core: Rc::new(Core::new(dataplane, clock)),
+            config: parts.config,
+            telemetry: parts.telemetry,
+            tap: parts.tap,
+            pulse: parts.pulse,
+            commands: parts.commands,
+            strays: parts.strays,
+            others: parts.others,
+            counters: ShardCounters::default(),
+            outgoing: Vec::with_capacity(FLUSH_BYTES + 16 * 1024),
+            pieces: Vec::new(),
+            stopping: false,
+        })
+    }
+
+    async fn run(mut self) -> io::Result<()> {
+        while !self.stopping {
+            self.pulse.beat(&self.core.clock);
+            let worked = self.turn();
+            if worked {
+                // The tasks of the flows run here, and the executor looks at its timers.
+                tokio::task::yield_now().await;
+            } else {
+                self.sleep().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// One round: deadlines, events and verdicts, bytes that tasks left, packets in.
+    /// True when there may be more to do at once.
+    fn turn(&mut self) -> bool {
+        let now = self.core.clock.now();
+        {
+            let mut dataplane = self.core.dataplane.borrow_mut();
+            if dataplane.poll_timeout().is_some_and(|due| due <= now) {
+                dataplane.handle_timeout(now);
+            }
+        }
+        let mut worked = self.take_commands();
+        worked |= self.take_events();
+        worked |= self.take_strays();
+        worked |= self.transmit();
+        worked |= self.receive();
+        worked
+    }
+
+    async fn sleep(&mut self) {
+        let due = self.core.dataplane.borrow().poll_timeout();
+        let latest = std::time::Instant::now() + HEARTBEAT;
+        let until = due.map_or(latest, |due| self.core.clock.at(due).min(latest));
+        tokio::select! {
+            biased;
+            () = self.core.kick.notified() => {}
+            // Readiness is taken back by the read that finds nothing.
+            _ = self.readiness.readable() => {}
+            command = self.commands.recv() => match command {
+                Some(command) => self.obey(command),
+                None => self.stopping = true,
+            },
+            Some(stray) = self.strays.recv() => self.take_stray(stray),
+            () = tokio::time::sleep_until(until.into()) => {}
+        }
+    }
+
+    fn take_commands(&mut self) -> bool {
+        let mut any = false;
+        while let Ok(command) = self.commands.try_recv() {
+            self.obey(command);
+            any = true;
+        }
+        any
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::BeginDrain => self.core.dataplane.borrow_mut().begin_drain(),
+            Command::ResetAll => {
+                self.core.dataplane.borrow_mut().reset_all(self.core.clock.now());
+                self.take_events();
+                while self.transmit() {}
+            }
+            Command::Snapshot(answer) => {
+                // Whoever asked may have given up waiting.
+                let _ = answer.send(self.snapshot());
+            }
+            Command::Stop => self.stopping = true,
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let dataplane = self.core.dataplane.borrow();
+        Snapshot {
+            index: self.index,
+            dataplane: dataplane.counters().clone(),
+            flows_active: dataplane.flows_active(),
+            flows_intercepted: dataplane.intercepted_flows(),
+            shard: self.counters,
+            send: self.sender.counters(),
+            reply: self.sender.reply_counters(),
+            receive_drops: self.socket.receive_drops().unwrap_or(0),
+        }
+    }
+
+    fn take_events(&mut self) -> bool {
+        for handled in 0..EVENT_BUDGET {
+            let event = self.core.dataplane.borrow_mut().poll_event();
+            let Some(event) = event else { return handled > 0 };
+            self.take_event(event);
+        }
+        self.counters.exhausted += 1;
+        true
+    }
+
+    fn take_event(&mut self, event: Event) {
+        match event {
+            Event::FlowOpened { flow, mid_flow } => self.decide_at_open(flow, mid_flow),
+            Event::FirstBytes { flow } => self.decide_at_first_bytes(flow),
+            Event::LegsReady { flow } => self.start_task(flow),
+            Event::Readable { flow, leg } => self.core.wake_reader(flow, leg),
+            Event::Writable { flow, leg } => self.core.wake_writer(flow, leg),
+            Event::LegClosed { flow, leg, reason } => {
+                tracing::debug!(%flow, ?leg, ?reason, "leg closed");
+                self.core.wake_reader(flow, leg);
+                self.core.wake_writer(flow, leg);
+            }
+            Event::FlowEnded { flow, summary } => {
+                self.core.wake_all(flow);
+                tracing::debug!(
+                    %flow,
+                    endpoint = %summary.key.endpoint,
+                    client = %summary.client,
+                    server = %summary.server,
+                    duration = ?summary.duration,
+                    packets = ?summary.packets,
+                    bytes = ?summary.bytes,
+                    intercepted = summary.intercepted,
+                    end = ?summary.end,
+                    "flow ended"
+                );
+            }
+        }
+    }
+
+    fn decide_at_open(&mut self, flow: FlowId, mid_flow: bool) {
+        let mut dataplane = self.core.dataplane.borrow_mut();
+        let Some(view) = dataplane.flow(flow) else { return };
+        let verdict = policy::at_open(&self.config.load(), &Facts::from(&view), mid_flow);
+        tracing::debug!(
+            %flow,
+            endpoint = %view.endpoint,
+            protocol = view.protocol.0,
+            client = %view.client,
+            server = %view.server,
+            mid_flow,
+            ?verdict,
+            "flow opened"
+        );
+        dataplane.set_verdict(flow, verdict, self.core.clock.now());
+    }
+
+    fn decide_at_first_bytes(&mut self, flow: FlowId) {
+        let mut dataplane = self.core.dataplane.borrow_mut();
+        let (Some(view), Some(held)) = (dataplane.flow(flow), dataplane.held(flow)) else { return };
+        let config = self.config.load();
+        let decision = policy::at_first_bytes(&config, &Facts::from(&view), held);
+        let answer = match &decision {
+            Decision::NeedMore => FirstBytes::NeedMore,
+            Decision::Drop => FirstBytes::Drop,
+            Decision::Reset => FirstBytes::Reset,
+            Decision::Intercept { .. } => FirstBytes::Intercept,
+            Decision::Pass(reason) => {
+                count_pass(&self.telemetry, *reason);
+                FirstBytes::Bypass
+            }
+        };
+        tracing::debug!(%flow, bytes = held.len(), ?answer, "first bytes");
+        dataplane.set_first_bytes(flow, answer, self.core.clock.now());
+    }
+
+    fn start_task(&self, flow: FlowId) {
+        let task = FlowTask {
+            core: Rc::clone(&self.core),
+            config: Arc::clone(&self.config),
+            telemetry: Arc::clone(&self.telemetry),
+            flow,
+        };
+        let (core, telemetry) = (Rc::clone(&self.core), Arc::clone(&self.telemetry));
+        tokio::task::spawn_local(async move {
+            // A bug in one flow's code ends that flow and no other.
+            if AssertUnwindSafe(task.run()).catch_unwind().await.is_err() {
+                telemetry::add(&telemetry.panics);
+                tracing::error!(%flow, "the task of a flow panicked; the flow is reset");
+                core.abort(flow);
+            }
+        });
+    }
+
+    /// Sends what the data plane has to send; true when there was anything.
+    fn transmit(&mut self) -> bool {
+        let now = self.core.clock.now();
+        let mut sent = 0;
+        loop {
+            self.outgoing.clear();
+            self.pieces.clear();
+            {
+                let mut dataplane = self.core.dataplane.borrow_mut();
+                while self.outgoing.len() < FLUSH_BYTES && sent < TRANSMIT_BUDGET {
+                    let start = self.outgoing.len();
+                    let Some(transmit) = dataplane.poll_transmit(now, &mut self.outgoing) else { break };
+                    sent += 1;
+                    self.pieces.push(Piece { range: start..start + transmit.len, outer: transmit.outer });
+                }
+            }
+            if self.pieces.is_empty() {
+                return sent > 0;
+            }
+            watch_sent(&self.tap, self.index, &self.outgoing, &self.pieces);
+            self.sender.send(&self.socket, &self.outgoing, &self.pieces);
+            if sent >= TRANSMIT_BUDGET {
+                self.counters.exhausted += 1;
+                return true;
+            }
+        }
+    }
+
+    /// Takes one batch from the socket; true when there was one.
+    fn receive(&mut self) -> bool {
+        let Self { ring, socket, .. } = self;
+        let received = self.readiness.try_io(Interest::READABLE, || ring.receive(socket.as_fd()));
+        let count = match received {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(error) => {
+                // An ICMP error of a reply, or an interrupted call: the next read goes on.
+                self.counters.receive_errors += 1;
+                tracing::trace!(%error, "receive failed");
+                return true;
+            }
+        };
+        self.counters.batches += 1;
+        self.counters.messages += count as u64;
+        self.pieces.clear();
+        for index in 0..count {
+            if let Some(message) = self.ring.received(index) {
+                self.take_message(message);
+            }
+        }
+        watch_sent(&self.tap, self.index, self.ring.bytes(), &self.pieces);
+        self.sender.send(&self.socket, self.ring.bytes(), &self.pieces);
+        count > 0
+    }
+
+    fn take_message(&mut self, message: Received) {
+        let datagrams = message.len.div_ceil(message.segment.max(1)).max(1) as u64;
+        if message.truncated {
+            self.counters.truncated += 1;
+            return;
+        }
+        let allowed = &self.config.load().gwlb.allowed_sources;
+        if !allowed.is_empty() && !allowed.iter().any(|net| net.contains(&std::net::IpAddr::V4(*message.from.ip()))) {
+            self.counters.foreign += datagrams;
+            return;
+        }
+        let outer = Outer { gwlb: message.from, local: message.local };
+        let now = self.core.clock.now();
+        let mut dataplane = self.core.dataplane.borrow_mut();
+        let end = message.start + message.len;
+        let mut start = message.start;
+        // An empty datagram is one too: it is counted as truncated like every short one.
+        loop {
+            let stop = end.min(start + message.segment.max(1));
+            let Some(datagram) = self.ring.bytes_mut().get_mut(start..stop) else { return };
+            if let Some(tap) = &self.tap {
+                tap.on_received(self.index, datagram, &outer);
+            }
+            let owner = steer::owner(datagram, self.others.len());
+            if owner != self.index && owner < self.others.len() {
+                let stray = Stray { bytes: Box::from(&*datagram), outer };
+                match self.others[owner].try_send(stray) {
+                    Ok(()) => self.counters.strays_sent += 1,
+                    Err(_) => self.counters.strays_dropped += 1,
+                }
+            } else if let Disposition::Hairpin { len } = dataplane.handle_datagram(datagram, outer, now) {
+                self.pieces.push(Piece { range: start..start + len, outer });
+            }
+            start = stop;
+            if start >= end {
+                return;
+            }
+        }
+    }
+
+    fn take_strays(&mut self) -> bool {
+        let mut any = false;
+        for _ in 0..socket::BATCH {
+            let Ok(stray) = self.strays.try_recv() else { break };
+            self.take_stray(stray);
+            any = true;
+        }
+        any
+    }
+
+    fn take_stray(&mut self, mut stray: Stray) {
+        let now = self.core.clock.now();
+        let disposition = self.core.dataplane.borrow_mut().handle_datagram(&mut stray.bytes, stray.outer, now);
+        if let Disposition::Hairpin { len } = disposition {
+            let pieces = [Piece { range: 0..len, outer: stray.outer }];
+            watch_sent(&self.tap, self.index, &stray.bytes, &pieces);
+            self.sender.send(&self.socket, &stray.bytes, &pieces);
+        }
+    }
+}
+
+fn watch_sent(tap: &OptionalTap, shard: usize, memory: &[u8], pieces: &[Piece]) {
+    let Some(tap) = tap else { return };
+    for piece in pieces {
+        if let Some(datagram) = memory.get(piece.range.clone()) {
+            tap.on_sent(shard, datagram, &piece.outer);
+        }
+    }
+}
+
+fn count_pass(telemetry: &Telemetry, reason: PassReason) {
+    match reason {
+        PassReason::Rule => {}
+        PassReason::Opaque => telemetry::add(&telemetry.passed_opaque),
+        PassReason::UnsupportedHello => telemetry::add(&telemetry.passed_unsupported_hello),
+        PassReason::NoAuthority => {
+            telemetry::add(&telemetry.passed_no_authority);
+            if !telemetry.told_no_authority.swap(true, Ordering::Relaxed) {
+                tracing::warn!("a rule intercepts TLS, but [tls.ca] is not configured: TLS flows are passed unread");
+            }
+        }
+    }
+}

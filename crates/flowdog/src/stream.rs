@@ -1,0 +1,248 @@
+//! One leg of a taken-over flow as an async byte stream, on the data plane of the same thread.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
+
+use bytes::{Buf, Bytes};
+use dataplane::{Dataplane, FlowId, Instant, Leg, ReadOutcome, WriteOutcome};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+
+/// The clock of a shard: the only place that looks at the time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    origin: std::time::Instant,
+    wall: SystemTime,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self { origin: std::time::Instant::now(), wall: SystemTime::now() }
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        Instant::from_micros(u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// When an instant of the engine is, for timers.
+    pub(crate) fn at(&self, instant: Instant) -> std::time::Instant {
+        self.origin + instant.since(Instant::ZERO)
+    }
+
+    /// The time of day of an instant of the engine.
+    pub(crate) fn wall(&self, instant: Instant) -> SystemTime {
+        self.wall + instant.since(Instant::ZERO)
+    }
+}
+
+/// What a shard's loop and the tasks of its flows share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) dataplane: RefCell<Dataplane>,
+    pub(crate) clock: Clock,
+    /// Tells the loop that a task gave the data plane something to send.
+    pub(crate) kick: Notify,
+    wakers: RefCell<HashMap<(FlowId, Leg), Wakers>>,
+}
+
+#[derive(Debug, Default)]
+struct Wakers {
+    read: Option<Waker>,
+    write: Option<Waker>,
+}
+
+impl Core {
+    pub(crate) fn new(dataplane: Dataplane, clock: Clock) -> Self {
+        Self { dataplane: RefCell::new(dataplane), clock, kick: Notify::new(), wakers: RefCell::default() }
+    }
+
+    pub(crate) fn wake_reader(&self, flow: FlowId, leg: Leg) {
+        let waker = self.wakers.borrow_mut().get_mut(&(flow, leg)).and_then(|wakers| wakers.read.take());
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn wake_writer(&self, flow: FlowId, leg: Leg) {
+        let waker = self.wakers.borrow_mut().get_mut(&(flow, leg)).and_then(|wakers| wakers.write.take());
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The flow is gone: whoever waits finds out by asking again.
+    pub(crate) fn wake_all(&self, flow: FlowId) {
+        for leg in [Leg::Client, Leg::Server] {
+            let wakers = self.wakers.borrow_mut().remove(&(flow, leg));
+            for waker in wakers.into_iter().flat_map(|wakers| [wakers.read, wakers.write]).flatten() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Resets both legs.
+    pub(crate) fn abort(&self, flow: FlowId) {
+        self.dataplane.borrow_mut().abort(flow, self.clock.now());
+        self.kick.notify_one();
+    }
+
+    fn register(&self, flow: FlowId, leg: Leg, store: impl FnOnce(&mut Wakers)) {
+        store(self.wakers.borrow_mut().entry((flow, leg)).or_default());
+    }
+}
+
+/// How a stream was let go; shared with the task that made it.
+#[derive(Debug, Default)]
+pub(crate) struct LegEnd {
+    shut_down: Cell<bool>,
+}
+
+impl LegEnd {
+    /// Whether the end of the bytes was announced on purpose.
+    pub(crate) fn was_shut_down(&self) -> bool {
+        self.shut_down.get()
+    }
+}
+
+/// The byte stream of one leg.
+///
+/// Shutting it down sends FIN after what was written. Dropping it without that says nothing to the
+/// peer: [`LegEnd`] tells the flow's task, which resets what was not ended on purpose, because a
+/// message that was cut off must not look complete.
+#[derive(Debug)]
+pub(crate) struct LegStream {
+    core: Rc<Core>,
+    flow: FlowId,
+    leg: Leg,
+    /// Bytes that were read to look at them, to be read again.
+    unread: Bytes,
+    end: Rc<LegEnd>,
+}
+
+impl LegStream {
+    pub(crate) fn new(core: Rc<Core>, flow: FlowId, leg: Leg) -> Self {
+        Self { core, flow, leg, unread: Bytes::new(), end: Rc::default() }
+    }
+
+    /// Gives bytes back that were read to look at them.
+    pub(crate) fn unread(&mut self, bytes: Bytes) {
+        self.unread = bytes;
+    }
+
+    pub(crate) fn end(&self) -> Rc<LegEnd> {
+        Rc::clone(&self.end)
+    }
+
+    fn write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let now = self.core.clock.now();
+        let outcome = self.core.dataplane.borrow_mut().write(self.flow, self.leg, bytes, now);
+        match outcome {
+            // Zero bytes would be an error to callers that write all.
+            WriteOutcome::Bytes(count) if count > 0 => {
+                self.core.kick.notify_one();
+                Poll::Ready(Ok(count))
+            }
+            WriteOutcome::Bytes(_) | WriteOutcome::Full => {
+                self.core.register(self.flow, self.leg, |wakers| {
+                    wakers.write = Some(context.waker().clone());
+                });
+                Poll::Pending
+            }
+            WriteOutcome::Reset => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            WriteOutcome::TimedOut => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+        }
+    }
+}
+
+impl AsyncRead for LegStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.unread.is_empty() {
+            let count = self.unread.len().min(out.remaining());
+            out.put_slice(&self.unread[..count]);
+            self.unread.advance(count);
+            if self.unread.is_empty() {
+                self.unread = Bytes::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        if out.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let now = self.core.clock.now();
+        let outcome =
+            self.core.dataplane.borrow_mut().read(self.flow, self.leg, out.initialize_unfilled(), now);
+        match outcome {
+            ReadOutcome::Bytes(count) => {
+                out.advance(count);
+                // Room in the receive window may be news to the peer.
+                self.core.kick.notify_one();
+                Poll::Ready(Ok(()))
+            }
+            ReadOutcome::Empty => {
+                self.core.register(self.flow, self.leg, |wakers| {
+                    wakers.read = Some(context.waker().clone());
+                });
+                Poll::Pending
+            }
+            ReadOutcome::Finished => Poll::Ready(Ok(())),
+            ReadOutcome::Reset => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            ReadOutcome::TimedOut => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+        }
+    }
+}
+
+impl AsyncWrite for LegStream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut written = 0;
+        for part in parts.iter().filter(|part| !part.is_empty()) {
+            match self.write(context, part) {
+                Poll::Ready(Ok(count)) => {
+                    written += count;
+                    if count < part.len() {
+                        break;
+                    }
+                }
+                // What was written before counts; the next call meets the same again.
+                _ if written > 0 => break,
+                other => return other,
+            }
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.end.shut_down.replace(true) {
+            self.core.dataplane.borrow_mut().shutdown(self.flow, self.leg, self.core.clock.now());
+            self.core.kick.notify_one();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
