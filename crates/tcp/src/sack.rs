@@ -291,6 +291,7 @@ impl Scoreboard {
             }
         }
         self.order.clear();
+        self.lost_hint = self.first_id;
     }
 
     /// Takes back that segments were lost: they had only been late.

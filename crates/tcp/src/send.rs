@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn a_small_window_is_not_worth_a_segment_until_forced() {
         let mut s = sender(3000);
-        s.write(&[1; 4000]);
+        s.write(&[1; 8000]);
         s.sent(3000);
         assert_eq!(s.next(1000, false), Next::WindowClosed);
         s.acknowledge(s.nxt());
@@ -236,9 +236,10 @@ mod tests {
         assert_eq!(s.next(1000, false), Next::WindowClosed);
         assert_eq!(s.next(1000, true), Next::Segment { payload: 300, fin: false });
         // Half of the largest window is worth it.
-        assert!(s.update_window(Seq(2), s.nxt(), 1500));
+        assert!(s.update_window(Seq(2), s.nxt(), 1499));
         assert_eq!(s.next(2000, false), Next::WindowClosed);
-        assert_eq!(s.next(1000, false), Next::Segment { payload: 1000, fin: false });
+        assert!(s.update_window(Seq(3), s.nxt(), 1500));
+        assert_eq!(s.next(2000, false), Next::Segment { payload: 1500, fin: false });
     }
 
     #[test]

@@ -1,0 +1,165 @@
+//! A host that runs our connection and watches what it does.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use flowdog_tcp::{Config, Connection, Flags, Instant, Seq, State, Takeover};
+use wire::{ip, tcp};
+
+use super::app::App;
+use super::{Host, IP_HEADER, PORT};
+
+pub(crate) struct Engine {
+    pub(crate) connection: Connection,
+    pub(crate) app: App,
+    local: IpAddr,
+    remote: IpAddr,
+    shift: u8,
+    right_edge: Seq,
+    /// Most by which the right edge may move back: the rounding of the window scale.
+    edge_tolerance: u32,
+    closed_at: Option<u64>,
+    pub(crate) sent_packets: u64,
+    pub(crate) received_packets: u64,
+    buffer: Vec<u8>,
+}
+
+impl Engine {
+    pub(crate) fn new(config: &Arc<Config>, takeover: &Takeover, app: App, local: IpAddr, remote: IpAddr, now: u64) -> Self {
+        Self {
+            connection: Connection::new(config, takeover, Instant(now)),
+            app,
+            local,
+            remote,
+            shift: takeover.rcv_shift,
+            right_edge: takeover.rcv_right_edge,
+            edge_tolerance: (1 << takeover.rcv_shift) - 1,
+            closed_at: None,
+            sent_packets: 0,
+            received_packets: 0,
+            buffer: vec![0; 1 << 16],
+        }
+    }
+
+    fn run_app(&mut self, now: u64) {
+        if self.app.may_read(now) {
+            loop {
+                let limit = self.app.chunk.min(self.buffer.len());
+                let count = self.connection.read(&mut self.buffer[..limit]);
+                if count == 0 {
+                    break;
+                }
+                self.app.consume(&self.buffer[..count], now);
+                if self.app.read_pause > 0 {
+                    break;
+                }
+            }
+        }
+        self.app.saw_end |= self.connection.is_read_finished();
+        loop {
+            let count = self.app.produce(&mut self.buffer);
+            let count = self.connection.write(&self.buffer[..count]);
+            if count == 0 {
+                break;
+            }
+            self.app.written += count as u64;
+        }
+        if self.app.wants_close() {
+            self.app.closed = true;
+            self.connection.shutdown();
+        }
+    }
+
+    fn drain(&mut self, now: u64, out: &mut Vec<Vec<u8>>) {
+        while let Some(transmit) = self.connection.poll_transmit(Instant(now)) {
+            let mut repr = transmit.repr;
+            (repr.src_port, repr.dst_port) = (PORT, PORT);
+            let is_reset = repr.flags.contains(Flags::RST);
+            assert!(self.closed_at.is_none() || is_reset, "sent in CLOSED: {repr:?}");
+            if !is_reset {
+                let edge = repr.ack + (u32::from(repr.window) << self.shift);
+                assert!(
+                    edge >= self.right_edge || self.right_edge.since(edge) as u32 <= self.edge_tolerance,
+                    "right edge retreats from {:?} to {edge:?}",
+                    self.right_edge
+                );
+                self.right_edge = self.right_edge.max(edge);
+            }
+            let header = repr.header_len();
+            let mut packet = vec![0; IP_HEADER + header + transmit.payload_len];
+            let (network, segment) = packet.split_at_mut(IP_HEADER);
+            ip::Repr {
+                src: self.local,
+                dst: self.remote,
+                protocol: ip::Protocol::TCP,
+                hop_limit: 64,
+                traffic_class: 0,
+                dont_fragment: true,
+                ident: 0,
+                payload_len: segment.len(),
+            }
+            .emit(network);
+            repr.emit(segment);
+            self.connection.copy_payload(&transmit, &mut segment[header..]);
+            tcp::fill_checksum(segment, self.local, self.remote);
+            out.push(packet);
+            self.sent_packets += 1;
+        }
+    }
+}
+
+impl Host for Engine {
+    fn receive(&mut self, packet: &[u8], now: u64) {
+        let segment = &packet[IP_HEADER..];
+        let Ok(parsed) = tcp::Segment::parse(segment) else { return };
+        if !parsed.verify_checksum(self.remote, self.local) {
+            return;
+        }
+        self.received_packets += 1;
+        self.connection.handle_segment(&parsed.repr(), parsed.payload(), false, Instant(now));
+    }
+
+    fn turn(&mut self, now: u64, out: &mut Vec<Vec<u8>>) {
+        if self.connection.poll_timeout().is_some_and(|at| at.0 <= now) {
+            self.connection.handle_timeout(Instant(now));
+        }
+        self.run_app(now);
+        self.drain(now, out);
+        if self.connection.state() == State::Closed && self.closed_at.is_none() {
+            self.closed_at = Some(now);
+        }
+        // Progress: whatever is queued has a timer that watches over it.
+        if self.connection.unsent_or_unacked() > 0 {
+            assert!(self.connection.poll_timeout().is_some(), "no timer: {}", self.describe());
+        }
+    }
+
+    fn wake_at(&mut self, _now: u64) -> Option<u64> {
+        let app = self.app.wake_at(self.connection.readable() > 0);
+        self.connection.poll_timeout().map(|at| at.0).into_iter().chain(app).min()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.connection.state() == State::Closed
+    }
+
+    fn app(&self) -> &App {
+        &self.app
+    }
+
+    fn describe(&self) -> String {
+        format!(
+            "engine {:?} cwnd {} queued {} readable {} timeout {:?} sent {} of {} received {} of {} {:?}",
+            self.connection.state(),
+            self.connection.congestion_window(),
+            self.connection.unsent_or_unacked(),
+            self.connection.readable(),
+            self.connection.poll_timeout(),
+            self.app.written,
+            self.app.to_send,
+            self.app.received,
+            self.app.expects,
+            self.connection.stats(),
+        )
+    }
+}

@@ -1,0 +1,240 @@
+//! Thousands of small worlds: our engine against itself and against smoltcp over bad links.
+//!
+//! Each world is built from one seed. A failure prints it; `FLOWDOG_SEED=… cargo test -p
+//! flowdog-tcp --test simulation` replays it alone.
+
+mod sim;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+
+use flowdog_tcp::{Config, Instant, Seq, Takeover, TimestampSeed};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use sim::app::App;
+use sim::engine::Engine;
+use sim::link::Link;
+use sim::peer::{Offer, Smoltcp};
+use sim::{Host, LEFT, Network, RIGHT};
+
+const SECOND: u64 = 1_000_000;
+const START: u64 = 1_000 * SECOND;
+
+/// Runs `world` for each seed, or only for the one in the environment.
+fn for_seeds(seeds: std::ops::Range<u64>, world: impl Fn(u64)) {
+    if let Ok(seed) = std::env::var("FLOWDOG_SEED") {
+        world(seed.parse().expect("FLOWDOG_SEED is a number"));
+        return;
+    }
+    for seed in seeds {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| world(seed))) {
+            eprintln!("replay with FLOWDOG_SEED={seed}");
+            resume_unwind(panic);
+        }
+    }
+}
+
+fn pick<T: Copy>(rng: &mut SmallRng, choices: &[T]) -> T {
+    choices[rng.random_range(0..choices.len())]
+}
+
+/// Links of a seed: the same kind of trouble in both directions, loss up to `loss`.
+fn links(rng: &mut SmallRng, loss: f64) -> [Link; 2] {
+    let rate = pick(rng, &[2, 20, 200, 1000]) * 1_000_000;
+    let delay = pick(rng, &[50, 1_000, 5_000, 25_000, 100_000]);
+    let mut link = Link::new(rate, delay);
+    link.loss = pick(rng, &[0.0, loss / 10.0, loss, loss]);
+    link.duplicate = pick(rng, &[0.0, 0.01, 0.05]);
+    link.corrupt = pick(rng, &[0.0, 0.005, 0.01]);
+    link.jitter = pick(rng, &[0, 0, 100, delay / 2, delay * 2]);
+    link.queue = pick(rng, &[30_000, 250_000, 4 << 20]);
+    let mut back = link.clone();
+    back.loss = pick(rng, &[0.0, link.loss]);
+    [link, back]
+}
+
+fn config(rng: &mut SmallRng) -> Arc<Config> {
+    Arc::new(Config {
+        recv_buffer_max: pick(rng, &[8_000, 65_535, 300_000, 1 << 20]),
+        send_buffer_max: pick(rng, &[8_000, 100_000, 1 << 20]),
+        quick_acks: pick(rng, &[0, 16]),
+        max_ranges: pick(rng, &[4, 256]),
+        ..Config::default()
+    })
+}
+
+/// Two take-overs that fit each other, as if the ends had shaken hands.
+fn pair(rng: &mut SmallRng, now: u64) -> [Takeover; 2] {
+    let isn = [rng.random(), pick(rng, &[0, u32::MAX - 70_000, 12_345_678])];
+    let shifts = if rng.random_bool(0.2) { [0, 0] } else { [rng.random_range(0..=9), rng.random_range(0..=9)] };
+    let sack = rng.random_bool(0.8);
+    let timestamps = rng.random_bool(0.7);
+    let tsval = [rng.random::<u32>(), u32::MAX - 3_000];
+    let window = 65_535;
+    let mss = pick(rng, &[536, 1460, 1460, 8460]);
+    [0, 1].map(|side| Takeover {
+        snd_nxt: Seq(isn[side]),
+        rcv_nxt: Seq(isn[1 - side]),
+        snd_wnd: window,
+        snd_shift: shifts[1 - side],
+        rcv_shift: shifts[side],
+        rcv_right_edge: Seq(isn[1 - side]) + window,
+        mss,
+        sack,
+        timestamps: timestamps.then_some(TimestampSeed {
+            tsval: tsval[side],
+            at: Instant(now),
+            ts_recent: tsval[1 - side],
+        }),
+        ecn: false,
+        srtt: None,
+    })
+}
+
+fn shape(rng: &mut SmallRng, app: &mut App) {
+    app.chunk = pick(rng, &[700, 16_384, 1 << 16]);
+    app.read_pause = pick(rng, &[0, 0, 0, 2_000]);
+    app.closes_first = rng.random_bool(0.7);
+}
+
+/// The time after which a transfer counts as stuck: many times what a reasonable sender needs.
+fn patience(links: &[Link; 2], bytes: u64, chunk: [usize; 2], pause: [u64; 2]) -> u64 {
+    let link = &links[0];
+    let rtt = 2 * (link.delay + link.jitter) + 1000;
+    let serial = bytes * 8 * SECOND / link.bits_per_second;
+    let loss = (link.loss + links[1].loss + link.corrupt * 2.0).max(0.001);
+    // Mathis with a small segment and a factor of ten.
+    let rounds = (bytes as f64 / 500.0 * loss.sqrt() * 10.0) as u64;
+    let reading: u64 = (0..2).map(|side| bytes / chunk[side] as u64 * pause[side]).sum();
+    60 * SECOND + 10 * serial + rounds * rtt + 4 * reading
+}
+
+fn run(mut network: Network<'_>, limit: u64, what: &str) -> u64 {
+    let done = network.run(START + limit, |hosts| hosts.iter().all(|host| host.app().has_everything() && host.is_closed()));
+    assert!(
+        done,
+        "{what}: stuck after {} s\n{}\n{}\n{:?}",
+        (network.now - START) / SECOND,
+        network.hosts[0].describe(),
+        network.hosts[1].describe(),
+        network.links
+    );
+    network.now - START
+}
+
+fn engine_world(seed: u64, loss: f64, sizes: [u64; 2]) {
+    let rng = &mut SmallRng::seed_from_u64(seed);
+    let links = links(rng, loss);
+    let takeovers = pair(rng, START);
+    let configs = [config(rng), config(rng)];
+    let mut apps = [App::new(0, sizes[0], sizes[1]), App::new(1, sizes[1], sizes[0])];
+    for app in &mut apps {
+        shape(rng, app);
+    }
+    // Somebody has to begin.
+    apps[0].closes_first |= !apps[1].closes_first;
+    let limit = patience(
+        &links,
+        sizes[0] + sizes[1],
+        [0, 1].map(|side| apps[side].chunk.min(configs[side].recv_buffer_max / 4)),
+        [0, 1].map(|side| apps[side].read_pause),
+    );
+    let [app_left, app_right] = apps;
+    let mut left = Engine::new(&configs[0], &takeovers[0], app_left, LEFT, RIGHT, START);
+    let mut right = Engine::new(&configs[1], &takeovers[1], app_right, RIGHT, LEFT, START);
+    let total_loss = links[0].loss + links[1].loss + links[0].corrupt + links[1].corrupt;
+    let small_queue = links[0].queue < 100_000;
+    run(Network::new([&mut left, &mut right], links, START, seed), limit, "engine and engine");
+    for (host, takeover) in [(&left, &takeovers[0]), (&right, &takeovers[1])] {
+        let stats = host.connection.stats();
+        assert_eq!(stats.bytes_acked, host.app.to_send);
+        assert_eq!(stats.bytes_received, host.app.expects);
+        // Amplification: what left is in proportion to what there was to say and to what came.
+        let segment = u64::from(takeover.mss - 12).min(host.app.chunk as u64);
+        let least = host.app.to_send.div_ceil(segment) + host.app.to_send.div_ceil(host.app.chunk as u64);
+        let bound = least + host.received_packets;
+        let factor = 1.5 + 4.0 * total_loss + if small_queue { 0.5 } else { 0.0 };
+        assert!(
+            host.sent_packets as f64 <= factor * bound as f64 + 100.0,
+            "{} packets where {bound} would do: {}",
+            host.sent_packets,
+            host.describe()
+        );
+    }
+}
+
+fn smoltcp_world(seed: u64, loss: f64, sizes: [u64; 2]) {
+    let rng = &mut SmallRng::seed_from_u64(seed);
+    let links = links(rng, loss);
+    let config = config(rng);
+    let mut apps = [App::new(0, sizes[0], sizes[1]), App::new(1, sizes[1], sizes[0])];
+    for app in &mut apps {
+        shape(rng, app);
+    }
+    apps[0].closes_first |= !apps[1].closes_first;
+    let buffers = pick(rng, &[16_000, 65_535, 1 << 20]);
+    let mut limit = patience(
+        &links,
+        sizes[0] + sizes[1],
+        [0, 1].map(|side| apps[side].chunk.min(4_000)),
+        [0, 1].map(|side| apps[side].read_pause),
+    );
+    // A second for each loss, with back-off.
+    limit += (sizes[1] as f64 / 500.0 * (links[1].loss + links[0].loss + 0.03) * 10.0) as u64 * SECOND;
+    let [app_left, app_right] = apps;
+    let timestamps = rng.random_bool(0.5);
+    let mut right = Smoltcp::new(app_right, pick(rng, &[576, 1500, 8500]), buffers, timestamps, seed);
+    let offer = Offer {
+        isn: rng.random(),
+        mss: pick(rng, &[536, 1460, 8460]),
+        shift: if rng.random_bool(0.8) { Some(rng.random_range(0..=9)) } else { None },
+        sack: rng.random_bool(0.8),
+        timestamps: rng.random_bool(0.8),
+        window: pick(rng, &[4_096, 65_535]),
+    };
+    let takeover = if rng.random_bool(0.5) { right.connect(offer, START) } else { right.accept(offer, START) };
+    let mut left = Engine::new(&config, &takeover, app_left, LEFT, RIGHT, START);
+    run(Network::new([&mut left, &mut right], links, START, seed), limit, "engine and smoltcp");
+    assert_eq!(left.connection.stats().bytes_acked, sizes[0]);
+}
+
+fn random_sizes(seed: u64, most: u64) -> [u64; 2] {
+    let rng = &mut SmallRng::seed_from_u64(seed ^ 0x5125);
+    let size = |rng: &mut SmallRng| match rng.random_range(0..4) {
+        0 => rng.random_range(0..3_000),
+        1 => rng.random_range(0..most / 10),
+        _ => rng.random_range(0..most),
+    };
+    [size(rng), size(rng)]
+}
+
+#[test]
+fn engine_and_engine_agree_at_one_percent_loss() {
+    for_seeds(0..120, |seed| engine_world(seed, 0.01, random_sizes(seed, 1_500_000)));
+}
+
+#[test]
+fn engine_and_engine_agree_at_five_percent_loss() {
+    for_seeds(1_000..1_120, |seed| engine_world(seed, 0.05, random_sizes(seed, 700_000)));
+}
+
+#[test]
+fn engine_and_engine_agree_at_thirty_percent_loss() {
+    for_seeds(2_000..2_040, |seed| engine_world(seed, 0.3, random_sizes(seed, 50_000)));
+}
+
+#[test]
+fn engine_and_smoltcp_agree_at_one_percent_loss() {
+    for_seeds(3_000..3_080, |seed| smoltcp_world(seed, 0.01, random_sizes(seed, 1_000_000)));
+}
+
+#[test]
+fn engine_and_smoltcp_agree_at_five_percent_loss() {
+    for_seeds(4_000..4_060, |seed| smoltcp_world(seed, 0.05, random_sizes(seed, 300_000)));
+}
+
+#[test]
+fn twenty_megabytes_arrive_over_a_bad_link() {
+    for_seeds(5_000..5_002, |seed| engine_world(seed, 0.01, [20_000_000, 1_000]));
+}
