@@ -1,0 +1,225 @@
+//! HTTP/1.0 and HTTP/1.1 between the two legs: one exchange after the other, bodies streamed both
+//! ways, nothing that is not understood let through (RFC 9112).
+
+mod decode;
+mod encode;
+mod exchange;
+mod head;
+mod scan;
+mod source;
+mod upgrade;
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use sdk::{Chain, FlowInfo};
+
+use self::exchange::Next;
+use self::head::RequestHead;
+use self::source::{HeadPoll, Source};
+use crate::error::{Fault, ProxyError, Side};
+use crate::limits::Limits;
+use crate::respond::{self, Reason};
+use crate::stream::Outbound;
+use crate::tunnel::{self, Legs};
+use crate::websocket;
+
+#[cfg(test)]
+mod tests;
+
+/// How long a closed connection is still read from, so that the peer gets the last answer instead of
+/// a reset that overtakes it (RFC 9112 §9.6).
+const LINGER: Duration = Duration::from_secs(1);
+
+/// One HTTP/1 connection between two legs.
+#[derive(Debug)]
+pub(crate) struct Session {
+    client: Rc<RefCell<Source>>,
+    client_out: Outbound,
+    server: Rc<RefCell<Source>>,
+    server_out: Outbound,
+    chain: Chain,
+    flow: Arc<FlowInfo>,
+    limits: Rc<Limits>,
+    exchanges: Rc<std::cell::Cell<u64>>,
+}
+
+impl Session {
+    pub(crate) fn new(
+        legs: Legs,
+        chain: Chain,
+        flow: Arc<FlowInfo>,
+        limits: Rc<Limits>,
+        exchanges: Rc<std::cell::Cell<u64>>,
+    ) -> Self {
+        let source =
+            |inbound, side| Rc::new(RefCell::new(Source::new(inbound, side, Rc::clone(&limits))));
+        Self {
+            client: source(legs.client_in, Side::Client),
+            client_out: legs.client_out,
+            server: source(legs.server_in, Side::Server),
+            server_out: legs.server_out,
+            chain,
+            flow,
+            limits,
+            exchanges,
+        }
+    }
+
+    /// Runs exchanges until the connection ends.
+    pub(crate) async fn serve(mut self) -> Result<(), ProxyError> {
+        loop {
+            let head = match self.next_request().await {
+                Ok(Some(head)) => head,
+                Ok(None) => return self.close(true).await,
+                Err(error) => return self.refuse(error, true).await,
+            };
+            self.exchanges.set(self.exchanges.get() + 1);
+            match self.exchange(head).await? {
+                Next::KeepAlive => {}
+                Next::Close { request_complete } => return self.close(request_complete).await,
+                Next::Refuse(error) => return self.refuse(error, false).await,
+                Next::Tunnel => return tunnel::relay(self.into_legs()).await,
+                Next::WebSocket(handshake, exchange) => {
+                    let chain = self.chain.clone();
+                    let limits = Rc::clone(&self.limits);
+                    let legs = self.into_legs();
+                    return websocket::serve(legs, handshake, chain, *exchange, &limits).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for the next request; `None` when either side has ended the connection in between.
+    async fn next_request(&mut self) -> Result<Option<RequestHead>, ProxyError> {
+        let waited = poll_fn(|cx| {
+            let mut server = self.server.borrow_mut();
+            if server.is_mid_head() {
+                return Poll::Ready(Err(server.fault(Fault::ResponseUnasked)));
+            }
+            let mut client = self.client.borrow_mut();
+            if client.is_mid_head() {
+                return Poll::Ready(Ok(true));
+            }
+            match client.poll_fill(cx) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(false)),
+                Poll::Ready(Ok(_)) => return Poll::Ready(Ok(true)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {}
+            }
+            match server.poll_fill(cx) {
+                Poll::Ready(Ok(0)) => Poll::Ready(Ok(false)),
+                Poll::Ready(Ok(_)) => Poll::Ready(Err(server.fault(Fault::ResponseUnasked))),
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                Poll::Pending => Poll::Pending,
+            }
+        });
+        if !waited.await? {
+            return Ok(None);
+        }
+        let at_once = self.client.borrow_mut().find_head()?;
+        let found = match at_once {
+            Some(found) => found,
+            None => {
+                let head = poll_fn(|cx| self.client.borrow_mut().poll_head(cx));
+                match tokio::time::timeout(self.limits.head_time, head).await {
+                    Ok(found) => found?,
+                    Err(_) => return Err(self.client.borrow().fault(Fault::SlowHead)),
+                }
+            }
+        };
+        match found {
+            HeadPoll::Finished => Ok(None),
+            HeadPoll::Head(head, block) => head::parse_request(&head, block, &self.limits)
+                .map(Some)
+                .map_err(|fault| self.client.borrow().fault(fault)),
+        }
+    }
+
+    /// Ends both legs in good order.
+    ///
+    /// A request that the server got only in part ends with a reset of its leg, not with a FIN that
+    /// might be taken for its end.
+    async fn close(mut self, request_complete: bool) -> Result<(), ProxyError> {
+        if request_complete {
+            // A server that is gone already cannot be told that the client is.
+            let _ = self.server_out.shutdown().await;
+        }
+        self.client_out
+            .shutdown()
+            .await
+            .map_err(|error| ProxyError::Io {
+                side: Side::Client,
+                error,
+            })?;
+        self.linger().await;
+        Ok(())
+    }
+
+    /// Answers with the reason where HTTP has one, and ends both legs.
+    async fn refuse(mut self, error: ProxyError, between: bool) -> Result<(), ProxyError> {
+        let reason = match &error {
+            // No request is open that an answer could belong to.
+            ProxyError::Peer {
+                side: Side::Server, ..
+            } if between => return Err(error),
+            ProxyError::Peer { side, fault } => Reason::Refused(*side, *fault),
+            ProxyError::Intercepted { .. } | ProxyError::Body { .. } => Reason::InterceptorFailed,
+            ProxyError::Aborted | ProxyError::Idle | ProxyError::Io { .. } => return Err(error),
+        };
+        if between {
+            // The server has no request open: its leg ends in good order.
+            let _ = self.server_out.shutdown().await;
+        }
+        let mut response = respond::answer_and_close(reason);
+        let framing = encode::frame_response(
+            &mut response,
+            &http::Method::GET,
+            http::Version::HTTP_11,
+            None,
+        );
+        encode::write_response_head(self.client_out.gather(), &response);
+        // The client may be gone; the error to report is the first one.
+        let sent = encode::send_body(&mut response.body, framing, &mut self.client_out).await;
+        if sent.is_ok() && self.client_out.shutdown().await.is_ok() {
+            self.linger().await;
+        }
+        Err(error)
+    }
+
+    /// Reads on for a moment after the last answer.
+    async fn linger(&mut self) {
+        let mut left = self.limits.drain_bytes;
+        let drained = poll_fn(|cx| {
+            let mut client = self.client.borrow_mut();
+            loop {
+                let buffered = client.inbound.buffer.len() as u64;
+                client.inbound.buffer.clear();
+                match left.checked_sub(buffered) {
+                    Some(less) => left = less,
+                    None => return Poll::Ready(()),
+                }
+                match client.poll_fill(cx) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        });
+        // Running out of time is as good an end as any here.
+        let _ = tokio::time::timeout(LINGER, drained).await;
+    }
+
+    fn into_legs(self) -> Legs {
+        Legs {
+            client_in: self.client.borrow_mut().inbound.take(),
+            client_out: self.client_out,
+            server_in: self.server.borrow_mut().inbound.take(),
+            server_out: self.server_out,
+        }
+    }
+}

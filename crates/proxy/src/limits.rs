@@ -1,0 +1,71 @@
+//! Bounds on everything a peer can make the proxy hold or wait for.
+
+use std::time::Duration;
+
+/// Limits of one proxied connection; [`Limits::default`] suits a public-facing appliance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest request or response head, in bytes, request line and empty line included.
+    /// A larger request gets 431, a larger response 502.
+    /// 64 KiB: an Application Load Balancer takes heads of up to 64 KB.
+    pub head_bytes: usize,
+    /// Longest request target, in bytes; a longer one gets 414.
+    /// 16 KiB: an Application Load Balancer takes request lines of up to 16 KB.
+    pub target_bytes: usize,
+    /// Most header fields in a head or a trailer section; more gets 431. 256.
+    pub header_count: usize,
+    /// Largest trailer section, in bytes. 16 KiB.
+    pub trailer_bytes: usize,
+    /// Longest time from the first to the last byte of a request head; then 408 and the end. 30 s.
+    pub head_time: Duration,
+    /// Longest time in which neither side moves a byte; then the connection ends.
+    /// 350 s: a Gateway Load Balancer forgets an idle TCP flow after that time by default.
+    pub idle_time: Duration,
+    /// Most interim (1xx) responses to one request. 32.
+    pub interim_count: usize,
+    /// Most bytes of a request body that are read and thrown away to keep a connection usable after
+    /// an answer that did not need them; beyond it the connection is closed. 256 KiB.
+    pub drain_bytes: u64,
+    /// How long a silent client is given before its protocol is taken to be one in which the server
+    /// speaks first, where nothing else has decided. Zero bytes from both sides are simply waited
+    /// for; this bounds an undecided beginning, such as `G` and then nothing. 10 s.
+    pub sniff_time: Duration,
+    /// Most concurrent HTTP/2 streams of a client; the origin's own limit applies when it is lower.
+    /// 256, above the 100 that RFC 9113 §6.5.2 recommends as the least.
+    pub h2_streams: u32,
+    /// Largest decoded HTTP/2 header list, in bytes as RFC 9113 §10.5.1 counts them. 64 KiB.
+    pub h2_header_list_bytes: u32,
+    /// HTTP/2 flow-control window of a stream, in bytes. 1 MiB.
+    pub h2_stream_window: u32,
+    /// HTTP/2 flow-control window of a connection, in bytes: the most that a connection holds for a
+    /// receiver that does not read. 2 MiB.
+    pub h2_connection_window: u32,
+    /// How long an HTTP/2 client's preface waits for the origin's SETTINGS, so that its limits can be
+    /// mirrored. 250 ms.
+    pub h2_settings_time: Duration,
+    /// Largest WebSocket message that is put together for an interceptor, in bytes; a larger one
+    /// ends the connection with close code 1009. 1 MiB.
+    pub websocket_message_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head_bytes: 64 * 1024,
+            target_bytes: 16 * 1024,
+            header_count: 256,
+            trailer_bytes: 16 * 1024,
+            head_time: Duration::from_secs(30),
+            idle_time: Duration::from_secs(350),
+            interim_count: 32,
+            drain_bytes: 256 * 1024,
+            sniff_time: Duration::from_secs(10),
+            h2_streams: 256,
+            h2_header_list_bytes: 64 * 1024,
+            h2_stream_window: 1024 * 1024,
+            h2_connection_window: 2 * 1024 * 1024,
+            h2_settings_time: Duration::from_millis(250),
+            websocket_message_bytes: 1024 * 1024,
+        }
+    }
+}

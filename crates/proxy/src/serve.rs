@@ -1,0 +1,258 @@
+//! The entry points: which protocol runs, and what all of them share.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use sdk::{Chain, FlowInfo};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::detect::{Sniff, sniff};
+use crate::error::{ProxyError, Side};
+use crate::limits::Limits;
+use crate::stream::{self, Progress};
+use crate::tunnel::{self, Legs};
+use crate::{http1, http2};
+
+/// The protocol between two legs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.0 or HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// Anything else: relayed unread.
+    Opaque,
+}
+
+impl Protocol {
+    /// The word used in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+            Self::Opaque => "opaque",
+        }
+    }
+}
+
+/// What a connection did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// The protocol that was spoken.
+    pub protocol: Protocol,
+    /// Exchanges that began.
+    pub exchanges: u64,
+    /// Bytes read from the client.
+    pub bytes_from_client: u64,
+    /// Bytes read from the server.
+    pub bytes_from_server: u64,
+}
+
+/// Serves two legs whose protocol is known, until both have ended.
+///
+/// # Errors
+/// [`ProxyError`] says why the connection ended otherwise than by its peers' own will, and whose fault
+/// it was. The legs are dropped then; those that were not shut down are to be reset.
+pub async fn serve<C, S>(
+    client: C,
+    server: S,
+    protocol: Protocol,
+    chain: Chain,
+    flow: Arc<FlowInfo>,
+    limits: &Limits,
+) -> Result<Summary, ProxyError>
+where
+    C: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let connection = Connection::new(client, server, limits);
+    connection.serve(protocol, chain, flow).await
+}
+
+/// Serves two legs after their TLS handshakes.
+///
+/// `alpn` is what both sides have agreed on. `h2` and `http/1.1` decide the protocol, and another name
+/// makes it opaque. Without ALPN the client's first bytes decide; if the server speaks first, the
+/// connection is relayed unread.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_detected<C, S>(
+    client: C,
+    server: S,
+    alpn: Option<&[u8]>,
+    chain: Chain,
+    flow: Arc<FlowInfo>,
+    limits: &Limits,
+) -> Result<Summary, ProxyError>
+where
+    C: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let mut connection = Connection::new(client, server, limits);
+    let protocol = match alpn {
+        Some(b"h2") => Protocol::Http2,
+        // The client may still speak something else that both sides know (RFC 7301 §3.1 leaves it to
+        // them), so its bytes have the last word.
+        Some(b"http/1.1" | b"http/1.0") | None => connection.detect().await?,
+        Some(_) => Protocol::Opaque,
+    };
+    connection.serve(protocol, chain, flow).await
+}
+
+/// Both legs, split, and what is counted on them.
+struct Connection {
+    legs: Legs,
+    progress: Rc<Progress>,
+    limits: Rc<Limits>,
+}
+
+impl Connection {
+    fn new<C, S>(client: C, server: S, limits: &Limits) -> Self
+    where
+        C: AsyncRead + AsyncWrite + Unpin + 'static,
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let progress = Rc::new(Progress::default());
+        let (client_in, client_out) = stream::split(Box::new(client), Rc::clone(&progress), true);
+        let (server_in, server_out) = stream::split(Box::new(server), Rc::clone(&progress), false);
+        Self {
+            legs: Legs {
+                client_in,
+                client_out,
+                server_in,
+                server_out,
+            },
+            progress,
+            limits: Rc::new(limits.clone()),
+        }
+    }
+
+    /// Reads until the client's first bytes decide, or the server speaks.
+    async fn detect(&mut self) -> Result<Protocol, ProxyError> {
+        let progress = Rc::clone(&self.progress);
+        let limits = Rc::clone(&self.limits);
+        let sniff_time = limits.sniff_time;
+        let first = {
+            let legs = &mut self.legs;
+            // The clock runs from the first byte on: before it there is nothing to decide.
+            let waited = pin!(legs.client_in.has_bytes_or_other(&mut legs.server_in));
+            with_idle_limit(&progress, &limits, waited).await?
+        };
+        if first == Side::Server {
+            return Ok(Protocol::Opaque);
+        }
+        let legs = &mut self.legs;
+        let decided = poll_fn(|cx| {
+            loop {
+                match sniff(&legs.client_in.buffer) {
+                    Sniff::NeedMore => {}
+                    Sniff::Http1 => return Poll::Ready(Ok(Protocol::Http1)),
+                    Sniff::Http2PriorKnowledge => return Poll::Ready(Ok(Protocol::Http2)),
+                    // TLS inside TLS is nobody's business here.
+                    Sniff::Opaque | Sniff::Tls => return Poll::Ready(Ok(Protocol::Opaque)),
+                }
+                match legs.client_in.poll_fill(cx) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Protocol::Opaque)),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(error)) => {
+                        return Poll::Ready(Err(ProxyError::Io {
+                            side: Side::Client,
+                            error,
+                        }));
+                    }
+                    Poll::Pending => break,
+                }
+            }
+            match legs.server_in.poll_fill(cx) {
+                Poll::Ready(Ok(_)) => Poll::Ready(Ok(Protocol::Opaque)),
+                Poll::Ready(Err(error)) => Poll::Ready(Err(ProxyError::Io {
+                    side: Side::Server,
+                    error,
+                })),
+                Poll::Pending => Poll::Pending,
+            }
+        });
+        match tokio::time::timeout(sniff_time, decided).await {
+            Ok(decided) => decided,
+            // Whatever it is, it is not a request line: those come at once.
+            Err(_) => Ok(Protocol::Opaque),
+        }
+    }
+
+    async fn serve(
+        self,
+        protocol: Protocol,
+        chain: Chain,
+        flow: Arc<FlowInfo>,
+    ) -> Result<Summary, ProxyError> {
+        let Self {
+            legs,
+            progress,
+            limits,
+        } = self;
+        let exchanges = Rc::new(Cell::new(0));
+        let count = Rc::clone(&exchanges);
+        let served = async {
+            match protocol {
+                Protocol::Http1 => {
+                    let session = http1::Session::new(legs, chain, flow, Rc::clone(&limits), count);
+                    session.serve().await
+                }
+                Protocol::Http2 => http2::serve(legs, chain, flow, &limits, count).await,
+                Protocol::Opaque => tunnel::relay(legs).await,
+            }
+        };
+        let result = with_idle_limit(&progress, &limits, Box::pin(served)).await;
+        if let Err(error) = &result {
+            tracing::debug!(
+                protocol = protocol.as_str(),
+                outcome = error.outcome(),
+                %error,
+                "connection ended early"
+            );
+        }
+        result.map(|()| Summary {
+            protocol,
+            exchanges: exchanges.get(),
+            bytes_from_client: progress.from_client.get(),
+            bytes_from_server: progress.from_server.get(),
+        })
+    }
+}
+
+/// Runs `work` until it is done or no byte has moved for the idle time.
+///
+/// One timer serves the whole connection: it looks at the byte counts when it fires, and nothing
+/// touches it when bytes move.
+async fn with_idle_limit<T>(
+    progress: &Progress,
+    limits: &Limits,
+    mut work: impl Future<Output = Result<T, ProxyError>> + Unpin,
+) -> Result<T, ProxyError> {
+    // Twice per idle time: a silence is noticed after one to one and a half of it.
+    let period = limits.idle_time / 2;
+    let mut seen = progress.total();
+    let mut silent_periods = 0;
+    let mut timer = pin!(tokio::time::sleep(period));
+    poll_fn(|cx| {
+        if let Poll::Ready(result) = std::pin::Pin::new(&mut work).poll(cx) {
+            return Poll::Ready(result);
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            let total = progress.total();
+            silent_periods = if total == seen { silent_periods + 1 } else { 0 };
+            seen = total;
+            if silent_periods >= 2 {
+                return Poll::Ready(Err(ProxyError::Idle));
+            }
+            timer.set(tokio::time::sleep(period));
+        }
+        Poll::Pending
+    })
+    .await
+}

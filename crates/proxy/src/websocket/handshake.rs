@@ -1,0 +1,163 @@
+//! The opening handshake (RFC 6455 §4): what the client offers, and whether the server's answer is one
+//! to that offer.
+
+use base64::Engine as _;
+use http::{Method, StatusCode};
+use sdk::{Request, Response};
+use sha1::{Digest as _, Sha1};
+
+use crate::error::Fault;
+
+/// What RFC 6455 §1.3 appends to the key.
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// What a request offers.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    /// The Sec-WebSocket-Accept that answers the key.
+    accept: String,
+    protocols: Vec<String>,
+    extensions: Vec<String>,
+}
+
+/// What both sides have agreed on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Handshake {
+    /// Whether reserved bits may be set in frames.
+    pub(crate) has_extensions: bool,
+}
+
+impl Offer {
+    /// The offer in a request that asks for WebSocket and has the fields of RFC 6455 §4.1.
+    pub(crate) fn of(request: &Request) -> Option<Self> {
+        let headers = &request.headers;
+        let asks = request.method == Method::GET
+            && headers
+                .list("upgrade")
+                .any(|token| token.eq_ignore_ascii_case("websocket"))
+            && headers.get_str("sec-websocket-version") == Some("13");
+        if !asks {
+            return None;
+        }
+        let key = headers.get("sec-websocket-key")?;
+        let mut hash = Sha1::new();
+        hash.update(key.as_bytes());
+        hash.update(GUID);
+        Some(Self {
+            accept: base64::engine::general_purpose::STANDARD.encode(hash.finalize()),
+            protocols: headers
+                .list("sec-websocket-protocol")
+                .map(str::to_owned)
+                .collect(),
+            extensions: headers
+                .list("sec-websocket-extensions")
+                .map(|extension| extension_name(extension).to_owned())
+                .collect(),
+        })
+    }
+
+    /// Checks a 101 as the client has to (RFC 6455 §4.1), so that a connection which the client would
+    /// refuse is not taken for a WebSocket.
+    pub(crate) fn check(&self, response: &Response) -> Result<Handshake, Fault> {
+        let headers = &response.headers;
+        let accepts = response.status == StatusCode::SWITCHING_PROTOCOLS
+            && headers.get_str("sec-websocket-accept") == Some(&self.accept)
+            && headers.get_all("sec-websocket-accept").count() == 1
+            && headers
+                .list("connection")
+                .any(|option| option.eq_ignore_ascii_case("upgrade"));
+        let mut protocols = headers.list("sec-websocket-protocol");
+        let protocol_offered = protocols
+            .next()
+            .is_none_or(|chosen| self.protocols.iter().any(|offered| offered == chosen))
+            && protocols.next().is_none();
+        let mut extensions = headers.list("sec-websocket-extensions").peekable();
+        let has_extensions = extensions.peek().is_some();
+        let extensions_offered = extensions.all(|chosen| {
+            self.extensions
+                .iter()
+                .any(|offered| offered.eq_ignore_ascii_case(extension_name(chosen)))
+        });
+        if accepts && protocol_offered && extensions_offered {
+            Ok(Handshake { has_extensions })
+        } else {
+            Err(Fault::Upgrade)
+        }
+    }
+}
+
+/// An extension without its parameters.
+fn extension_name(extension: &str) -> &str {
+    extension.split(';').next().unwrap_or("").trim()
+}
+
+#[cfg(test)]
+mod tests {
+    use sdk::{FieldName, HeaderValue, Target};
+
+    use super::*;
+
+    fn offer(extra: &[(&'static str, &'static str)]) -> Offer {
+        let target = Target::parse(&Method::GET, b"/chat").unwrap();
+        let mut request = Request::new(Method::GET, target);
+        let base = [
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            ("Sec-WebSocket-Version", "13"),
+        ];
+        for (name, value) in base.iter().chain(extra) {
+            request.headers.append(
+                FieldName::from_static(name),
+                HeaderValue::from_static(value),
+            );
+        }
+        Offer::of(&request).unwrap()
+    }
+
+    fn response(accept: &'static str, extra: &[(&'static str, &'static str)]) -> Response {
+        let mut response = Response::new(StatusCode::SWITCHING_PROTOCOLS);
+        let base = [
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Accept", accept),
+        ];
+        for (name, value) in base.iter().chain(extra) {
+            response.headers.append(
+                FieldName::from_static(name),
+                HeaderValue::from_static(value),
+            );
+        }
+        response
+    }
+
+    /// The example of RFC 6455 §1.3.
+    const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+    #[test]
+    fn example_of_the_rfc_is_accepted() {
+        let offer = offer(&[("Sec-WebSocket-Protocol", "chat, superchat")]);
+        assert!(!offer.check(&response(ACCEPT, &[])).unwrap().has_extensions);
+        let chosen = [("Sec-WebSocket-Protocol", "superchat")];
+        assert!(offer.check(&response(ACCEPT, &chosen)).is_ok());
+    }
+
+    #[test]
+    fn threat_53_answers_that_do_not_fit_the_offer_are_refused() {
+        let plain = offer(&[]);
+        let wrong_key = response("x3pPLMBiTxaQ9kYGzzhZRbK+xOo=", &[]);
+        assert_eq!(plain.check(&wrong_key).unwrap_err(), Fault::Upgrade);
+        let protocol = response(ACCEPT, &[("Sec-WebSocket-Protocol", "chat")]);
+        assert_eq!(plain.check(&protocol).unwrap_err(), Fault::Upgrade);
+        let extension = response(
+            ACCEPT,
+            &[("Sec-WebSocket-Extensions", "permessage-deflate")],
+        );
+        assert_eq!(plain.check(&extension).unwrap_err(), Fault::Upgrade);
+        let offered = offer(&[(
+            "Sec-WebSocket-Extensions",
+            "permessage-deflate; client_max_window_bits",
+        )]);
+        assert!(offered.check(&extension).unwrap().has_extensions);
+    }
+}
