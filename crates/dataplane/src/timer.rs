@@ -90,20 +90,23 @@ impl TimerWheel {
                 return None;
             };
             self.tick = self.tick.max(tick);
-            let slot = (self.tick >> (SLOT_BITS * level as u32)) as usize % SLOTS;
-            let bucket = level * SLOTS + slot;
-            let head = self.heads.get(bucket).copied().unwrap_or(NONE);
-            if head == NONE {
-                // Cannot happen: the bitmap says that the bucket is occupied.
-                self.set_occupied(bucket, false);
-                continue;
-            }
             if level == 0 {
-                self.unlink(head);
-                return Some(head);
+                let head = self.heads.get(self.bucket(0)).copied();
+                let index = head.filter(|head| *head != NONE)?;
+                self.unlink(index);
+                return Some(index);
             }
-            self.cascade(bucket);
+            // A tick that starts a slot starts one at every lower level too. Once it is the current
+            // tick those slots count as a whole turn away, so they are emptied here.
+            for level in (1..=level).rev() {
+                self.cascade(self.bucket(level));
+            }
         }
+    }
+
+    /// The current slot of a level.
+    fn bucket(&self, level: usize) -> usize {
+        level * SLOTS + (self.tick >> (SLOT_BITS * level as u32)) as usize % SLOTS
     }
 
     /// When [`TimerWheel::expire`] has something to do next.
