@@ -19,7 +19,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnError {
     /// Go on as if the interceptor were not there (fail open). What it changed before it failed
-    /// stays changed.
+    /// stays changed; a body that it took and did not give back fails the exchange all the same.
     Continue,
     /// Fail the exchange (fail closed): the client gets an error answer, the server gets nothing
     /// more. The default, because an interceptor may be there to keep something out.
@@ -194,10 +194,11 @@ impl Chain {
         for (at, link) in self.links.iter().enumerate() {
             exchange.reached = at;
             link.counters.requests.fetch_add(1, Ordering::Relaxed);
-            let step = match link
+            let had_body = !request.body.is_empty();
+            let called = link
                 .call(link.interceptor.on_request(request, exchange))
-                .await
-            {
+                .await;
+            let step = match link.unless_lost(called, had_body && request.body.is_empty()) {
                 Called::Done(step) => step,
                 Called::Skipped => Step::Continue,
                 Called::Failed(failure) => {
@@ -235,11 +236,13 @@ impl Chain {
         let passed = exchange.reached.min(self.links.len());
         for link in self.links.iter().take(passed).rev() {
             link.counters.responses.fetch_add(1, Ordering::Relaxed);
+            let had_body = !response.body.is_empty();
             let called = link
                 .call(link.interceptor.on_response(response, exchange))
                 .await;
             link.count_notes(exchange);
-            if let Called::Failed(failure) = called {
+            let lost = had_body && response.body.is_empty();
+            if let Called::Failed(failure) = link.unless_lost(called, lost) {
                 return Err(failure);
             }
         }
@@ -319,6 +322,18 @@ impl Link {
                 interceptor: self.name.clone(),
                 reason,
             })
+        }
+    }
+
+    /// An interceptor that failed with the body in its hands took it along: a message without the
+    /// content it had is not the message that the sender meant, so it does not go on.
+    fn unless_lost<T>(&self, called: Called<T>, body_lost: bool) -> Called<T> {
+        match called {
+            Called::Skipped if body_lost => Called::Failed(Failure {
+                interceptor: self.name.clone(),
+                reason: "it failed and left no body".to_owned(),
+            }),
+            called => called,
         }
     }
 

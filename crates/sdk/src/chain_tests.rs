@@ -200,6 +200,53 @@ async fn the_policy_decides_what_an_error_or_panic_means() {
     }
 }
 
+/// Takes the body and is gone with it.
+#[derive(Debug)]
+struct Thief(Act);
+
+#[async_trait(?Send)]
+impl Interceptor for Thief {
+    async fn on_request(
+        &self,
+        request: &mut Request,
+        exchange: &mut Exchange,
+    ) -> Result<Step, InterceptError> {
+        let _gone = request.body.take();
+        self.0.run(exchange)
+    }
+    async fn on_response(
+        &self,
+        response: &mut Response,
+        exchange: &mut Exchange,
+    ) -> Result<(), InterceptError> {
+        let _gone = response.body.take();
+        self.0.run(exchange).map(|_| ())
+    }
+}
+
+#[tokio::test]
+async fn a_body_lost_in_a_failure_fails_the_exchange_under_every_policy() {
+    for act in [Act::Error, Act::Panic, Act::Harmless] {
+        let links = vec![Link::new("thief", Arc::new(Thief(act)), OnError::Continue)];
+        let mut play = Playbook::with_chain(Chain::new(links));
+        let seen = play.request("POST / HTTP/1.1\n\nbody").await;
+        assert!(matches!(seen, Seen::Failed(_)), "{act:?}: {seen:?}");
+        // Without a body there is nothing to lose.
+        assert_eq!(play.request(GET).await.to_server(), GET);
+        let answer = play
+            .answer(crate::testing::response("HTTP/1.1 200 OK\n\nbody"))
+            .await;
+        assert!(answer.is_err(), "{act:?}: {answer:?}");
+        assert_eq!(play.response(OK).await, OK);
+    }
+    // Taking it away on purpose is allowed.
+    let mut play = Playbook::new(Thief(Act::Continue));
+    assert_eq!(
+        play.request("POST / HTTP/1.1\n\nbody").await.to_server(),
+        "POST / HTTP/1.1\n\n"
+    );
+}
+
 #[tokio::test]
 async fn threat_73_a_panic_is_counted_and_the_next_exchange_is_served() {
     let bad = Marker {
