@@ -441,7 +441,7 @@ mod tests {
             assert!(rewrite(&whole, "new").is_some());
             for at in 0..whole.len() {
                 let mut damaged = whole.clone().into_bytes();
-                for texts in [whole[..at].as_bytes().to_vec(), {
+                for texts in [whole.as_bytes()[..at].to_vec(), {
                     damaged[at] ^= 0x15;
                     damaged
                 }] {

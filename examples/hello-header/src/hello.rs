@@ -9,7 +9,7 @@ use sdk::{
 use serde::Deserialize;
 
 /// What `use = "hello-header"` in the config stands for.
-pub const KIND: InterceptorKind = InterceptorKind {
+pub(crate) const KIND: InterceptorKind = InterceptorKind {
     name: "hello-header",
     summary: "Says hello to the server in a header field.",
     build: Hello::build,
@@ -19,7 +19,7 @@ const HELLO: FieldName = FieldName::from_static("X-Hello");
 
 /// Sets `X-Hello` on every request.
 #[derive(Debug)]
-pub struct Hello {
+pub(crate) struct Hello {
     greeting: HeaderValue,
 }
 
