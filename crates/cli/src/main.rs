@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod lab;
 mod run;
 
 use std::process::ExitCode;
@@ -34,6 +35,7 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Check(check::Args),
+    Lab(Box<lab::Args>),
     /// Print a completion script for a shell
     #[command(after_help = "\
 For bash:  flowdog completions bash > ~/.local/share/bash-completion/completions/flowdog
@@ -59,6 +61,10 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
+        Command::Lab(args) => lab::run(&args).unwrap_or_else(|error| {
+            eprintln!("flowdog lab: {error:#}");
+            ExitCode::FAILURE
+        }),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "flowdog", &mut std::io::stdout());
             ExitCode::SUCCESS

@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::sockopt;
 use nix::sys::time::TimeSpec;
 use socket2::{Domain, Socket, Type};
+use wire::gwlb::VpcEndpointId;
 
 use crate::fabric::{Action, Fabric};
 use crate::netns::{Device, Namespace};
@@ -108,6 +109,12 @@ impl LabHandle {
             endpoints: fabric.gwlb().config().endpoints.len(),
             device_errors: self.shared.device_errors.load(Ordering::Relaxed),
         }
+    }
+
+    /// The ids of the endpoints, in order.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<VpcEndpointId> {
+        self.shared.fabric().gwlb().config().endpoints.clone()
     }
 
     /// Changes the fabric while it runs, for example a switch of the load balancer. The second

@@ -13,15 +13,19 @@
 pub mod addresses;
 pub mod appliance;
 pub mod command;
+pub mod dns;
 pub mod driver;
+pub mod environment;
 pub mod fabric;
 mod host_net;
 mod lab;
 pub mod link;
 pub mod netns;
+pub mod origins;
 pub mod report;
 pub mod sim;
 pub mod stack;
+pub mod tour;
 pub mod userspace;
 
 pub use appliance::ApplianceCommand;

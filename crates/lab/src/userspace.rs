@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
@@ -27,8 +28,17 @@ pub struct UserspaceLab {
     driver: Driver,
     hosts: Vec<Hosts>,
     tasks: Vec<AbortHandle>,
-    appliance_address: SocketAddrV4,
-    health_address: SocketAddr,
+}
+
+/// Addresses on the loopback network that nobody else uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoopbackAddresses {
+    /// Where the appliance takes GENEVE.
+    pub appliance: SocketAddrV4,
+    /// Where the appliance answers health checks.
+    pub health: SocketAddr,
+    /// The load balancer's zones.
+    pub zones: [Ipv4Addr; 2],
 }
 
 #[derive(Debug)]
@@ -39,7 +49,24 @@ struct Hosts {
 }
 
 impl UserspaceLab {
-    /// Makes hosts for `endpoints` endpoints. Must be called inside a tokio runtime.
+    /// Addresses in a loopback network of this process's own, so that several labs run side by side.
+    ///
+    /// # Errors
+    /// The loopback network is closed to us.
+    pub fn free_addresses() -> io::Result<LoopbackAddresses> {
+        static LABS: AtomicU32 = AtomicU32::new(0);
+        let process = std::process::id();
+        let lab = (LABS.fetch_add(1, Ordering::Relaxed) % 16) as u8 * 16;
+        let loopback = |last: u8| Ipv4Addr::new(127, 64 | (process >> 8) as u8 & 0x3f, process as u8, lab + last);
+        Ok(LoopbackAddresses {
+            appliance: SocketAddrV4::new(loopback(1), GENEVE_PORT),
+            health: TcpListener::bind((loopback(1), 0))?.local_addr()?,
+            zones: [loopback(2), loopback(3)],
+        })
+    }
+
+    /// Makes hosts for `endpoints` endpoints. `change` must at least set zones and appliance, for
+    /// example to [`UserspaceLab::free_addresses`]. Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// The load balancer's loopback sockets cannot be opened.
@@ -49,16 +76,9 @@ impl UserspaceLab {
         server_link: &LinkConfig,
         change: impl FnOnce(&mut GwlbConfig),
     ) -> io::Result<Self> {
-        // A loopback network of this process's own, so that several labs run side by side.
-        let process = std::process::id();
-        let loopback = |last: u8| Ipv4Addr::new(127, 64 | (process >> 8) as u8 & 0x3f, process as u8, last);
-        let appliance_address = SocketAddrV4::new(loopback(1), GENEVE_PORT);
-        let health_address = TcpListener::bind((loopback(1), 0))?.local_addr()?;
         let mut gwlb = GwlbConfig {
             client_networks: addresses::client_networks(),
-            appliance: appliance_address,
             ports: (41_000..41_008).collect(),
-            zones: vec![loopback(11), loopback(12)],
             ..GwlbConfig::default()
         };
         change(&mut gwlb);
@@ -78,19 +98,7 @@ impl UserspaceLab {
             hosts.push(Hosts { client, server, arrivals: [Some(at_client), Some(at_server)] });
         }
         let driver = Driver::start(Fabric::new(gwlb, client_link, server_link), ports, None)?;
-        Ok(Self { appliance: None, driver, hosts, tasks, appliance_address, health_address })
-    }
-
-    /// Where the appliance must listen for GENEVE (`[gwlb] listen`).
-    #[must_use]
-    pub fn appliance_address(&self) -> SocketAddrV4 {
-        self.appliance_address
-    }
-
-    /// Where the appliance must answer health checks (`[health] listen`).
-    #[must_use]
-    pub fn health_address(&self) -> SocketAddr {
-        self.health_address
+        Ok(Self { appliance: None, driver, hosts, tasks })
     }
 
     /// The client host of an endpoint.
@@ -114,13 +122,13 @@ impl UserspaceLab {
         }
     }
 
-    /// Starts the appliance and waits until it is healthy. Blocks.
+    /// Starts the appliance and waits until `health` answers. Blocks.
     ///
     /// # Errors
     /// It does not start.
-    pub fn start_appliance(&mut self, command: ApplianceCommand) -> io::Result<()> {
+    pub fn start_appliance(&mut self, command: ApplianceCommand, health: SocketAddr) -> io::Result<()> {
         let mut appliance = Appliance::start(command, None)?;
-        appliance.wait_healthy(None, self.health_address, START_LIMIT)?;
+        appliance.wait_healthy(None, health, START_LIMIT)?;
         self.appliance = Some(appliance);
         Ok(())
     }

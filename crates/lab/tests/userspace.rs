@@ -68,8 +68,13 @@ async fn exchange(stack: &Stack, target: SocketAddr, len: usize) -> io::Result<S
 #[tokio::test]
 async fn tcp_and_udp_pass_between_user_space_hosts_with_no_violation() {
     let perfect = LinkConfig::default();
-    let mut lab = UserspaceLab::new(1, &perfect, &perfect, |gwlb| gwlb.seed = 3).unwrap();
-    let _reflector = Reflector::start(lab.appliance_address(), None, false).unwrap();
+    let addresses = UserspaceLab::free_addresses().unwrap();
+    let mut lab = UserspaceLab::new(1, &perfect, &perfect, |gwlb| {
+        gwlb.zones = addresses.zones.to_vec();
+        gwlb.appliance = addresses.appliance;
+    })
+    .unwrap();
+    let _reflector = Reflector::start(addresses.appliance, None, false).unwrap();
     let server = lab.server(0).unwrap().clone();
     tokio::spawn(serve(lab.take_arrivals(0, Side::Server).unwrap(), server, "one"));
     let client = lab.client(0).unwrap().clone();
@@ -97,13 +102,13 @@ async fn tcp_and_udp_pass_between_user_space_hosts_with_no_violation() {
 #[tokio::test]
 async fn two_endpoints_and_bad_links_do_not_mix_or_damage_anything() {
     let link: LinkConfig = "loss=1%,reorder=2%,duplicate=1%,delay=1ms,seed=9".parse().unwrap();
-    // Another process id would give other loopback addresses; two labs in one process need telling.
+    let addresses = UserspaceLab::free_addresses().unwrap();
     let mut lab = UserspaceLab::new(2, &link, &link, |gwlb| {
-        gwlb.zones = vec!["127.63.1.11".parse().unwrap(), "127.63.1.12".parse().unwrap()];
-        gwlb.appliance = "127.63.1.1:6081".parse().unwrap();
+        gwlb.zones = addresses.zones.to_vec();
+        gwlb.appliance = addresses.appliance;
     })
     .unwrap();
-    let _reflector = Reflector::start("127.63.1.1:6081".parse().unwrap(), None, false).unwrap();
+    let _reflector = Reflector::start(addresses.appliance, None, false).unwrap();
     let mut tasks = Vec::new();
     for (endpoint, name) in ["left", "right"].into_iter().enumerate() {
         let server = lab.server(endpoint).unwrap().clone();

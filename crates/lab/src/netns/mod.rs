@@ -127,6 +127,14 @@ impl Namespace {
         Ok(Self { name: name.to_owned(), file })
     }
 
+    /// Another handle on the same namespace.
+    ///
+    /// # Errors
+    /// The system has no descriptors left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { name: self.name.clone(), file: self.file.try_clone()? })
+    }
+
     /// What it was named.
     #[must_use]
     pub fn name(&self) -> &str {

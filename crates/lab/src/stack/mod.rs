@@ -155,9 +155,28 @@ impl Stack {
     /// # Errors
     /// Refused, reset, or no answer within `limit`.
     pub async fn connect(&self, target: SocketAddr, limit: Duration) -> io::Result<StackStream> {
+        self.connect_from(None, target, limit).await
+    }
+
+    /// Opens a TCP connection from a given port.
+    ///
+    /// # Errors
+    /// As [`Stack::connect`]; also when that port is connected to `target` already.
+    pub async fn connect_from(
+        &self,
+        port: Option<u16>,
+        target: SocketAddr,
+        limit: Duration,
+    ) -> io::Result<StackStream> {
         let stream = {
             let mut host = self.host();
-            let source = host.source_for(target)?;
+            let mut source = host.source_for(target)?;
+            if let Some(port) = port {
+                source.set_port(port);
+                if host.has_connection(target, source) {
+                    return Err(io::ErrorKind::AddrInUse.into());
+                }
+            }
             let mut socket = new_socket();
             let Host { interface, sockets, .. } = &mut *host;
             socket

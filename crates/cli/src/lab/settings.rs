@@ -1,0 +1,154 @@
+//! The appliance's configuration in the lab, and who trusts whom.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use lab::tour::{ADDED_FIELD, RENAMED_FIELD};
+use tempfile::TempDir;
+
+/// Where distributions keep the public roots in one file.
+const SYSTEM_ROOTS: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// A configuration file with what the lab has to know of it, and a place for the lab's files.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    directory: TempDir,
+    file: PathBuf,
+    authority: Option<PathBuf>,
+    /// Where the appliance takes GENEVE.
+    pub(crate) gwlb_address: SocketAddrV4,
+    /// Where it answers health checks.
+    pub(crate) health_address: SocketAddr,
+}
+
+/// Certificate files.
+#[derive(Debug)]
+pub(crate) struct Trust {
+    /// What the appliance believes of servers.
+    pub(crate) appliance: PathBuf,
+    /// What the client believes.
+    pub(crate) client: PathBuf,
+}
+
+impl Settings {
+    /// Reads the user's configuration, or writes the lab's own with a fresh authority.
+    pub(crate) fn new(config: Option<&Path>, gwlb: SocketAddr, health: SocketAddr) -> anyhow::Result<Self> {
+        let directory = TempDir::with_prefix("flowdog-lab-").context("cannot make a temporary directory")?;
+        fs::create_dir(directory.path().join("empty"))?;
+        match config {
+            Some(file) => Self::of_user(directory, file),
+            None => Self::of_lab(directory, gwlb, health),
+        }
+    }
+
+    fn of_user(directory: TempDir, file: &Path) -> anyhow::Result<Self> {
+        let config = match flowdog::Config::load(file, &flowdog::built_in()) {
+            Ok(config) => config,
+            Err(faults) => bail!("{faults}"),
+        };
+        let mut gwlb_address = config.gwlb.listen;
+        if gwlb_address.ip().is_unspecified() {
+            gwlb_address.set_ip(Ipv4Addr::LOCALHOST);
+        }
+        if !gwlb_address.ip().is_loopback() {
+            bail!("{}: gwlb.listen is {gwlb_address}; in the lab it must be 0.0.0.0 or a loopback address", file.display());
+        }
+        let mut health_address = config.health.listen;
+        if health_address.ip().is_unspecified() {
+            health_address.set_ip(IpAddr::from(Ipv4Addr::LOCALHOST));
+        }
+        let authority = config.tls.ca.map(|ca| ca.certificate);
+        Ok(Self { directory, file: file.to_owned(), authority, gwlb_address, health_address })
+    }
+
+    fn of_lab(directory: TempDir, gwlb: SocketAddr, health: SocketAddr) -> anyhow::Result<Self> {
+        let SocketAddr::V4(gwlb_address) = gwlb else { bail!("{gwlb} is not IPv4") };
+        let path = |name: &str| directory.path().join(name);
+        let authority = path("ca.pem");
+        tls::Authority::create_files("flowdog lab root", &authority, &path("ca.key"))
+            .context("cannot make the lab's certificate authority")?;
+        let file = path("flowdog.toml");
+        let (name, value) = ADDED_FIELD;
+        let text = format!(
+            r#"# Written by `flowdog lab`: every flow is intercepted.
+[gwlb]
+listen = "{gwlb}"
+[health]
+listen = "{health}"
+[tls.ca]
+certificate = "ca.pem"
+key = "ca.key"
+
+[[interceptor]]
+name = "who"
+use = "geneve-headers"
+
+[[interceptor]]
+name = "edit"
+use = "edit-headers"
+request = [{{ set = "{name}", value = "{value}" }}, {{ rename = "User-Agent", to = "{RENAMED_FIELD}" }}]
+
+[[interceptor]]
+name = "song"
+use = "sts-rickroll"
+
+[[rule]]
+action = "intercept"
+interceptors = ["who", "edit", "song"]
+"#
+        );
+        fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        Ok(Self { directory, file, authority: Some(authority), gwlb_address, health_address: health })
+    }
+
+    /// The configuration file.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Where the appliance's log goes unless the user wants it elsewhere.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.directory.path().join("appliance.log")
+    }
+
+    /// A directory without certificates.
+    pub(crate) fn empty_directory(&self) -> PathBuf {
+        self.directory.path().join("empty")
+    }
+
+    /// The root of the appliance's authority, in PEM; empty without one.
+    pub(crate) fn authority_pem(&self) -> anyhow::Result<String> {
+        self.authority.as_deref().map_or_else(
+            || Ok(String::new()),
+            |file| fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display())),
+        )
+    }
+
+    /// Writes the files of trusted roots. With `origins`, the lab's servers are the whole Internet;
+    /// without, the system's roots count.
+    pub(crate) fn write_trust(&self, origins: Option<&str>) -> anyhow::Result<Trust> {
+        let public = match origins {
+            Some(origins) => origins.to_owned(),
+            None => SYSTEM_ROOTS
+                .iter()
+                .find_map(|file| fs::read_to_string(file).ok())
+                .context("this system has no file of public certificate roots (package ca-certificates)")?,
+        };
+        let trust = Trust {
+            appliance: self.directory.path().join("public-roots.pem"),
+            client: self.directory.path().join("client-roots.pem"),
+        };
+        // Flows that are not intercepted show the client the servers' own certificates.
+        let authority = self.authority_pem()?;
+        fs::write(&trust.appliance, &public).context("cannot write the appliance's roots")?;
+        fs::write(&trust.client, format!("{authority}\n{public}")).context("cannot write the client's roots")?;
+        Ok(trust)
+    }
+}
