@@ -9,20 +9,31 @@
 mod hello;
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use flowdog::{Appliance, Config};
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
     let file = std::env::args_os()
         .nth(1)
         .map_or_else(|| PathBuf::from("flowdog.toml"), PathBuf::from);
+    match run(&file) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hello-header: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
+/// Runs until SIGTERM; SIGHUP reads the file again.
+fn run(file: &Path) -> Result<(), Box<dyn Error>> {
     // The built-in kinds, and ours.
     let mut kinds = flowdog::built_in();
     kinds.push(hello::KIND);
 
-    let config = Config::load(&file, &kinds)?;
+    let config = Config::load(file, &kinds)?;
     flowdog::init_logging(&config.log);
     Appliance::builder()
         .config(config)
