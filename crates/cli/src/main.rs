@@ -1,5 +1,8 @@
 //! The `flowdog` command: `run` the appliance, `check` a configuration, try it in the `lab`.
-#![allow(clippy::print_stdout, reason = "the standard output is this program's interface")]
+#![expect(
+    clippy::print_stdout,
+    reason = "the standard output is this program's interface"
+)]
 #![forbid(unsafe_code)]
 
 mod check;
@@ -54,7 +57,11 @@ fn main() -> ExitCode {
             // Help that was asked for is no fault; clap knows which stream each goes to.
             let fault = error.use_stderr();
             let _ = error.print();
-            return if fault { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
+            return if fault {
+                ExitCode::from(exit::USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     // No thread and no runtime yet: the lab enters its namespaces first.
@@ -66,7 +73,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "flowdog", &mut std::io::stdout());
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "flowdog",
+                &mut std::io::stdout(),
+            );
             ExitCode::SUCCESS
         }
     }

@@ -24,7 +24,12 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> ExitCode {
     let kinds = flowdog::built_in();
-    let config = match args.config.as_deref().map(|file| Config::load(file, &kinds)).transpose() {
+    let config = match args
+        .config
+        .as_deref()
+        .map(|file| Config::load(file, &kinds))
+        .transpose()
+    {
         Ok(config) => config.unwrap_or_default(),
         Err(faults) => {
             eprintln!("{faults}");

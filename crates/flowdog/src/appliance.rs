@@ -69,17 +69,29 @@ pub enum RunError {
 impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Open { key, address, error } => {
+            Self::Open {
+                key,
+                address,
+                error,
+            } => {
                 write!(f, "{key}: cannot open {address}: {error}")?;
                 match error.kind() {
-                    io::ErrorKind::AddrInUse => f.write_str("; another program has it: stop that one, or choose another"),
-                    io::ErrorKind::PermissionDenied => f.write_str("; ports below 1024 need CAP_NET_BIND_SERVICE"),
-                    io::ErrorKind::AddrNotAvailable => f.write_str("; no interface of this host has that address"),
+                    io::ErrorKind::AddrInUse => {
+                        f.write_str("; another program has it: stop that one, or choose another")
+                    }
+                    io::ErrorKind::PermissionDenied => {
+                        f.write_str("; ports below 1024 need CAP_NET_BIND_SERVICE")
+                    }
+                    io::ErrorKind::AddrNotAvailable => {
+                        f.write_str("; no interface of this host has that address")
+                    }
                     _ => Ok(()),
                 }
             }
             Self::System(error) => write!(f, "cannot start: {error}"),
-            Self::ShardEnded(index) => write!(f, "shard {index} ended unexpectedly; see the log above"),
+            Self::ShardEnded(index) => {
+                write!(f, "shard {index} ended unexpectedly; see the log above")
+            }
         }
     }
 }
@@ -136,7 +148,11 @@ impl Builder {
     /// When one of them cannot be had.
     pub fn build(self) -> Result<Appliance, RunError> {
         let gwlb = &self.config.gwlb;
-        let open_error = |error| RunError::Open { key: "gwlb.listen", address: gwlb.listen.into(), error };
+        let open_error = |error| RunError::Open {
+            key: "gwlb.listen",
+            address: gwlb.listen.into(),
+            error,
+        };
         raise_descriptor_limit();
         let shared = gwlb.shards > 1;
         let mut wish = Wish {
@@ -166,8 +182,11 @@ impl Builder {
             sockets.push(alone);
         }
         let address = self.config.health.listen;
-        let listener = health::listen(address)
-            .map_err(|error| RunError::Open { key: "health.listen", address, error })?;
+        let listener = health::listen(address).map_err(|error| RunError::Open {
+            key: "health.listen",
+            address,
+            error,
+        })?;
         Ok(Appliance {
             config: Arc::new(ArcSwap::from_pointee(self.config)),
             file: self.file,
@@ -236,8 +255,13 @@ impl Appliance {
             let pulse = Arc::new(Pulse::default());
             let (sender, receiver) = mpsc::channel(COMMANDS);
             let gwlb = &config.gwlb;
-            let replies = ReplySockets::new(gwlb.reply, gwlb.reply_sockets, gwlb.send_buffer.as_usize())
-                .map_err(|error| RunError::Open { key: "gwlb.reply", address: gwlb.listen.into(), error })?;
+            let replies =
+                ReplySockets::new(gwlb.reply, gwlb.reply_sockets, gwlb.send_buffer.as_usize())
+                    .map_err(|error| RunError::Open {
+                        key: "gwlb.reply",
+                        address: gwlb.listen.into(),
+                        error,
+                    })?;
             let parts = ShardParts {
                 index,
                 sender: Sender::new(replies, socket.listen().port()),
@@ -255,6 +279,7 @@ impl Appliance {
             pulses.push(pulse);
             commands.push(sender);
         }
+        wait_for_first_turn(&pulses, clock);
         let state = Arc::new(State {
             clock,
             config: Arc::clone(&self.config),
@@ -265,8 +290,15 @@ impl Appliance {
             broken: AtomicBool::new(false),
         });
         let (stop, stopped) = oneshot::channel();
-        let health = health::spawn(self.listener, Arc::clone(&state), stopped).map_err(RunError::System)?;
-        Ok(Running { state, file: self.file, kinds: self.kinds, threads, health: Some((stop, health)) })
+        let health =
+            health::spawn(self.listener, Arc::clone(&state), stopped).map_err(RunError::System)?;
+        Ok(Running {
+            state,
+            file: self.file,
+            kinds: self.kinds,
+            threads,
+            health: Some((stop, health)),
+        })
     }
 }
 
@@ -329,8 +361,12 @@ impl Running {
     /// How many flows are intercepted; `None` while a shard does not answer.
     pub(crate) async fn intercepted(&self) -> Option<usize> {
         let snapshots = self.state.snapshots().await;
-        (snapshots.len() == self.state.commands.len())
-            .then(|| snapshots.iter().map(|snapshot| snapshot.flows_intercepted).sum())
+        (snapshots.len() == self.state.commands.len()).then(|| {
+            snapshots
+                .iter()
+                .map(|snapshot| snapshot.flows_intercepted)
+                .sum()
+        })
     }
 
     /// The first shard whose thread has ended; health checks fail once there is one.
@@ -381,6 +417,17 @@ impl Drop for Running {
     }
 }
 
+/// The first health check must not come before the shards are there. One that never comes is told
+/// by the checks.
+fn wait_for_first_turn(pulses: &[Arc<Pulse>], clock: Clock) {
+    for _ in 0..2000 {
+        if pulses.iter().all(|pulse| pulse.age(&clock).is_some()) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 fn log_start(config: &Config, sockets: &[PacketSocket], health: Option<SocketAddr>) {
     for (index, socket) in sockets.iter().enumerate() {
         let granted = socket.granted();
@@ -424,7 +471,20 @@ fn log_start(config: &Config, sockets: &[PacketSocket], health: Option<SocketAdd
 fn warn_about_restart(old: &Config, new: &Config) {
     let text = |config: &Config| {
         [
-            ("gwlb", format!("{:?}", (config.gwlb.listen, config.gwlb.shards, config.gwlb.receive_buffer, config.gwlb.send_buffer, config.gwlb.reply, config.gwlb.reply_sockets))),
+            (
+                "gwlb",
+                format!(
+                    "{:?}",
+                    (
+                        config.gwlb.listen,
+                        config.gwlb.shards,
+                        config.gwlb.receive_buffer,
+                        config.gwlb.send_buffer,
+                        config.gwlb.reply,
+                        config.gwlb.reply_sockets
+                    )
+                ),
+            ),
             ("flows", format!("{:?}", config.flows)),
             ("health.listen", format!("{:?}", config.health.listen)),
             ("log", format!("{:?}", config.log)),

@@ -40,13 +40,12 @@ pub(crate) async fn run(running: Running, mut signals: Signals) -> Result<(), Ru
     let mut look = tokio::time::interval(LOOK);
     loop {
         tokio::select! {
-            signal = async {
-                tokio::select! {
-                    _ = signals.terminate.recv() => "SIGTERM",
-                    _ = signals.interrupt.recv() => "SIGINT",
-                }
-            } => {
-                drain(&running, &mut signals, signal).await;
+            _ = signals.terminate.recv() => {
+                drain(&running, &mut signals, "SIGTERM").await;
+                break;
+            }
+            _ = signals.interrupt.recv() => {
+                drain(&running, &mut signals, "SIGINT").await;
                 break;
             }
             _ = signals.hang_up.recv() => {
@@ -70,8 +69,12 @@ pub(crate) async fn run(running: Running, mut signals: Signals) -> Result<(), Ru
 /// Unhealthy and bypassing, until nothing is intercepted any more or patience ends.
 async fn drain(running: &Running, signals: &mut Signals, signal: &'static str) {
     let (deadline, grace) = running.drain_times();
-    tracing::info!(signal, ?deadline, "draining: health checks fail, new flows bypass");
     running.begin_drain();
+    tracing::info!(
+        signal,
+        ?deadline,
+        "draining: health checks fail, new flows bypass"
+    );
     let began = Instant::now();
     let mut look = tokio::time::interval(LOOK);
     loop {

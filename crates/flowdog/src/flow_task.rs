@@ -29,13 +29,22 @@ pub(crate) struct FlowTask {
 enum Plan {
     Relay,
     Abort,
-    Http { chain: Chain, protocol: Protocol },
-    Tls { chain: Chain, impersonator: Arc<Impersonator>, server_name: Option<String> },
+    Http {
+        chain: Chain,
+        protocol: Protocol,
+    },
+    Tls {
+        chain: Chain,
+        impersonator: Arc<Impersonator>,
+        server_name: Option<String>,
+    },
 }
 
 impl FlowTask {
     pub(crate) async fn run(self) {
-        let Some(view) = self.core.dataplane.borrow().flow(self.flow) else { return };
+        let Some(view) = self.core.dataplane.borrow().flow(self.flow) else {
+            return;
+        };
         let mut client = LegStream::new(Rc::clone(&self.core), self.flow, Leg::Client);
         let server = LegStream::new(Rc::clone(&self.core), self.flow, Leg::Server);
         let ends = [client.end(), server.end()];
@@ -48,14 +57,29 @@ impl FlowTask {
                 return;
             }
             Plan::Relay => {
-                let outcome = self.serve(client, server, Protocol::Opaque, Chain::default(), self.info(&view), &config).await;
+                let outcome = self
+                    .serve(
+                        client,
+                        server,
+                        Protocol::Opaque,
+                        Chain::default(),
+                        self.info(&view),
+                        &config,
+                    )
+                    .await;
                 self.finished(outcome);
             }
             Plan::Http { chain, protocol } => {
-                let outcome = self.serve(client, server, protocol, chain, self.info(&view), &config).await;
+                let outcome = self
+                    .serve(client, server, protocol, chain, self.info(&view), &config)
+                    .await;
                 self.finished(outcome);
             }
-            Plan::Tls { chain, impersonator, server_name } => {
+            Plan::Tls {
+                chain,
+                impersonator,
+                server_name,
+            } => {
                 let address = view.server.ip();
                 match impersonator.intercept(client, server, address).await {
                     Ok(established) => {
@@ -102,18 +126,34 @@ impl FlowTask {
         };
         let plan = match decision {
             Decision::Drop | Decision::Reset => Plan::Abort,
-            Decision::Intercept { rule, protocol: Protocols::Tls, server_name } => match &config.tls.impersonator {
-                Some(impersonator) => {
-                    Plan::Tls { chain: rule.chain.clone(), impersonator: Arc::clone(impersonator), server_name }
-                }
+            Decision::Intercept {
+                rule,
+                protocol: Protocols::Tls,
+                server_name,
+            } => match &config.tls.impersonator {
+                Some(impersonator) => Plan::Tls {
+                    chain: rule.chain.clone(),
+                    impersonator: Arc::clone(impersonator),
+                    server_name,
+                },
                 None => Plan::Relay,
             },
-            Decision::Intercept { rule, protocol: Protocols::Http1, .. } => {
-                Plan::Http { chain: rule.chain.clone(), protocol: Protocol::Http1 }
-            }
-            Decision::Intercept { rule, protocol: Protocols::Http2, .. } => {
-                Plan::Http { chain: rule.chain.clone(), protocol: Protocol::Http2 }
-            }
+            Decision::Intercept {
+                rule,
+                protocol: Protocols::Http1,
+                ..
+            } => Plan::Http {
+                chain: rule.chain.clone(),
+                protocol: Protocol::Http1,
+            },
+            Decision::Intercept {
+                rule,
+                protocol: Protocols::Http2,
+                ..
+            } => Plan::Http {
+                chain: rule.chain.clone(),
+                protocol: Protocol::Http2,
+            },
             Decision::NeedMore | Decision::Pass(_) => Plan::Relay,
         };
         client.unread(seen.freeze());
@@ -129,7 +169,16 @@ impl FlowTask {
         info: FlowInfo,
         config: &Config,
     ) -> Result<(), ProxyError> {
-        proxy::serve(client, server, protocol, chain, Arc::new(info), &config.proxy).await.map(drop)
+        proxy::serve(
+            client,
+            server,
+            protocol,
+            chain,
+            Arc::new(info),
+            &config.proxy,
+        )
+        .await
+        .map(drop)
     }
 
     fn info(&self, view: &FlowView) -> FlowInfo {
@@ -193,13 +242,19 @@ impl FlowTask {
         loop {
             tokio::time::sleep(pause).await;
             waited += pause;
-            let Some(view) = self.core.dataplane.borrow().flow(self.flow) else { return };
+            let Some(view) = self.core.dataplane.borrow().flow(self.flow) else {
+                return;
+            };
             if view.state != FlowState::Intercepted {
                 return;
             }
             let client_finished = self.drain(Leg::Client, &mut discard);
             let server_finished = self.drain(Leg::Server, &mut discard);
-            silent = if view.packets == packets { silent + pause } else { Duration::ZERO };
+            silent = if view.packets == packets {
+                silent + pause
+            } else {
+                Duration::ZERO
+            };
             packets = view.packets;
             let over = if client_finished {
                 // The client has everything. A server that was not told the end, or that does not
@@ -222,7 +277,11 @@ impl FlowTask {
         let now = self.core.clock.now();
         // Bounded: a peer that sends for ever is met again after the pause.
         for _ in 0..64 {
-            let outcome = self.core.dataplane.borrow_mut().read(self.flow, leg, discard, now);
+            let outcome = self
+                .core
+                .dataplane
+                .borrow_mut()
+                .read(self.flow, leg, discard, now);
             match outcome {
                 ReadOutcome::Bytes(_) => self.core.kick.notify_one(),
                 ReadOutcome::Empty => return false,

@@ -67,7 +67,11 @@ impl State {
     /// How the appliance is, and how long ago each shard turned.
     pub(crate) fn status(&self) -> (Status, Vec<Option<Duration>>) {
         let stall = self.config.load().health.stall;
-        let ages: Vec<_> = self.pulses.iter().map(|pulse| pulse.age(&self.clock)).collect();
+        let ages: Vec<_> = self
+            .pulses
+            .iter()
+            .map(|pulse| pulse.age(&self.clock))
+            .collect();
         let turning = ages.iter().all(|age| age.is_some_and(|age| age < stall));
         let status = if self.broken.load(Ordering::Relaxed) || !turning {
             Status::Unhealthy
@@ -106,32 +110,39 @@ pub(crate) fn spawn(
     stop: oneshot::Receiver<()>,
 ) -> io::Result<std::thread::JoinHandle<()>> {
     listener.set_nonblocking(true)?;
-    std::thread::Builder::new().name("health".to_owned()).spawn(move || {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                tracing::error!(%error, "no health checks: cannot start their runtime");
-                return;
-            }
-        };
-        runtime.block_on(async move {
-            tokio::select! {
-                result = serve(listener, state) => {
-                    if let Err(error) = result {
-                        tracing::error!(%error, "no health checks: their listener failed");
-                    }
+    std::thread::Builder::new()
+        .name("health".to_owned())
+        .spawn(move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+            {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    tracing::error!(%error, "no health checks: cannot start their runtime");
+                    return;
                 }
-                _ = stop => {}
-            }
-        });
-    })
+            };
+            runtime.block_on(async move {
+                tokio::select! {
+                    result = serve(listener, state) => {
+                        if let Err(error) = result {
+                            tracing::error!(%error, "no health checks: their listener failed");
+                        }
+                    }
+                    _ = stop => {}
+                }
+            });
+        })
 }
 
 async fn serve(listener: std::net::TcpListener, state: Arc<State>) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return Ok(());
+        };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -155,13 +166,20 @@ async fn serve(listener: std::net::TcpListener, state: Arc<State>) -> io::Result
     }
 }
 
-async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    request: Request<Incoming>,
+    state: Arc<State>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let response = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/" | "/health") => health(&state),
         (&Method::GET | &Method::HEAD, "/metrics") => {
             let snapshots = state.snapshots().await;
             let text = metrics::render(&state, &snapshots);
-            response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
+            response(
+                StatusCode::OK,
+                "text/plain; version=0.0.4; charset=utf-8",
+                text,
+            )
         }
         (&Method::GET | &Method::HEAD, _) => response(
             StatusCode::NOT_FOUND,
@@ -196,15 +214,25 @@ fn health(state: &State) -> Response<Full<Bytes>> {
         "version": env!("CARGO_PKG_VERSION"),
         "shards": shards,
     });
-    let code = if status == Status::Healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if status == Status::Healthy {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     response(code, "application/json", format!("{body}\n"))
 }
 
 fn response(status: StatusCode, content_type: &'static str, text: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
-    response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static(content_type),
+    );
+    response.headers_mut().insert(
+        header::CACHE_CONTROL,
+        header::HeaderValue::from_static("no-store"),
+    );
     response
 }
 

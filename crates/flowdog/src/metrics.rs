@@ -11,7 +11,11 @@ use crate::telemetry::read;
 /// Everything that is counted.
 pub(crate) fn render(state: &State, snapshots: &[Snapshot]) -> String {
     let mut text = Exposition::default();
-    text.family("flowdog_build_info", "gauge", "Always 1; the labels say which build this is.");
+    text.family(
+        "flowdog_build_info",
+        "gauge",
+        "Always 1; the labels say which build this is.",
+    );
     text.sample(&[("version", &env!("CARGO_PKG_VERSION"))], 1);
     shell(&mut text, state);
     shards(&mut text, snapshots);
@@ -23,71 +27,219 @@ pub(crate) fn render(state: &State, snapshots: &[Snapshot]) -> String {
 fn shell(text: &mut Exposition, state: &State) {
     let telemetry = &state.telemetry;
     let (status, ages) = state.status();
-    text.single("flowdog_healthy", "gauge", "1 if health checks are answered with success.", u64::from(status == crate::health::Status::Healthy));
-    text.family("flowdog_shard_last_turn_seconds", "gauge", "Time since the shard's loop last turned.");
+    text.single(
+        "flowdog_healthy",
+        "gauge",
+        "1 if health checks are answered with success.",
+        u64::from(status == crate::health::Status::Healthy),
+    );
+    text.family(
+        "flowdog_shard_last_turn_seconds",
+        "gauge",
+        "Time since the shard's loop last turned.",
+    );
     for (shard, age) in ages.iter().enumerate() {
-        text.sample(&[("shard", &shard)], age.map_or(f64::NAN, |age| age.as_secs_f64()));
+        text.sample(
+            &[("shard", &shard)],
+            age.map_or(f64::NAN, |age| age.as_secs_f64()),
+        );
     }
-    text.family("flowdog_tls_handshakes_total", "counter", "Attempts to intercept TLS, by how they ended.");
+    text.family(
+        "flowdog_tls_handshakes_total",
+        "counter",
+        "Attempts to intercept TLS, by how they ended.",
+    );
     for (outcome, count) in telemetry.tls() {
         text.sample(&[("outcome", &outcome.as_str())], count);
     }
     if let Some(impersonator) = &state.config.load().tls.impersonator {
-        text.single("flowdog_tls_certificates_minted_total", "counter", "Leaf certificates made since the configuration was loaded.", impersonator.mint().minted());
-        text.single("flowdog_tls_certificates_cached", "gauge", "Leaf certificates kept for reuse.", impersonator.mint().cached());
+        text.single(
+            "flowdog_tls_certificates_minted_total",
+            "counter",
+            "Leaf certificates made since the configuration was loaded.",
+            impersonator.mint().minted(),
+        );
+        text.single(
+            "flowdog_tls_certificates_cached",
+            "gauge",
+            "Leaf certificates kept for reuse.",
+            impersonator.mint().cached(),
+        );
     }
-    text.family("flowdog_flows_passed_total", "counter", "Flows that a rule would intercept and that were passed unread, by reason.");
-    text.sample(&[("reason", &"no_authority")], read(&telemetry.passed_no_authority));
+    text.family(
+        "flowdog_flows_passed_total",
+        "counter",
+        "Flows that a rule would intercept and that were passed unread, by reason.",
+    );
+    text.sample(
+        &[("reason", &"no_authority")],
+        read(&telemetry.passed_no_authority),
+    );
     text.sample(&[("reason", &"opaque")], read(&telemetry.passed_opaque));
-    text.sample(&[("reason", &"unsupported_hello")], read(&telemetry.passed_unsupported_hello));
-    text.single("flowdog_flows_served_total", "counter", "Intercepted flows that ended in good order.", read(&telemetry.served));
-    text.family("flowdog_flows_failed_total", "counter", "Intercepted flows that ended in an error, by reason.");
+    text.sample(
+        &[("reason", &"unsupported_hello")],
+        read(&telemetry.passed_unsupported_hello),
+    );
+    text.single(
+        "flowdog_flows_served_total",
+        "counter",
+        "Intercepted flows that ended in good order.",
+        read(&telemetry.served),
+    );
+    text.family(
+        "flowdog_flows_failed_total",
+        "counter",
+        "Intercepted flows that ended in an error, by reason.",
+    );
     for (reason, count) in telemetry.failed.snapshot() {
         text.sample(&[("reason", &reason)], count);
     }
-    text.single("flowdog_flow_panics_total", "counter", "Tasks of flows that panicked: a defect, contained.", read(&telemetry.panics));
-    text.single("flowdog_config_reloads_total", "counter", "Configurations loaded since the start.", read(&telemetry.reloads));
-    text.single("flowdog_config_reload_failures_total", "counter", "Configurations refused since the start; the one before stayed in force.", read(&telemetry.reload_failures));
+    text.single(
+        "flowdog_flow_panics_total",
+        "counter",
+        "Tasks of flows that panicked: a defect, contained.",
+        read(&telemetry.panics),
+    );
+    text.single(
+        "flowdog_config_reloads_total",
+        "counter",
+        "Configurations loaded since the start.",
+        read(&telemetry.reloads),
+    );
+    text.single(
+        "flowdog_config_reload_failures_total",
+        "counter",
+        "Configurations refused since the start; the one before stayed in force.",
+        read(&telemetry.reload_failures),
+    );
 }
 
 fn shards(text: &mut Exposition, snapshots: &[Snapshot]) {
     type Read = fn(&Snapshot) -> u64;
     let counters: [(&str, &str, Read); 17] = [
-        ("receive_batches_total", "Batches taken from the socket.", |s| s.shard.batches),
-        ("receive_messages_total", "Messages received; with GRO one may carry several datagrams.", |s| s.shard.messages),
-        ("receive_foreign_total", "Datagrams from addresses that `allowed-sources` does not name.", |s| s.shard.foreign),
-        ("receive_truncated_total", "Messages cut because they were larger than any buffer.", |s| s.shard.truncated),
-        ("receive_errors_total", "Errors reported by the receiving socket.", |s| s.shard.receive_errors),
-        ("receive_buffer_errors_total", "Datagrams lost because the receive buffer was full (RcvbufErrors of this socket).", |s| s.receive_drops),
-        ("strays_sent_total", "Datagrams handed to the shard that they belong to.", |s| s.shard.strays_sent),
-        ("strays_dropped_total", "Datagrams dropped because the shard they belong to had no room.", |s| s.shard.strays_dropped),
-        ("turns_exhausted_total", "Turns of the loop that used up a budget.", |s| s.shard.exhausted),
-        ("send_datagrams_total", "Datagrams that the kernel took.", |s| s.send.datagrams),
-        ("send_bytes_total", "Bytes of datagrams that the kernel took.", |s| s.send.bytes),
-        ("send_calls_total", "System calls made to send.", |s| s.send.calls),
-        ("send_icmp_errors_total", "ICMP errors of earlier replies that were reported when sending; harmless.", |s| s.send.icmp_errors),
-        ("send_gso_fallbacks_total", "Batches that had to be sent one by one.", |s| s.send.gso_fallbacks),
-        ("reply_sockets_opened_total", "Reply sockets opened.", |s| s.reply.0.opened),
-        ("reply_sockets_evicted_total", "Reply sockets closed to make room for another.", |s| s.reply.0.evicted),
-        ("reply_sockets_failed_total", "Reply sockets that could not be bound.", |s| s.reply.0.failed),
+        (
+            "receive_batches_total",
+            "Batches taken from the socket.",
+            |s| s.shard.batches,
+        ),
+        (
+            "receive_messages_total",
+            "Messages received; with GRO one may carry several datagrams.",
+            |s| s.shard.messages,
+        ),
+        (
+            "receive_foreign_total",
+            "Datagrams from addresses that `allowed-sources` does not name.",
+            |s| s.shard.foreign,
+        ),
+        (
+            "receive_truncated_total",
+            "Messages cut because they were larger than any buffer.",
+            |s| s.shard.truncated,
+        ),
+        (
+            "receive_errors_total",
+            "Errors reported by the receiving socket.",
+            |s| s.shard.receive_errors,
+        ),
+        (
+            "receive_buffer_errors_total",
+            "Datagrams lost because the receive buffer was full (RcvbufErrors of this socket).",
+            |s| s.receive_drops,
+        ),
+        (
+            "strays_sent_total",
+            "Datagrams handed to the shard that they belong to.",
+            |s| s.shard.strays_sent,
+        ),
+        (
+            "strays_dropped_total",
+            "Datagrams dropped because the shard they belong to had no room.",
+            |s| s.shard.strays_dropped,
+        ),
+        (
+            "turns_exhausted_total",
+            "Turns of the loop that used up a budget.",
+            |s| s.shard.exhausted,
+        ),
+        (
+            "send_datagrams_total",
+            "Datagrams that the kernel took.",
+            |s| s.send.datagrams,
+        ),
+        (
+            "send_bytes_total",
+            "Bytes of datagrams that the kernel took.",
+            |s| s.send.bytes,
+        ),
+        ("send_calls_total", "System calls made to send.", |s| {
+            s.send.calls
+        }),
+        (
+            "send_icmp_errors_total",
+            "ICMP errors of earlier replies that were reported when sending; harmless.",
+            |s| s.send.icmp_errors,
+        ),
+        (
+            "send_gso_fallbacks_total",
+            "Batches that had to be sent one by one.",
+            |s| s.send.gso_fallbacks,
+        ),
+        ("reply_sockets_opened_total", "Reply sockets opened.", |s| {
+            s.reply.0.opened
+        }),
+        (
+            "reply_sockets_evicted_total",
+            "Reply sockets closed to make room for another.",
+            |s| s.reply.0.evicted,
+        ),
+        (
+            "reply_sockets_failed_total",
+            "Reply sockets that could not be bound.",
+            |s| s.reply.0.failed,
+        ),
     ];
     for (name, help, read) in counters {
-        text.per_shard(&format!("flowdog_shard_{name}"), "counter", help, snapshots, read);
+        text.per_shard(
+            &format!("flowdog_shard_{name}"),
+            "counter",
+            help,
+            snapshots,
+            read,
+        );
     }
-    text.family("flowdog_shard_send_dropped_total", "counter", "Replies dropped on the way out, by reason.");
+    text.family(
+        "flowdog_shard_send_dropped_total",
+        "counter",
+        "Replies dropped on the way out, by reason.",
+    );
     for s in snapshots {
-        for (reason, count) in [("buffer_full", s.send.full), ("no_port", s.send.no_port), ("refused", s.send.refused)] {
+        for (reason, count) in [
+            ("buffer_full", s.send.full),
+            ("no_port", s.send.no_port),
+            ("refused", s.send.refused),
+        ] {
             text.sample(&[("shard", &s.index), ("reason", &reason)], count);
         }
     }
     let gauges: [(&str, &str, Read); 4] = [
         ("reply_sockets", "Reply sockets open.", |s| s.reply.1 as u64),
-        ("reply_sockets_limit", "Most reply sockets open.", |s| s.reply.2 as u64),
+        ("reply_sockets_limit", "Most reply sockets open.", |s| {
+            s.reply.2 as u64
+        }),
         ("flows", "Flows remembered.", |s| s.flows_active as u64),
-        ("flows_intercepted", "Flows that are intercepted.", |s| s.flows_intercepted as u64),
+        ("flows_intercepted", "Flows that are intercepted.", |s| {
+            s.flows_intercepted as u64
+        }),
     ];
     for (name, help, read) in gauges {
-        text.per_shard(&format!("flowdog_shard_{name}"), "gauge", help, snapshots, read);
+        text.per_shard(
+            &format!("flowdog_shard_{name}"),
+            "gauge",
+            help,
+            snapshots,
+            read,
+        );
     }
 }
 
@@ -96,47 +248,89 @@ fn dataplane(text: &mut Exposition, snapshots: &[Snapshot]) {
         for (at, (name, help, _)) in first.dataplane.entries().enumerate() {
             text.family(&format!("flowdog_dataplane_{name}_total"), "counter", help);
             for snapshot in snapshots {
-                let count = snapshot.dataplane.entries().nth(at).map_or(0, |(_, _, count)| count);
+                let count = snapshot
+                    .dataplane
+                    .entries()
+                    .nth(at)
+                    .map_or(0, |(_, _, count)| count);
                 text.sample(&[("shard", &snapshot.index)], count);
             }
         }
     }
-    text.family("flowdog_dataplane_packets_dropped_total", "counter", "Datagrams not answered, by reason.");
+    text.family(
+        "flowdog_dataplane_packets_dropped_total",
+        "counter",
+        "Datagrams not answered, by reason.",
+    );
     for snapshot in snapshots {
         for reason in DropReason::ALL {
-            text.sample(&[("shard", &snapshot.index), ("reason", &reason.as_str())], snapshot.dataplane.dropped(*reason));
+            text.sample(
+                &[("shard", &snapshot.index), ("reason", &reason.as_str())],
+                snapshot.dataplane.dropped(*reason),
+            );
         }
     }
-    text.family("flowdog_dataplane_flows_bypassed_total", "counter", "Flows to be inspected that are forwarded raw, by reason.");
+    text.family(
+        "flowdog_dataplane_flows_bypassed_total",
+        "counter",
+        "Flows to be inspected that are forwarded raw, by reason.",
+    );
     for snapshot in snapshots {
         for reason in BypassReason::ALL {
-            text.sample(&[("shard", &snapshot.index), ("reason", &reason.as_str())], snapshot.dataplane.bypassed(*reason));
+            text.sample(
+                &[("shard", &snapshot.index), ("reason", &reason.as_str())],
+                snapshot.dataplane.bypassed(*reason),
+            );
         }
     }
 }
 
 fn interceptors(text: &mut Exposition, state: &State) {
     let config = state.config.load();
-    let stats: Vec<_> = config.interceptors.iter().map(|link| (link.name().to_owned(), link.stats())).collect();
-    text.family("flowdog_interceptor_calls_total", "counter", "What an interceptor was shown since the configuration was loaded.");
+    let stats: Vec<_> = config
+        .interceptors
+        .iter()
+        .map(|link| (link.name().to_owned(), link.stats()))
+        .collect();
+    text.family(
+        "flowdog_interceptor_calls_total",
+        "counter",
+        "What an interceptor was shown since the configuration was loaded.",
+    );
     for (name, s) in &stats {
-        for (stage, count) in [("request", s.requests), ("response", s.responses), ("message", s.messages)] {
+        for (stage, count) in [
+            ("request", s.requests),
+            ("response", s.responses),
+            ("message", s.messages),
+        ] {
             text.sample(&[("interceptor", name), ("stage", &stage)], count);
         }
     }
-    text.family("flowdog_interceptor_actions_total", "counter", "Requests that an interceptor answered or gave up itself.");
+    text.family(
+        "flowdog_interceptor_actions_total",
+        "counter",
+        "Requests that an interceptor answered or gave up itself.",
+    );
     for (name, s) in &stats {
         for (action, count) in [("answered", s.answered), ("aborted", s.aborted)] {
             text.sample(&[("interceptor", name), ("action", &action)], count);
         }
     }
-    text.family("flowdog_interceptor_failures_total", "counter", "Calls of an interceptor that failed.");
+    text.family(
+        "flowdog_interceptor_failures_total",
+        "counter",
+        "Calls of an interceptor that failed.",
+    );
     for (name, s) in &stats {
         for (kind, count) in [("error", s.errors), ("panic", s.panics)] {
             text.sample(&[("interceptor", name), ("kind", &kind)], count);
         }
     }
-    text.family("flowdog_interceptor_notes_total", "counter", "What an interceptor counted itself.");
+    text.family(
+        "flowdog_interceptor_notes_total",
+        "counter",
+        "What an interceptor counted itself.",
+    );
     for (name, s) in &stats {
         for (note, count) in &s.notes {
             text.sample(&[("interceptor", name), ("note", note)], count);
@@ -165,7 +359,11 @@ impl Exposition {
         self.out.push_str(&self.name);
         for (index, (label, text)) in labels.iter().enumerate() {
             let open = if index == 0 { '{' } else { ',' };
-            let text = text.to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let text = text
+                .to_string()
+                .replace('\\', "\\\\")
+                .replace('"', "\\\"")
+                .replace('\n', "\\n");
             let _ = write!(self.out, "{open}{label}=\"{text}\"");
         }
         if !labels.is_empty() {
@@ -179,7 +377,14 @@ impl Exposition {
         self.sample(&[], value);
     }
 
-    fn per_shard(&mut self, name: &str, kind: &str, help: &str, snapshots: &[Snapshot], read: fn(&Snapshot) -> u64) {
+    fn per_shard(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        snapshots: &[Snapshot],
+        read: fn(&Snapshot) -> u64,
+    ) {
         self.family(name, kind, help);
         for snapshot in snapshots {
             self.sample(&[("shard", &snapshot.index)], read(snapshot));

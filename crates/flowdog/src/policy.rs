@@ -48,7 +48,11 @@ pub(crate) enum Decision<'c> {
     /// Reset both ends.
     Reset,
     /// Take over.
-    Intercept { rule: &'c Rule, protocol: Protocols, server_name: Option<String> },
+    Intercept {
+        rule: &'c Rule,
+        protocol: Protocols,
+        server_name: Option<String>,
+    },
 }
 
 /// Why first bytes are passed on unread.
@@ -93,9 +97,17 @@ pub(crate) fn at_open(config: &Config, facts: &Facts, mid_flow: bool) -> Verdict
         // A rule above may yet match by name. One that passes changes nothing for flows that are
         // passed anyway, so those need no inspection.
         let above = named || verdict != Verdict::Pass && has_named_rule_above(config, facts, rule);
-        return if inspectable && above { Verdict::Inspect } else { verdict };
+        return if inspectable && above {
+            Verdict::Inspect
+        } else {
+            verdict
+        };
     }
-    if named { Verdict::Inspect } else { Verdict::Pass }
+    if named {
+        Verdict::Inspect
+    } else {
+        Verdict::Pass
+    }
 }
 
 /// The decision on a TCP flow whose client has sent `bytes` so far.
@@ -108,7 +120,11 @@ pub(crate) fn at_first_bytes<'c>(config: &'c Config, facts: &Facts, bytes: &[u8]
         Sniff::Tls => match hello::parse(bytes) {
             Parsed::NeedMore => return Decision::NeedMore,
             Parsed::Hello(hello) => {
-                unsupported = config.tls.impersonator.as_ref().is_some_and(|i| i.can_intercept(&hello).is_err());
+                unsupported = config
+                    .tls
+                    .impersonator
+                    .as_ref()
+                    .is_some_and(|i| i.can_intercept(&hello).is_err());
                 server_name = hello.server_name;
             }
             // The impersonator refuses it in the words of TLS, if it comes to that.
@@ -120,12 +136,16 @@ pub(crate) fn at_first_bytes<'c>(config: &'c Config, facts: &Facts, bytes: &[u8]
         .rules
         .iter()
         .find(|rule| matches_flow(rule, facts) && matches_name(rule, server_name.as_deref()));
-    let Some(rule) = rule else { return Decision::Pass(PassReason::Rule) };
+    let Some(rule) = rule else {
+        return Decision::Pass(PassReason::Rule);
+    };
     let protocol = match (rule.action, protocol) {
         (Action::Pass, _) => return Decision::Pass(PassReason::Rule),
         (Action::Drop, _) => return Decision::Drop,
         (Action::Reset, _) => return Decision::Reset,
-        (Action::Intercept, Sniff::Opaque | Sniff::NeedMore) => return Decision::Pass(PassReason::Opaque),
+        (Action::Intercept, Sniff::Opaque | Sniff::NeedMore) => {
+            return Decision::Pass(PassReason::Opaque);
+        }
         (Action::Intercept, Sniff::Tls) if config.tls.impersonator.is_none() => {
             return Decision::Pass(PassReason::NoAuthority);
         }
@@ -136,7 +156,11 @@ pub(crate) fn at_first_bytes<'c>(config: &'c Config, facts: &Facts, bytes: &[u8]
         (Action::Intercept, Sniff::Http1) => Protocols::Http1,
         (Action::Intercept, Sniff::Http2PriorKnowledge) => Protocols::Http2,
     };
-    Decision::Intercept { rule, protocol, server_name }
+    Decision::Intercept {
+        rule,
+        protocol,
+        server_name,
+    }
 }
 
 fn has_named_rule_above(config: &Config, facts: &Facts, below: &Rule) -> bool {
@@ -151,18 +175,28 @@ fn matches_flow(rule: &Rule, facts: &Facts) -> bool {
     let has_ports = facts.protocol == TCP || facts.protocol == UDP;
     holds(&rule.endpoint, |endpoint| *endpoint == facts.endpoint)
         && holds(&rule.protocol, |protocol| *protocol == facts.protocol.0)
-        && holds(&rule.port, |ports| has_ports && ports.contains(&facts.server.port()))
-        && holds(&rule.source, |network: &IpNet| network.contains(&facts.client.ip()))
-        && holds(&rule.destination, |network: &IpNet| network.contains(&facts.server.ip()))
+        && holds(&rule.port, |ports| {
+            has_ports && ports.contains(&facts.server.port())
+        })
+        && holds(&rule.source, |network: &IpNet| {
+            network.contains(&facts.client.ip())
+        })
+        && holds(&rule.destination, |network: &IpNet| {
+            network.contains(&facts.server.ip())
+        })
 }
 
 fn matches_name(rule: &Rule, server_name: Option<&str>) -> bool {
-    holds(&rule.server_name, |glob| server_name.is_some_and(|name| glob.matches(name)))
+    holds(&rule.server_name, |glob| {
+        server_name.is_some_and(|name| glob.matches(name))
+    })
 }
 
 /// A condition that is not there holds.
 fn holds<T>(condition: &Option<Vec<T>>, matches: impl Fn(&T) -> bool) -> bool {
-    condition.as_ref().is_none_or(|values| values.iter().any(matches))
+    condition
+        .as_ref()
+        .is_none_or(|values| values.iter().any(matches))
 }
 
 #[cfg(test)]
@@ -199,22 +233,44 @@ mod tests {
             assert_eq!(at_open(&config, &facts, false), Verdict::Pass);
             assert_eq!(at_open(&config, &facts, true), Verdict::Pass);
         }
-        assert!(matches!(at_first_bytes(&config, &web(), HTTP), Decision::Pass(PassReason::Rule)));
+        assert!(matches!(
+            at_first_bytes(&config, &web(), HTTP),
+            Decision::Pass(PassReason::Rule)
+        ));
     }
 
     #[test]
     fn a_rule_without_conditions_inspects_tcp_and_passes_what_cannot_be_intercepted() {
         let config = config("[[rule]]\naction = 'intercept'\n");
         assert_eq!(at_open(&config, &web(), false), Verdict::Inspect);
-        assert_eq!(at_open(&config, &web(), true), Verdict::Pass, "gwlb_b13: a restart resets nothing");
-        assert_eq!(at_open(&config, &flow(17, "10.0.0.1:1", "10.0.0.2:443"), false), Verdict::Pass);
-        assert_eq!(at_open(&config, &flow(1, "10.0.0.1:0", "10.0.0.2:0"), false), Verdict::Pass);
+        assert_eq!(
+            at_open(&config, &web(), true),
+            Verdict::Pass,
+            "gwlb_b13: a restart resets nothing"
+        );
+        assert_eq!(
+            at_open(&config, &flow(17, "10.0.0.1:1", "10.0.0.2:443"), false),
+            Verdict::Pass
+        );
+        assert_eq!(
+            at_open(&config, &flow(1, "10.0.0.1:0", "10.0.0.2:0"), false),
+            Verdict::Pass
+        );
         assert!(matches!(
             at_first_bytes(&config, &web(), HTTP),
-            Decision::Intercept { protocol: Protocols::Http1, .. }
+            Decision::Intercept {
+                protocol: Protocols::Http1,
+                ..
+            }
         ));
-        assert!(matches!(at_first_bytes(&config, &web(), SSH), Decision::Pass(PassReason::Opaque)));
-        assert!(matches!(at_first_bytes(&config, &web(), b"GE"), Decision::NeedMore));
+        assert!(matches!(
+            at_first_bytes(&config, &web(), SSH),
+            Decision::Pass(PassReason::Opaque)
+        ));
+        assert!(matches!(
+            at_first_bytes(&config, &web(), b"GE"),
+            Decision::NeedMore
+        ));
     }
 
     #[test]
@@ -222,7 +278,10 @@ mod tests {
         let config = config("[[rule]]\naction = 'intercept'\nport = 443\nmid-flow = 'reset'\n");
         assert_eq!(at_open(&config, &web(), true), Verdict::Reset);
         assert_eq!(at_open(&config, &web(), false), Verdict::Inspect);
-        assert_eq!(at_open(&config, &flow(6, "10.0.0.1:1", "10.0.0.2:22"), true), Verdict::Pass);
+        assert_eq!(
+            at_open(&config, &flow(6, "10.0.0.1:1", "10.0.0.2:22"), true),
+            Verdict::Pass
+        );
     }
 
     #[test]
@@ -231,9 +290,15 @@ mod tests {
             "[[rule]]\naction = 'drop'\nendpoint = 'vpce-0123456789abcdef0'\nsource = '10.0.0.0/8'\n\
              destination = ['203.0.113.0/24', '2001:db8::/32']\nport = [443, '8000-8999']\nprotocol = 'tcp'\n",
         );
-        let there = |facts: Facts| Facts { endpoint: VpcEndpointId(0x0123_4567_89ab_cdef0), ..facts };
+        let there = |facts: Facts| Facts {
+            endpoint: VpcEndpointId(0x1234_5678_9abc_def0),
+            ..facts
+        };
         for server in ["203.0.113.5:443", "203.0.113.5:8000", "203.0.113.5:8999"] {
-            assert_eq!(at_open(&config, &there(flow(6, "10.0.0.1:1", server)), false), Verdict::Drop);
+            assert_eq!(
+                at_open(&config, &there(flow(6, "10.0.0.1:1", server)), false),
+                Verdict::Drop
+            );
         }
         for other in [
             web(),
@@ -249,8 +314,14 @@ mod tests {
     #[test]
     fn a_port_condition_never_matches_a_protocol_without_ports() {
         let config = config("[[rule]]\naction = 'drop'\nport = '0-65535'\n");
-        assert_eq!(at_open(&config, &flow(1, "10.0.0.1:0", "10.0.0.2:0"), false), Verdict::Pass);
-        assert_eq!(at_open(&config, &flow(17, "10.0.0.1:9", "10.0.0.2:9"), false), Verdict::Drop);
+        assert_eq!(
+            at_open(&config, &flow(1, "10.0.0.1:0", "10.0.0.2:0"), false),
+            Verdict::Pass
+        );
+        assert_eq!(
+            at_open(&config, &flow(17, "10.0.0.1:9", "10.0.0.2:9"), false),
+            Verdict::Drop
+        );
     }
 
     #[test]
@@ -260,11 +331,23 @@ mod tests {
              [[rule]]\naction = 'pass'\nport = 443\n[[rule]]\naction = 'drop'\n",
         );
         assert_eq!(at_open(&config, &web(), false), Verdict::Inspect);
-        assert_eq!(at_open(&config, &flow(17, "10.0.0.1:9", "10.0.0.2:443"), false), Verdict::Pass);
-        assert!(matches!(at_first_bytes(&config, &web(), &hello("www.bad.example")), Decision::Reset));
-        assert!(matches!(at_first_bytes(&config, &web(), &hello("good.example")), Decision::Pass(_)));
+        assert_eq!(
+            at_open(&config, &flow(17, "10.0.0.1:9", "10.0.0.2:443"), false),
+            Verdict::Pass
+        );
+        assert!(matches!(
+            at_first_bytes(&config, &web(), &hello("www.bad.example")),
+            Decision::Reset
+        ));
+        assert!(matches!(
+            at_first_bytes(&config, &web(), &hello("good.example")),
+            Decision::Pass(_)
+        ));
         let hello = hello("www.bad.example");
-        assert!(matches!(at_first_bytes(&config, &web(), &hello[..hello.len() - 1]), Decision::NeedMore));
+        assert!(matches!(
+            at_first_bytes(&config, &web(), &hello[..hello.len() - 1]),
+            Decision::NeedMore
+        ));
     }
 
     #[test]
@@ -273,8 +356,14 @@ mod tests {
             "[[rule]]\naction = 'pass'\nserver-name = 'bank.example'\n[[rule]]\naction = 'reset'\n",
         );
         assert_eq!(at_open(&config, &web(), false), Verdict::Inspect);
-        assert!(matches!(at_first_bytes(&config, &web(), &hello("bank.example")), Decision::Pass(_)));
-        assert!(matches!(at_first_bytes(&config, &web(), HTTP), Decision::Reset));
+        assert!(matches!(
+            at_first_bytes(&config, &web(), &hello("bank.example")),
+            Decision::Pass(_)
+        ));
+        assert!(matches!(
+            at_first_bytes(&config, &web(), HTTP),
+            Decision::Reset
+        ));
     }
 
     #[test]

@@ -77,7 +77,9 @@ impl Pulse {
     /// How long ago the shard turned last; `None` before its first turn.
     pub(crate) fn age(&self, clock: &Clock) -> Option<Duration> {
         let last = self.last.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(Duration::from_millis((clock.now().0 / 1000).saturating_sub(last)))
+        Some(Duration::from_millis(
+            (clock.now().0 / 1000).saturating_sub(last),
+        ))
     }
 }
 
@@ -130,12 +132,23 @@ pub(crate) struct ShardCounters {
 }
 
 /// Starts the thread of a shard.
-pub(crate) fn spawn(parts: ShardParts, clock: Clock) -> io::Result<std::thread::JoinHandle<io::Result<()>>> {
-    std::thread::Builder::new().name(format!("shard-{}", parts.index)).spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        let local = tokio::task::LocalSet::new();
-        local.block_on(&runtime, async move { Shard::new(parts, clock)?.run().await })
-    })
+pub(crate) fn spawn(
+    parts: ShardParts,
+    clock: Clock,
+) -> io::Result<std::thread::JoinHandle<io::Result<()>>> {
+    std::thread::Builder::new()
+        .name(format!("shard-{}", parts.index))
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_io()
+                .enable_time()
+                .build()?;
+            let local = tokio::task::LocalSet::new();
+            local.block_on(
+                &runtime,
+                async move { Shard::new(parts, clock)?.run().await },
+            )
+        })
 }
 
 struct Shard {
@@ -247,7 +260,10 @@ impl Shard {
         match command {
             Command::BeginDrain => self.core.dataplane.borrow_mut().begin_drain(),
             Command::ResetAll => {
-                self.core.dataplane.borrow_mut().reset_all(self.core.clock.now());
+                self.core
+                    .dataplane
+                    .borrow_mut()
+                    .reset_all(self.core.clock.now());
                 self.take_events();
                 while self.transmit() {}
             }
@@ -276,7 +292,9 @@ impl Shard {
     fn take_events(&mut self) -> bool {
         for handled in 0..EVENT_BUDGET {
             let event = self.core.dataplane.borrow_mut().poll_event();
-            let Some(event) = event else { return handled > 0 };
+            let Some(event) = event else {
+                return handled > 0;
+            };
             self.take_event(event);
         }
         self.counters.exhausted += 1;
@@ -315,7 +333,9 @@ impl Shard {
 
     fn decide_at_open(&mut self, flow: FlowId, mid_flow: bool) {
         let mut dataplane = self.core.dataplane.borrow_mut();
-        let Some(view) = dataplane.flow(flow) else { return };
+        let Some(view) = dataplane.flow(flow) else {
+            return;
+        };
         let verdict = policy::at_open(&self.config.load(), &Facts::from(&view), mid_flow);
         tracing::debug!(
             %flow,
@@ -332,7 +352,9 @@ impl Shard {
 
     fn decide_at_first_bytes(&mut self, flow: FlowId) {
         let mut dataplane = self.core.dataplane.borrow_mut();
-        let (Some(view), Some(held)) = (dataplane.flow(flow), dataplane.held(flow)) else { return };
+        let (Some(view), Some(held)) = (dataplane.flow(flow), dataplane.held(flow)) else {
+            return;
+        };
         let config = self.config.load();
         let decision = policy::at_first_bytes(&config, &Facts::from(&view), held);
         let answer = match &decision {
@@ -378,9 +400,14 @@ impl Shard {
                 let mut dataplane = self.core.dataplane.borrow_mut();
                 while self.outgoing.len() < FLUSH_BYTES && sent < TRANSMIT_BUDGET {
                     let start = self.outgoing.len();
-                    let Some(transmit) = dataplane.poll_transmit(now, &mut self.outgoing) else { break };
+                    let Some(transmit) = dataplane.poll_transmit(now, &mut self.outgoing) else {
+                        break;
+                    };
                     sent += 1;
-                    self.pieces.push(Piece { range: start..start + transmit.len, outer: transmit.outer });
+                    self.pieces.push(Piece {
+                        range: start..start + transmit.len,
+                        outer: transmit.outer,
+                    });
                 }
             }
             if self.pieces.is_empty() {
@@ -398,7 +425,9 @@ impl Shard {
     /// Takes one batch from the socket; true when there was one.
     fn receive(&mut self) -> bool {
         let Self { ring, socket, .. } = self;
-        let received = self.readiness.try_io(Interest::READABLE, || ring.receive(socket.as_fd()));
+        let received = self
+            .readiness
+            .try_io(Interest::READABLE, || ring.receive(socket.as_fd()));
         let count = match received {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
@@ -418,7 +447,8 @@ impl Shard {
             }
         }
         watch_sent(&self.tap, self.index, self.ring.bytes(), &self.pieces);
-        self.sender.send(&self.socket, self.ring.bytes(), &self.pieces);
+        self.sender
+            .send(&self.socket, self.ring.bytes(), &self.pieces);
         count > 0
     }
 
@@ -429,11 +459,18 @@ impl Shard {
             return;
         }
         let allowed = &self.config.load().gwlb.allowed_sources;
-        if !allowed.is_empty() && !allowed.iter().any(|net| net.contains(&std::net::IpAddr::V4(*message.from.ip()))) {
+        if !allowed.is_empty()
+            && !allowed
+                .iter()
+                .any(|net| net.contains(&std::net::IpAddr::V4(*message.from.ip())))
+        {
             self.counters.foreign += datagrams;
             return;
         }
-        let outer = Outer { gwlb: message.from, local: message.local };
+        let outer = Outer {
+            gwlb: message.from,
+            local: message.local,
+        };
         let now = self.core.clock.now();
         let mut dataplane = self.core.dataplane.borrow_mut();
         let end = message.start + message.len;
@@ -441,19 +478,29 @@ impl Shard {
         // An empty datagram is one too: it is counted as truncated like every short one.
         loop {
             let stop = end.min(start + message.segment.max(1));
-            let Some(datagram) = self.ring.bytes_mut().get_mut(start..stop) else { return };
+            let Some(datagram) = self.ring.bytes_mut().get_mut(start..stop) else {
+                return;
+            };
             if let Some(tap) = &self.tap {
                 tap.on_received(self.index, datagram, &outer);
             }
             let owner = steer::owner(datagram, self.others.len());
             if owner != self.index && owner < self.others.len() {
-                let stray = Stray { bytes: Box::from(&*datagram), outer };
+                let stray = Stray {
+                    bytes: Box::from(&*datagram),
+                    outer,
+                };
                 match self.others[owner].try_send(stray) {
                     Ok(()) => self.counters.strays_sent += 1,
                     Err(_) => self.counters.strays_dropped += 1,
                 }
-            } else if let Disposition::Hairpin { len } = dataplane.handle_datagram(datagram, outer, now) {
-                self.pieces.push(Piece { range: start..start + len, outer });
+            } else if let Disposition::Hairpin { len } =
+                dataplane.handle_datagram(datagram, outer, now)
+            {
+                self.pieces.push(Piece {
+                    range: start..start + len,
+                    outer,
+                });
             }
             start = stop;
             if start >= end {
@@ -465,7 +512,9 @@ impl Shard {
     fn take_strays(&mut self) -> bool {
         let mut any = false;
         for _ in 0..socket::BATCH {
-            let Ok(stray) = self.strays.try_recv() else { break };
+            let Ok(stray) = self.strays.try_recv() else {
+                break;
+            };
             self.take_stray(stray);
             any = true;
         }
@@ -474,9 +523,16 @@ impl Shard {
 
     fn take_stray(&mut self, mut stray: Stray) {
         let now = self.core.clock.now();
-        let disposition = self.core.dataplane.borrow_mut().handle_datagram(&mut stray.bytes, stray.outer, now);
+        let disposition =
+            self.core
+                .dataplane
+                .borrow_mut()
+                .handle_datagram(&mut stray.bytes, stray.outer, now);
         if let Disposition::Hairpin { len } = disposition {
-            let pieces = [Piece { range: 0..len, outer: stray.outer }];
+            let pieces = [Piece {
+                range: 0..len,
+                outer: stray.outer,
+            }];
             watch_sent(&self.tap, self.index, &stray.bytes, &pieces);
             self.sender.send(&self.socket, &stray.bytes, &pieces);
         }
@@ -500,7 +556,9 @@ fn count_pass(telemetry: &Telemetry, reason: PassReason) {
         PassReason::NoAuthority => {
             telemetry::add(&telemetry.passed_no_authority);
             if !telemetry.told_no_authority.swap(true, Ordering::Relaxed) {
-                tracing::warn!("a rule intercepts TLS, but [tls.ca] is not configured: TLS flows are passed unread");
+                tracing::warn!(
+                    "a rule intercepts TLS, but [tls.ca] is not configured: TLS flows are passed unread"
+                );
             }
         }
     }

@@ -22,7 +22,10 @@ pub(crate) struct Clock {
 
 impl Clock {
     pub(crate) fn start() -> Self {
-        Self { origin: std::time::Instant::now(), wall: SystemTime::now() }
+        Self {
+            origin: std::time::Instant::now(),
+            wall: SystemTime::now(),
+        }
     }
 
     pub(crate) fn now(&self) -> Instant {
@@ -58,18 +61,31 @@ struct Wakers {
 
 impl Core {
     pub(crate) fn new(dataplane: Dataplane, clock: Clock) -> Self {
-        Self { dataplane: RefCell::new(dataplane), clock, kick: Notify::new(), wakers: RefCell::default() }
+        Self {
+            dataplane: RefCell::new(dataplane),
+            clock,
+            kick: Notify::new(),
+            wakers: RefCell::default(),
+        }
     }
 
     pub(crate) fn wake_reader(&self, flow: FlowId, leg: Leg) {
-        let waker = self.wakers.borrow_mut().get_mut(&(flow, leg)).and_then(|wakers| wakers.read.take());
+        let waker = self
+            .wakers
+            .borrow_mut()
+            .get_mut(&(flow, leg))
+            .and_then(|wakers| wakers.read.take());
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 
     pub(crate) fn wake_writer(&self, flow: FlowId, leg: Leg) {
-        let waker = self.wakers.borrow_mut().get_mut(&(flow, leg)).and_then(|wakers| wakers.write.take());
+        let waker = self
+            .wakers
+            .borrow_mut()
+            .get_mut(&(flow, leg))
+            .and_then(|wakers| wakers.write.take());
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -79,7 +95,11 @@ impl Core {
     pub(crate) fn wake_all(&self, flow: FlowId) {
         for leg in [Leg::Client, Leg::Server] {
             let wakers = self.wakers.borrow_mut().remove(&(flow, leg));
-            for waker in wakers.into_iter().flat_map(|wakers| [wakers.read, wakers.write]).flatten() {
+            for waker in wakers
+                .into_iter()
+                .flat_map(|wakers| [wakers.read, wakers.write])
+                .flatten()
+            {
                 waker.wake();
             }
         }
@@ -126,7 +146,13 @@ pub(crate) struct LegStream {
 
 impl LegStream {
     pub(crate) fn new(core: Rc<Core>, flow: FlowId, leg: Leg) -> Self {
-        Self { core, flow, leg, unread: Bytes::new(), end: Rc::default() }
+        Self {
+            core,
+            flow,
+            leg,
+            unread: Bytes::new(),
+            end: Rc::default(),
+        }
     }
 
     /// Gives bytes back that were read to look at them.
@@ -143,7 +169,11 @@ impl LegStream {
             return Poll::Ready(Ok(0));
         }
         let now = self.core.clock.now();
-        let outcome = self.core.dataplane.borrow_mut().write(self.flow, self.leg, bytes, now);
+        let outcome = self
+            .core
+            .dataplane
+            .borrow_mut()
+            .write(self.flow, self.leg, bytes, now);
         match outcome {
             // Zero bytes would be an error to callers that write all.
             WriteOutcome::Bytes(count) if count > 0 => {
@@ -181,8 +211,12 @@ impl AsyncRead for LegStream {
             return Poll::Ready(Ok(()));
         }
         let now = self.core.clock.now();
-        let outcome =
-            self.core.dataplane.borrow_mut().read(self.flow, self.leg, out.initialize_unfilled(), now);
+        let outcome = self.core.dataplane.borrow_mut().read(
+            self.flow,
+            self.leg,
+            out.initialize_unfilled(),
+            now,
+        );
         match outcome {
             ReadOutcome::Bytes(count) => {
                 out.advance(count);
@@ -204,7 +238,11 @@ impl AsyncRead for LegStream {
 }
 
 impl AsyncWrite for LegStream {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.write(context, bytes)
     }
 
@@ -240,7 +278,10 @@ impl AsyncWrite for LegStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.end.shut_down.replace(true) {
-            self.core.dataplane.borrow_mut().shutdown(self.flow, self.leg, self.core.clock.now());
+            self.core
+                .dataplane
+                .borrow_mut()
+                .shutdown(self.flow, self.leg, self.core.clock.now());
             self.core.kick.notify_one();
         }
         Poll::Ready(Ok(()))

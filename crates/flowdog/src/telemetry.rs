@@ -33,7 +33,10 @@ impl Telemetry {
 
     /// Every outcome of TLS interception with its count.
     pub(crate) fn tls(&self) -> impl Iterator<Item = (TlsOutcome, u64)> + '_ {
-        TlsOutcome::ALL.into_iter().zip(&self.tls).map(|(outcome, count)| (outcome, read(count)))
+        TlsOutcome::ALL
+            .into_iter()
+            .zip(&self.tls)
+            .map(|(outcome, count)| (outcome, read(count)))
     }
 }
 
@@ -43,13 +46,22 @@ pub(crate) struct Labelled(std::sync::Mutex<std::collections::BTreeMap<&'static 
 
 impl Labelled {
     pub(crate) fn add(&self, label: &'static str) {
-        let mut counts = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut counts = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         *counts.entry(label).or_default() += 1;
     }
 
     pub(crate) fn snapshot(&self) -> Vec<(&'static str, u64)> {
-        let counts = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        counts.iter().map(|(label, count)| (*label, *count)).collect()
+        let counts = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        counts
+            .iter()
+            .map(|(label, count)| (*label, *count))
+            .collect()
     }
 }
 

@@ -15,7 +15,10 @@ pub(crate) struct TrustFault {
 }
 
 /// The impersonator, or none where no authority is configured. Roots are tried in either case.
-pub(crate) fn load(ca: Option<&Ca>, roots: &[Root]) -> Result<Option<Arc<Impersonator>>, TrustFault> {
+pub(crate) fn load(
+    ca: Option<&Ca>,
+    roots: &[Root],
+) -> Result<Option<Arc<Impersonator>>, TrustFault> {
     let roots = Roots {
         system: roots.contains(&Root::System),
         files: roots
@@ -36,7 +39,9 @@ pub(crate) fn load(ca: Option<&Ca>, roots: &[Root]) -> Result<Option<Arc<Imperso
     } else {
         None
     };
-    let (Some(ca), Some(upstream)) = (ca, upstream) else { return Ok(None) };
+    let (Some(ca), Some(upstream)) = (ca, upstream) else {
+        return Ok(None);
+    };
     let authority = Authority::from_files(&ca.certificate, &ca.key).map_err(|error| {
         let about_key = match &error {
             AuthorityError::NoKey { .. } | AuthorityError::UnsupportedKey { .. } => true,
@@ -60,10 +65,13 @@ pub(crate) fn load(ca: Option<&Ca>, roots: &[Root]) -> Result<Option<Arc<Imperso
             }
         }
     })?;
-    let impersonator = Impersonator::new(Arc::new(authority), upstream, ImpersonatorConfig::default());
-    impersonator.map(|made| Some(Arc::new(made))).map_err(|error| TrustFault {
-        key: "certificate",
-        what: error.to_string(),
-        allowed: "a CA certificate that the TLS library can use",
-    })
+    let impersonator =
+        Impersonator::new(Arc::new(authority), upstream, ImpersonatorConfig::default());
+    impersonator
+        .map(|made| Some(Arc::new(made)))
+        .map_err(|error| TrustFault {
+            key: "certificate",
+            what: error.to_string(),
+            allowed: "a CA certificate that the TLS library can use",
+        })
 }

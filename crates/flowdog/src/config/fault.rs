@@ -84,7 +84,11 @@ pub(crate) struct Collector<'t> {
 
 impl<'t> Collector<'t> {
     pub(crate) fn new(file: &'t Path, text: &'t str) -> Self {
-        Self { file, text, faults: Vec::new() }
+        Self {
+            file,
+            text,
+            faults: Vec::new(),
+        }
     }
 
     /// Notes a fault at a byte offset of the document.
@@ -95,7 +99,11 @@ impl<'t> Collector<'t> {
         what: impl Into<String>,
         allowed: Option<&str>,
     ) {
-        let before = self.text.as_bytes().get(..offset).unwrap_or(self.text.as_bytes());
+        let before = self
+            .text
+            .as_bytes()
+            .get(..offset)
+            .unwrap_or(self.text.as_bytes());
         self.faults.push(Fault {
             file: self.file.to_owned(),
             line: 1 + before.iter().filter(|byte| **byte == b'\n').count(),
@@ -112,7 +120,7 @@ impl<'t> Collector<'t> {
 
     /// The folder that relative paths in the document start from.
     pub(crate) fn folder(&self) -> &'t Path {
-        self.file.parent().unwrap_or(Path::new(""))
+        self.file.parent().unwrap_or_else(|| Path::new(""))
     }
 
     /// `value` if nothing was wrong.
@@ -128,7 +136,11 @@ impl<'t> Collector<'t> {
 
 fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
-    for part in text.split(['\n', '\r']).map(str::trim).filter(|part| !part.is_empty()) {
+    for part in text
+        .split(['\n', '\r'])
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+    {
         if !line.is_empty() {
             line.push_str(", ");
         }

@@ -151,7 +151,11 @@ impl Flows {
             other_idle: self.other_idle,
             max_flows: self.max,
             max_intercepted: self.max_intercepted,
-            on_table_full: if self.pass_when_full { dataplane::Verdict::Pass } else { dataplane::Verdict::Drop },
+            on_table_full: if self.pass_when_full {
+                dataplane::Verdict::Pass
+            } else {
+                dataplane::Verdict::Drop
+            },
             park_packets: self.park_packets,
             park_total_bytes: self.park_total.as_usize(),
             hold_total_bytes: self.hold_total.as_usize(),
@@ -175,7 +179,10 @@ pub struct Health {
 
 impl Default for Health {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::UNSPECIFIED, 8080).into(), stall: Duration::from_secs(5) }
+        Self {
+            listen: (Ipv4Addr::UNSPECIFIED, 8080).into(),
+            stall: Duration::from_secs(5),
+        }
     }
 }
 
@@ -192,7 +199,11 @@ pub struct Tls {
 
 impl Default for Tls {
     fn default() -> Self {
-        Self { ca: None, roots: vec![Root::System], impersonator: None }
+        Self {
+            ca: None,
+            roots: vec![Root::System],
+            impersonator: None,
+        }
     }
 }
 
@@ -226,7 +237,10 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Text, level: "info".to_owned() }
+        Self {
+            format: LogFormat::Text,
+            level: "info".to_owned(),
+        }
     }
 }
 
@@ -253,7 +267,10 @@ pub struct Drain {
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(300), grace: Duration::ZERO }
+        Self {
+            deadline: Duration::from_secs(300),
+            grace: Duration::ZERO,
+        }
     }
 }
 
@@ -310,7 +327,8 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn load(file: &Path, kinds: &[InterceptorKind]) -> Result<Self, Faults> {
-        let text = std::fs::read_to_string(file).map_err(|error| Faults::unreadable(file, &error))?;
+        let text =
+            std::fs::read_to_string(file).map_err(|error| Faults::unreadable(file, &error))?;
         Self::parse(&text, file, kinds)
     }
 

@@ -13,7 +13,8 @@ use super::fault::{Collector, Faults};
 use super::section::{Section, integer, list};
 use super::value::{self, ByteSize};
 use super::{
-    Action, Ca, Config, Drain, Flows, Gwlb, Health, Log, LogFormat, MidFlow, ReplyMode, Root, Rule, Tls,
+    Action, Ca, Config, Drain, Flows, Gwlb, Health, Log, LogFormat, MidFlow, ReplyMode, Root, Rule,
+    Tls,
 };
 
 /// An hour: more than any time-out here needs, and far from overflow.
@@ -23,14 +24,26 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Every key that was asked for, with the numbers of tables in arrays left out.
 pub(super) type KnownKeys = BTreeSet<String>;
 
-pub(super) fn read(text: &str, file: &Path, kinds: &[InterceptorKind]) -> Result<(Config, KnownKeys), Faults> {
+pub(super) fn read(
+    text: &str,
+    file: &Path,
+    kinds: &[InterceptorKind],
+) -> Result<(Config, KnownKeys), Faults> {
     let mut faults = Collector::new(file, text);
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors {
         let offset = error.span().map_or(0, |span| span.start);
-        faults.add(offset, "", format!("is not TOML: {}", error.message()), None);
+        faults.add(
+            offset,
+            "",
+            format!("is not TOML: {}", error.message()),
+            None,
+        );
     }
-    let mut reader = Reader { faults, known: KnownKeys::new() };
+    let mut reader = Reader {
+        faults,
+        known: KnownKeys::new(),
+    };
     let mut root = Section::new("", 0, Some(document.get_ref()));
     let config = reader.document(&mut root, kinds);
     reader.close(&root);
@@ -71,21 +84,40 @@ impl Reader<'_> {
         let faults = &mut self.faults;
         let read = Gwlb {
             listen: section
-                .parsed("listen", "an IPv4 address and a port, as \"0.0.0.0:6081\"", faults, |text| {
-                    text.parse::<SocketAddrV4>().ok()
-                })
+                .parsed(
+                    "listen",
+                    "an IPv4 address and a port, as \"0.0.0.0:6081\"",
+                    faults,
+                    |text| text.parse::<SocketAddrV4>().ok(),
+                )
                 .unwrap_or(default.listen),
-            shards: section.number("shards", 1, 256, faults).map_or(default.shards, |n| n as usize),
+            shards: section
+                .number("shards", 1, 256, faults)
+                .map_or(default.shards, |n| n as usize),
             receive_buffer: section
-                .size("receive-buffer", ByteSize::kib(64), ByteSize::mib(1024), faults)
+                .size(
+                    "receive-buffer",
+                    ByteSize::kib(64),
+                    ByteSize::mib(1024),
+                    faults,
+                )
                 .unwrap_or(default.receive_buffer),
             send_buffer: section
-                .size("send-buffer", ByteSize::kib(64), ByteSize::mib(1024), faults)
+                .size(
+                    "send-buffer",
+                    ByteSize::kib(64),
+                    ByteSize::mib(1024),
+                    faults,
+                )
                 .unwrap_or(default.send_buffer),
             reply: section
                 .word(
                     "reply",
-                    &[("auto", ReplyMode::Auto), ("bound", ReplyMode::Bound), ("raw", ReplyMode::Raw)],
+                    &[
+                        ("auto", ReplyMode::Auto),
+                        ("bound", ReplyMode::Bound),
+                        ("raw", ReplyMode::Raw),
+                    ],
                     faults,
                 )
                 .unwrap_or(default.reply),
@@ -93,7 +125,9 @@ impl Reader<'_> {
                 .number("reply-sockets", 1, 60_000, faults)
                 .map_or(default.reply_sockets, |n| n as usize),
             allowed_sources: section
-                .optional_list("allowed-sources", NETWORKS, faults, |v| v.as_str().and_then(value::network))
+                .optional_list("allowed-sources", NETWORKS, faults, |v| {
+                    v.as_str().and_then(value::network)
+                })
                 .unwrap_or(default.allowed_sources),
         };
         self.close(&section);
@@ -104,12 +138,16 @@ impl Reader<'_> {
         let default = Flows::default();
         let faults = &mut self.faults;
         let idle = |section: &mut Section<'_>, key, default, faults: &mut Collector<'_>| {
-            section.duration(key, SECOND, Duration::from_secs(86_400), faults).unwrap_or(default)
+            section
+                .duration(key, SECOND, Duration::from_secs(86_400), faults)
+                .unwrap_or(default)
         };
         let read = Flows {
             tcp_idle: idle(&mut section, "tcp-idle", default.tcp_idle, faults),
             other_idle: idle(&mut section, "other-idle", default.other_idle, faults),
-            max: section.number("max", 1, 1 << 26, faults).map_or(default.max, |n| n as usize),
+            max: section
+                .number("max", 1, 1 << 26, faults)
+                .map_or(default.max, |n| n as usize),
             max_intercepted: section
                 .number("max-intercepted", 0, 1 << 24, faults)
                 .map_or(default.max_intercepted, |n| n as usize),
@@ -120,16 +158,30 @@ impl Reader<'_> {
                 .number("park-packets", 1, 4096, faults)
                 .map_or(default.park_packets, |n| n as usize),
             park_total: section
-                .size("park-total", ByteSize::kib(64), ByteSize::mib(65_536), faults)
+                .size(
+                    "park-total",
+                    ByteSize::kib(64),
+                    ByteSize::mib(65_536),
+                    faults,
+                )
                 .unwrap_or(default.park_total),
             hold_total: section
-                .size("hold-total", ByteSize::kib(64), ByteSize::mib(65_536), faults)
+                .size(
+                    "hold-total",
+                    ByteSize::kib(64),
+                    ByteSize::mib(65_536),
+                    faults,
+                )
                 .unwrap_or(default.hold_total),
             hold_time: section
                 .duration("hold-time", Duration::from_millis(1), 10 * SECOND, faults)
                 .unwrap_or(default.hold_time),
-            mss_ipv4: section.number("mss-ipv4", 536, 8460, faults).map_or(default.mss_ipv4, |n| n as u16),
-            mss_ipv6: section.number("mss-ipv6", 1220, 8440, faults).map_or(default.mss_ipv6, |n| n as u16),
+            mss_ipv4: section
+                .number("mss-ipv4", 536, 8460, faults)
+                .map_or(default.mss_ipv4, |n| n as u16),
+            mss_ipv6: section
+                .number("mss-ipv6", 1220, 8440, faults)
+                .map_or(default.mss_ipv6, |n| n as u16),
         };
         self.close(&section);
         read
@@ -139,11 +191,16 @@ impl Reader<'_> {
         let default = Health::default();
         let read = Health {
             listen: section
-                .parsed("listen", "an address and a port, as \"0.0.0.0:8080\"", &mut self.faults, |text| {
-                    text.parse::<SocketAddr>().ok()
-                })
+                .parsed(
+                    "listen",
+                    "an address and a port, as \"0.0.0.0:8080\"",
+                    &mut self.faults,
+                    |text| text.parse::<SocketAddr>().ok(),
+                )
                 .unwrap_or(default.listen),
-            stall: section.duration("stall", SECOND, HOUR, &mut self.faults).unwrap_or(default.stall),
+            stall: section
+                .duration("stall", SECOND, HOUR, &mut self.faults)
+                .unwrap_or(default.stall),
         };
         self.close(&section);
         read
@@ -168,19 +225,21 @@ impl Reader<'_> {
                     let (offset, key) = match (fault.key, &roots_entry) {
                         ("roots", Some(entry)) => (entry.offset, entry.key.clone()),
                         ("roots", None) => (upstream.offset(), upstream.name_of("roots")),
-                        (key, _) => (
-                            ca_section.peek(key).map_or(ca_section.offset(), |entry| entry.offset),
-                            ca_section.name_of(key),
-                        ),
+                        (key, _) => (ca_section.offset_of(key), ca_section.name_of(key)),
                     };
-                    self.faults.add(offset, key, fault.what, Some(fault.allowed));
+                    self.faults
+                        .add(offset, key, fault.what, Some(fault.allowed));
                     None
                 }
             }
         } else {
             None
         };
-        Tls { ca, roots, impersonator }
+        Tls {
+            ca,
+            roots,
+            impersonator,
+        }
     }
 
     fn ca(&mut self, section: &mut Section<'_>) -> Option<Ca> {
@@ -201,15 +260,29 @@ impl Reader<'_> {
             (Some(certificate), Some(key)) => Some(Ca { certificate, key }),
             (Some(_), None) if section.peek("key").is_none() => {
                 let name = section.name_of("key");
-                faults.add(section.offset(), name, "is missing", Some("the PEM file with the private key"));
+                faults.add(
+                    section.offset(),
+                    name,
+                    "is missing",
+                    Some("the PEM file with the private key"),
+                );
                 None
             }
             (None, Some(_)) if section.peek("certificate").is_none() => {
                 let name = section.name_of("certificate");
-                faults.add(section.offset(), name, "is missing", Some("the PEM file with the certificate"));
+                faults.add(
+                    section.offset(),
+                    name,
+                    "is missing",
+                    Some("the PEM file with the certificate"),
+                );
                 None
             }
-            (None, None) if section.is_present() && section.peek("key").is_none() && section.peek("certificate").is_none() => {
+            (None, None)
+                if section.is_present()
+                    && section.peek("key").is_none()
+                    && section.peek("certificate").is_none() =>
+            {
                 let name = section.name_of("certificate");
                 faults.add(
                     section.offset(),
@@ -226,10 +299,12 @@ impl Reader<'_> {
     fn roots(&mut self, section: &mut Section<'_>) -> Vec<Root> {
         let folder = self.faults.folder();
         let allowed = "\"system\" and paths of PEM files";
-        let roots = section.several("roots", allowed, &mut self.faults, |v| match v.as_str()? {
-            "" => None,
-            "system" => Some(Root::System),
-            path => Some(Root::File(folder.join(path))),
+        let roots = section.several("roots", allowed, &mut self.faults, |v| {
+            match v.as_str()? {
+                "" => None,
+                "system" => Some(Root::System),
+                path => Some(Root::File(folder.join(path))),
+            }
         });
         roots.unwrap_or_else(|| Tls::default().roots)
     }
@@ -239,30 +314,58 @@ impl Reader<'_> {
         let faults = &mut self.faults;
         let s = &mut section;
         let (kib, mib) = (ByteSize::kib(1), ByteSize::mib(1));
-        let bytes = |size: Option<ByteSize>, default: usize| size.map_or(default, ByteSize::as_usize);
-        let window = |size: Option<ByteSize>, default: u32| size.map_or(default, |size| size.0 as u32);
+        let bytes =
+            |size: Option<ByteSize>, default: usize| size.map_or(default, ByteSize::as_usize);
+        let window =
+            |size: Option<ByteSize>, default: u32| size.map_or(default, |size| size.0 as u32);
         // RFC 9113 §6.9.1: a flow-control window never exceeds 2^31-1 bytes.
         let most_window = ByteSize::mib(1024);
         let limits = proxy::Limits {
             head_bytes: bytes(s.size("head", kib, mib, faults), default.head_bytes),
-            target_bytes: bytes(s.size("target", ByteSize(256), mib, faults), default.target_bytes),
-            header_count: s.number("header-count", 16, 4096, faults).map_or(default.header_count, |n| n as usize),
-            trailer_bytes: bytes(s.size("trailer", ByteSize(256), mib, faults), default.trailer_bytes),
-            head_time: s.duration("head-time", SECOND, HOUR, faults).unwrap_or(default.head_time),
-            idle_time: s.duration("idle-time", SECOND, 24 * HOUR, faults).unwrap_or(default.idle_time),
-            interim_count: s.number("interim-count", 1, 1024, faults).map_or(default.interim_count, |n| n as usize),
-            drain_bytes: s.size("drain", ByteSize(0), ByteSize::mib(64), faults).map_or(default.drain_bytes, |n| n.0),
+            target_bytes: bytes(
+                s.size("target", ByteSize(256), mib, faults),
+                default.target_bytes,
+            ),
+            header_count: s
+                .number("header-count", 16, 4096, faults)
+                .map_or(default.header_count, |n| n as usize),
+            trailer_bytes: bytes(
+                s.size("trailer", ByteSize(256), mib, faults),
+                default.trailer_bytes,
+            ),
+            head_time: s
+                .duration("head-time", SECOND, HOUR, faults)
+                .unwrap_or(default.head_time),
+            idle_time: s
+                .duration("idle-time", SECOND, 24 * HOUR, faults)
+                .unwrap_or(default.idle_time),
+            interim_count: s
+                .number("interim-count", 1, 1024, faults)
+                .map_or(default.interim_count, |n| n as usize),
+            drain_bytes: s
+                .size("drain", ByteSize(0), ByteSize::mib(64), faults)
+                .map_or(default.drain_bytes, |n| n.0),
             sniff_time: s
                 .duration("sniff-time", Duration::from_millis(10), HOUR, faults)
                 .unwrap_or(default.sniff_time),
-            h2_streams: s.number("http2-streams", 1, 10_000, faults).map_or(default.h2_streams, |n| n as u32),
-            h2_header_list_bytes: window(s.size("http2-header-list", kib, mib, faults), default.h2_header_list_bytes),
+            h2_streams: s
+                .number("http2-streams", 1, 10_000, faults)
+                .map_or(default.h2_streams, |n| n as u32),
+            h2_header_list_bytes: window(
+                s.size("http2-header-list", kib, mib, faults),
+                default.h2_header_list_bytes,
+            ),
             h2_stream_window: window(
                 s.size("http2-stream-window", ByteSize(65_535), most_window, faults),
                 default.h2_stream_window,
             ),
             h2_connection_window: window(
-                s.size("http2-connection-window", ByteSize(65_535), most_window, faults),
+                s.size(
+                    "http2-connection-window",
+                    ByteSize(65_535),
+                    most_window,
+                    faults,
+                ),
                 default.h2_connection_window,
             ),
             websocket_message_bytes: bytes(
@@ -280,7 +383,11 @@ impl Reader<'_> {
         let faults = &mut self.faults;
         let read = Log {
             format: section
-                .word("format", &[("json", LogFormat::Json), ("text", LogFormat::Text)], faults)
+                .word(
+                    "format",
+                    &[("json", LogFormat::Json), ("text", LogFormat::Text)],
+                    faults,
+                )
                 .unwrap_or(default.format),
             level: section
                 .parsed(
@@ -309,30 +416,52 @@ impl Reader<'_> {
         read
     }
 
-    fn interceptors(&mut self, root: &mut Section<'_>, kinds: &[InterceptorKind]) -> BTreeMap<String, Link> {
+    fn interceptors(
+        &mut self,
+        root: &mut Section<'_>,
+        kinds: &[InterceptorKind],
+    ) -> BTreeMap<String, Link> {
         let mut links = BTreeMap::new();
         for mut section in root.tables("interceptor", &mut self.faults) {
             let faults = &mut self.faults;
             let name = section.string("name", faults);
             let kind_name = section.string("use", faults);
             let on_error = section
-                .word("on-error", &[("continue", OnError::Continue), ("fail", OnError::Fail)], faults)
+                .word(
+                    "on-error",
+                    &[("continue", OnError::Continue), ("fail", OnError::Fail)],
+                    faults,
+                )
                 .unwrap_or_default();
             self.remember(&section);
             let faults = &mut self.faults;
-            let kind = kind_name.as_ref().and_then(|name| kinds.iter().find(|kind| kind.name == name));
+            let kind = kind_name
+                .as_ref()
+                .and_then(|name| kinds.iter().find(|kind| kind.name == name));
             if section.peek("name").is_none() {
-                faults.add(section.offset(), section.name_of("name"), "is missing", Some("a name of your choice"));
+                faults.add(
+                    section.offset(),
+                    section.name_of("name"),
+                    "is missing",
+                    Some("a name of your choice"),
+                );
             }
             let all_kinds = list(kinds.iter().map(|kind| kind.name));
             match (&kind_name, kind) {
                 (None, _) if section.peek("use").is_none() => {
-                    faults.add(section.offset(), section.name_of("use"), "is missing", Some(&all_kinds));
+                    faults.add(
+                        section.offset(),
+                        section.name_of("use"),
+                        "is missing",
+                        Some(&all_kinds),
+                    );
                 }
                 (Some(written), None) => {
-                    let offset = section.peek("use").map_or(section.offset(), |entry| entry.offset);
+                    let offset = section.offset_of("use");
                     let mut what = format!("there is no kind of interceptor \"{written}\"");
-                    if let Some(near) = value::did_you_mean(written, kinds.iter().map(|kind| kind.name)) {
+                    if let Some(near) =
+                        value::did_you_mean(written, kinds.iter().map(|kind| kind.name))
+                    {
                         what = format!("{what}; did you mean \"{near}\"?");
                     }
                     faults.add(offset, section.name_of("use"), what, Some(&all_kinds));
@@ -344,16 +473,30 @@ impl Reader<'_> {
                 Ok(interceptor) => interceptor,
                 Err(fault) => {
                     let key = fault.key.as_deref().unwrap_or("");
-                    let whole = if key.is_empty() { section.name_of("use") } else { section.name_of(key) };
-                    faults.add(section.offset_of(key), whole, fault.message, fault.allowed.as_deref());
+                    let whole = if key.is_empty() {
+                        section.name_of("use")
+                    } else {
+                        section.name_of(key)
+                    };
+                    faults.add(
+                        section.offset_of(key),
+                        whole,
+                        fault.message,
+                        fault.allowed.as_deref(),
+                    );
                     continue;
                 }
             };
             let Some(name) = name else { continue };
             if links.contains_key(&name) {
-                let offset = section.peek("name").map_or(section.offset(), |entry| entry.offset);
+                let offset = section.offset_of("name");
                 let what = format!("the name \"{name}\" is taken by an interceptor above");
-                faults.add(offset, section.name_of("name"), what, Some("a name of its own for each"));
+                faults.add(
+                    offset,
+                    section.name_of("name"),
+                    what,
+                    Some("a name of its own for each"),
+                );
             } else {
                 links.insert(name.clone(), Link::new(name, interceptor, on_error));
             }
@@ -388,7 +531,12 @@ impl Reader<'_> {
         let action = section.word("action", &ACTIONS, faults);
         if section.peek("action").is_none() {
             let allowed = list(ACTIONS.iter().map(|(word, _)| *word));
-            faults.add(section.offset(), section.name_of("action"), "is missing", Some(&allowed));
+            faults.add(
+                section.offset(),
+                section.name_of("action"),
+                "is missing",
+                Some(&allowed),
+            );
         }
         let known = if declared.is_empty() {
             "names of [[interceptor]] tables, of which there are none".to_owned()
@@ -396,7 +544,9 @@ impl Reader<'_> {
             list(declared.iter().map(String::as_str))
         };
         let names = section.optional_list("interceptors", &known, faults, |v| {
-            v.as_str().filter(|name| declared.contains(*name)).map(str::to_owned)
+            v.as_str()
+                .filter(|name| declared.contains(*name))
+                .map(str::to_owned)
         });
         if let (Some(entry), Some(action)) = (section.peek("interceptors"), action)
             && action != Action::Intercept
@@ -408,27 +558,45 @@ impl Reader<'_> {
                 Some("action = \"intercept\", or a rule without `interceptors`"),
             );
         }
-        let chain = names.unwrap_or_default().iter().filter_map(|name| links.get(name).cloned()).collect();
+        let chain = names
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|name| links.get(name).cloned())
+            .collect();
         let rule = Rule {
             action: action.unwrap_or(Action::Pass),
             chain: Chain::new(chain),
             mid_flow: section
-                .word("mid-flow", &[("pass", MidFlow::Pass), ("reset", MidFlow::Reset)], faults)
+                .word(
+                    "mid-flow",
+                    &[("pass", MidFlow::Pass), ("reset", MidFlow::Reset)],
+                    faults,
+                )
                 .unwrap_or(MidFlow::Pass),
-            endpoint: section.several("endpoint", "ids as \"vpce-0123456789abcdef0\"", faults, |v| {
-                v.as_str().and_then(endpoint)
+            endpoint: section.several(
+                "endpoint",
+                "ids as \"vpce-0123456789abcdef0\"",
+                faults,
+                |v| v.as_str().and_then(endpoint),
+            ),
+            source: section.several("source", NETWORKS, faults, |v| {
+                v.as_str().and_then(value::network)
             }),
-            source: section.several("source", NETWORKS, faults, |v| v.as_str().and_then(value::network)),
-            destination: section.several("destination", NETWORKS, faults, |v| v.as_str().and_then(value::network)),
-            port: section.several("port", "ports as 443, ranges as \"8000-8999\"", faults, |v| {
-                match v {
+            destination: section.several("destination", NETWORKS, faults, |v| {
+                v.as_str().and_then(value::network)
+            }),
+            port: section.several(
+                "port",
+                "ports as 443, ranges as \"8000-8999\"",
+                faults,
+                |v| match v {
                     DeValue::Integer(_) => {
                         let port = u16::try_from(integer(v)?).ok()?;
                         Some(port..=port)
                     }
                     _ => v.as_str().and_then(value::ports),
-                }
-            }),
+                },
+            ),
             protocol: section.several(
                 "protocol",
                 "tcp, udp, icmp, icmpv6, gre, esp, ah, sctp, or a number up to 255",
@@ -452,7 +620,8 @@ impl Reader<'_> {
     }
 
     fn remember(&mut self, section: &Section<'_>) {
-        self.known.extend(section.known_names().map(|name| strip_numbers(&name)));
+        self.known
+            .extend(section.known_names().map(|name| strip_numbers(&name)));
     }
 }
 

@@ -31,8 +31,17 @@ pub(crate) struct Entry<'d> {
 }
 
 impl<'d> Section<'d> {
-    pub(crate) fn new(path: impl Into<String>, offset: usize, table: Option<&'d DeTable<'d>>) -> Self {
-        Self { path: path.into(), offset, table, known: BTreeSet::new() }
+    pub(crate) fn new(
+        path: impl Into<String>,
+        offset: usize,
+        table: Option<&'d DeTable<'d>>,
+    ) -> Self {
+        Self {
+            path: path.into(),
+            offset,
+            table,
+            known: BTreeSet::new(),
+        }
     }
 
     /// Where the table begins.
@@ -42,7 +51,11 @@ impl<'d> Section<'d> {
 
     /// The whole name of one of its keys.
     pub(crate) fn name_of(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
     }
 
     /// The value under a key, which thereby is a known one.
@@ -54,11 +67,15 @@ impl<'d> Section<'d> {
     /// The value under a key, without making the key a known one.
     pub(crate) fn peek(&self, key: &str) -> Option<Entry<'d>> {
         let (name, value) = self.table?.iter().find(|(name, _)| name.get_ref() == key)?;
-        Some(Entry { key: self.name_of(key), offset: name.span().start, value: value.get_ref() })
+        Some(Entry {
+            key: self.name_of(key),
+            offset: name.span().start,
+            value: value.get_ref(),
+        })
     }
 
     /// A table inside; an absent one reads as empty.
-    pub(crate) fn table(&mut self, key: &'static str, faults: &mut Collector<'_>) -> Section<'d> {
+    pub(crate) fn table(&mut self, key: &'static str, faults: &mut Collector<'_>) -> Self {
         let Some(entry) = self.entry(key) else {
             return Section::new(self.name_of(key), self.offset, None);
         };
@@ -71,10 +88,17 @@ impl<'d> Section<'d> {
     }
 
     /// An array of tables inside (`[[rule]]`); each is named with its number, from 1.
-    pub(crate) fn tables(&mut self, key: &'static str, faults: &mut Collector<'_>) -> Vec<Section<'d>> {
-        let Some(entry) = self.entry(key) else { return Vec::new() };
+    pub(crate) fn tables(&mut self, key: &'static str, faults: &mut Collector<'_>) -> Vec<Self> {
+        let Some(entry) = self.entry(key) else {
+            return Vec::new();
+        };
         let Some(items) = entry.value.as_array() else {
-            faults.add(entry.offset, &entry.key, entry.found(), Some(&format!("tables, [[{key}]]")));
+            faults.add(
+                entry.offset,
+                &entry.key,
+                entry.found(),
+                Some(&format!("tables, [[{key}]]")),
+            );
             return Vec::new();
         };
         let mut sections = Vec::new();
@@ -83,7 +107,12 @@ impl<'d> Section<'d> {
             let offset = item.span().start;
             match item.get_ref().as_table() {
                 Some(table) => sections.push(Section::new(path, offset, Some(table))),
-                None => faults.add(offset, path, "is not a table", Some(&format!("tables, [[{key}]]"))),
+                None => faults.add(
+                    offset,
+                    path,
+                    "is not a table",
+                    Some(&format!("tables, [[{key}]]")),
+                ),
             }
         }
         sections
@@ -114,19 +143,32 @@ impl<'d> Section<'d> {
     ) -> Option<T> {
         let allowed = list(words.iter().map(|(word, _)| *word));
         self.parsed(key, &allowed, faults, |text| {
-            words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning)
+            words
+                .iter()
+                .find(|(word, _)| *word == text)
+                .map(|(_, meaning)| *meaning)
         })
     }
 
     /// Any string.
-    pub(crate) fn string(&mut self, key: &'static str, faults: &mut Collector<'_>) -> Option<String> {
+    pub(crate) fn string(
+        &mut self,
+        key: &'static str,
+        faults: &mut Collector<'_>,
+    ) -> Option<String> {
         self.parsed(key, "a string", faults, |text| Some(text.to_owned()))
     }
 
     /// A path; a relative one starts from the folder of the configuration file.
-    pub(crate) fn path(&mut self, key: &'static str, faults: &mut Collector<'_>) -> Option<PathBuf> {
+    pub(crate) fn path(
+        &mut self,
+        key: &'static str,
+        faults: &mut Collector<'_>,
+    ) -> Option<PathBuf> {
         let folder = faults.folder();
-        self.parsed(key, "the path of a file", faults, |text| (!text.is_empty()).then(|| folder.join(text)))
+        self.parsed(key, "the path of a file", faults, |text| {
+            (!text.is_empty()).then(|| folder.join(text))
+        })
     }
 
     /// A duration with its unit, within bounds.
@@ -156,7 +198,8 @@ impl<'d> Section<'d> {
         high: ByteSize,
         faults: &mut Collector<'_>,
     ) -> Option<ByteSize> {
-        let allowed = format!("a size with its unit (B, KiB, MiB, GiB), from \"{low}\" to \"{high}\"");
+        let allowed =
+            format!("a size with its unit (B, KiB, MiB, GiB), from \"{low}\" to \"{high}\"");
         self.parsed(key, &allowed, faults, |text| {
             text.parse().ok().filter(|size| (low..=high).contains(size))
         })
@@ -229,7 +272,11 @@ impl<'d> Section<'d> {
         parse: impl Fn(&DeValue<'_>) -> Option<T>,
     ) -> Option<Vec<T>> {
         self.known.insert(key);
-        let empty = self.peek(key)?.value.as_array().is_some_and(|items| items.is_empty());
+        let empty = self
+            .peek(key)?
+            .value
+            .as_array()
+            .is_some_and(|items| items.is_empty());
         if empty {
             return Some(Vec::new());
         }
@@ -252,14 +299,24 @@ impl<'d> Section<'d> {
         tables
             .into_iter()
             .flat_map(|items| items.iter())
-            .filter_map(|item| item.get_ref().get("name")?.get_ref().as_str().map(str::to_owned))
+            .filter_map(|item| {
+                item.get_ref()
+                    .get("name")?
+                    .get_ref()
+                    .as_str()
+                    .map(str::to_owned)
+            })
             .collect()
     }
 
     /// Where a path inside the table, as `set[0].name`, stands; the nearest place that exists.
     pub(crate) fn offset_of(&self, path: &str) -> usize {
-        let mut segments = path.split(['.', '[', ']']).filter(|segment| !segment.is_empty());
-        let Some(first) = segments.next().and_then(|first| self.peek(first)) else { return self.offset };
+        let mut segments = path
+            .split(['.', '[', ']'])
+            .filter(|segment| !segment.is_empty());
+        let Some(first) = segments.next().and_then(|first| self.peek(first)) else {
+            return self.offset;
+        };
         let (mut offset, mut value) = (first.offset, first.value);
         for segment in segments {
             let inner = match value {
@@ -326,7 +383,10 @@ pub(crate) fn found(value: &DeValue<'_>) -> String {
     match value {
         // A long value would bury the message that it is quoted in.
         DeValue::String(text) if text.chars().count() > 60 => {
-            format!("\"{}…\" is not valid here", text.chars().take(60).collect::<String>())
+            format!(
+                "\"{}…\" is not valid here",
+                text.chars().take(60).collect::<String>()
+            )
         }
         DeValue::String(text) => format!("\"{text}\" is not valid here"),
         DeValue::Integer(number) => format!("{number} is not valid here"),
@@ -351,9 +411,14 @@ fn plain(value: &DeValue<'_>) -> toml::Value {
         DeValue::Float(number) => toml::Value::Float(number.as_str().parse().unwrap_or(f64::NAN)),
         DeValue::Boolean(value) => toml::Value::Boolean(*value),
         DeValue::Datetime(date) => toml::Value::Datetime(*date),
-        DeValue::Array(items) => toml::Value::Array(items.iter().map(|item| plain(item.get_ref())).collect()),
+        DeValue::Array(items) => {
+            toml::Value::Array(items.iter().map(|item| plain(item.get_ref())).collect())
+        }
         DeValue::Table(table) => toml::Value::Table(
-            table.iter().map(|(key, value)| (key.get_ref().to_string(), plain(value.get_ref()))).collect(),
+            table
+                .iter()
+                .map(|(key, value)| (key.get_ref().to_string(), plain(value.get_ref())))
+                .collect(),
         ),
     }
 }

@@ -106,7 +106,9 @@ impl FromStr for NameGlob {
     fn from_str(text: &str) -> Result<Self, ()> {
         let fits = !text.is_empty()
             && text.len() <= 253
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'*'));
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'*'));
         if !fits {
             return Err(());
         }
@@ -148,10 +150,18 @@ fn glob(pattern: &[u8], name: &[u8]) -> bool {
 }
 
 /// The known word nearest to what was written, if it is near enough to be meant.
-pub(crate) fn did_you_mean<'w>(written: &str, known: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
+pub(crate) fn did_you_mean<'w>(
+    written: &str,
+    known: impl IntoIterator<Item = &'w str>,
+) -> Option<&'w str> {
     known
         .into_iter()
-        .map(|word| (edit_distance(&written.to_ascii_lowercase().replace('_', "-"), word), word))
+        .map(|word| {
+            (
+                edit_distance(&written.to_ascii_lowercase().replace('_', "-"), word),
+                word,
+            )
+        })
         .filter(|(distance, word)| *distance <= 1 + word.len() / 4)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, word)| word)
@@ -225,7 +235,10 @@ mod tests {
     fn near_words_are_suggested_and_far_ones_are_not() {
         let known = ["listen", "shards", "receive-buffer"];
         assert_eq!(did_you_mean("lisen", known), Some("listen"));
-        assert_eq!(did_you_mean("receive_buffer", known), Some("receive-buffer"));
+        assert_eq!(
+            did_you_mean("receive_buffer", known),
+            Some("receive-buffer")
+        );
         assert_eq!(did_you_mean("zzz", known), None);
     }
 }

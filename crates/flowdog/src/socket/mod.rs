@@ -67,14 +67,19 @@ impl PacketSocket {
         ask_for_buffers(&fd, wish.receive_buffer, wish.send_buffer);
         bind_to(&fd, wish.listen)?;
         // Asked back because port 0 means any.
-        let bound: SockaddrIn = nix::sys::socket::getsockname(std::os::fd::AsRawFd::as_raw_fd(&fd))?;
+        let bound: SockaddrIn =
+            nix::sys::socket::getsockname(std::os::fd::AsRawFd::as_raw_fd(&fd))?;
         let granted = Granted {
             // The kernel doubles what is asked, for its own bookkeeping (socket(7)).
             receive_buffer: nix::sys::socket::getsockopt(&fd, sockopt::RcvBuf)? / 2,
             send_buffer: nix::sys::socket::getsockopt(&fd, sockopt::SndBuf)? / 2,
             gro,
         };
-        Ok(Self { fd, listen: SocketAddrV4::new(*wish.listen.ip(), bound.port()), granted })
+        Ok(Self {
+            fd,
+            listen: SocketAddrV4::new(*wish.listen.ip(), bound.port()),
+            granted,
+        })
     }
 
     pub(crate) fn granted(&self) -> Granted {
@@ -110,11 +115,19 @@ pub(crate) fn ring() -> Ring {
 
 fn udp() -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    Ok(socket(AddressFamily::Inet, SockType::Datagram, flags, None)?)
+    Ok(socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        flags,
+        None,
+    )?)
 }
 
 fn bind_to(fd: &OwnedFd, address: SocketAddrV4) -> io::Result<()> {
-    Ok(bind(std::os::fd::AsRawFd::as_raw_fd(fd), &SockaddrIn::from(address))?)
+    Ok(bind(
+        std::os::fd::AsRawFd::as_raw_fd(fd),
+        &SockaddrIn::from(address),
+    )?)
 }
 
 /// Asks for buffers; beyond the system's limit where the process may (CAP_NET_ADMIN).
@@ -134,15 +147,23 @@ fn ask_for_buffers(fd: &OwnedFd, receive: usize, send: usize) {
 /// Balancers", network MTU), so the interface needs an MTU of 8,568.
 pub(crate) fn small_mtu(listen: Ipv4Addr) -> Vec<(String, u32)> {
     const NEEDED: u32 = 8_568;
-    let Ok(addresses) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let Ok(addresses) = nix::ifaddrs::getifaddrs() else {
+        return Vec::new();
+    };
     let mut small = Vec::new();
     for interface in addresses {
-        let address = interface.address.as_ref().and_then(|a| a.as_sockaddr_in()).map(SockaddrIn::ip);
+        let address = interface
+            .address
+            .as_ref()
+            .and_then(|a| a.as_sockaddr_in())
+            .map(SockaddrIn::ip);
         let concerned = address.is_some_and(|a| listen.is_unspecified() || a == listen);
         let loopback = address.is_some_and(|a| a.is_loopback());
         let name = interface.interface_name;
         let path = format!("/sys/class/net/{name}/mtu");
-        let mtu = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u32>().ok());
+        let mtu = std::fs::read_to_string(path)
+            .ok()
+            .and_then(|text| text.trim().parse::<u32>().ok());
         if let Some(mtu) = mtu.filter(|mtu| *mtu < NEEDED)
             && concerned
             && !loopback

@@ -5,7 +5,9 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt,
+};
 
 use crate::config::ReplyMode;
 
@@ -74,7 +76,11 @@ impl ReplySockets {
     /// process has no right to it or because another program has it.
     pub(crate) fn way(&mut self, local: Ipv4Addr, port: u16) -> io::Result<Way<'_>> {
         if self.raw.is_some() {
-            return self.raw.as_ref().map(|raw| Way::Raw(raw.as_fd())).ok_or(io::ErrorKind::NotFound.into());
+            return self
+                .raw
+                .as_ref()
+                .map(|raw| Way::Raw(raw.as_fd()))
+                .ok_or_else(|| io::ErrorKind::NotFound.into());
         }
         let key = (local, port);
         self.uses += 1;
@@ -137,7 +143,11 @@ impl ReplySockets {
 
     fn evict(&mut self) -> bool {
         // Use numbers are unique, so the order of the map does not show.
-        let oldest = self.bound.iter().min_by_key(|(_, slot)| slot.last_use).map(|(key, _)| *key);
+        let oldest = self
+            .bound
+            .iter()
+            .min_by_key(|(_, slot)| slot.last_use)
+            .map(|(key, _)| *key);
         let Some(oldest) = oldest else { return false };
         self.bound.remove(&oldest);
         self.counters.evicted += 1;
@@ -164,7 +174,10 @@ mod tests {
             sockets.way(local, port).unwrap();
         }
         assert_eq!(sockets.len(), 2);
-        assert!(sockets.bound.contains_key(&(local, 42_001)), "it was used again");
+        assert!(
+            sockets.bound.contains_key(&(local, 42_001)),
+            "it was used again"
+        );
         assert!(!sockets.bound.contains_key(&(local, 42_002)));
         assert_eq!(sockets.counters().opened, 3);
         assert_eq!(sockets.counters().evicted, 1);

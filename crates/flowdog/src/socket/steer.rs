@@ -31,8 +31,15 @@ pub(crate) fn owner(datagram: &[u8], shards: usize) -> usize {
 /// Lets the kernel choose among sockets that share a port; `socket` is the group's first.
 pub(crate) fn attach(socket: &impl AsFd, shards: usize) -> io::Result<()> {
     let mut filter = program(u32::try_from(shards).unwrap_or(u32::MAX));
-    let program = sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    Ok(setsockopt(&socket.as_fd(), sockopt::AttachReusePortCbpf, &program)?)
+    let program = sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
+    Ok(setsockopt(
+        &socket.as_fd(),
+        sockopt::AttachReusePortCbpf,
+        &program,
+    )?)
 }
 
 /// Addresses and, for whole TCP and UDP packets over IPv4, ports: all symmetric in direction.
@@ -49,7 +56,11 @@ fn hash(datagram: &[u8]) -> Option<u32> {
             let addresses = word(datagram, at + 12)? ^ word(datagram, at + 16)?;
             let whole = half(datagram, at + 6)? & 0x3fff == 0;
             let ports = matches!(byte(datagram, at + 9)?, 6 | 17) && whole;
-            if ports { addresses ^ half(datagram, at + 20)? ^ half(datagram, at + 22)? } else { addresses }
+            if ports {
+                addresses ^ half(datagram, at + 20)? ^ half(datagram, at + 22)?
+            } else {
+                addresses
+            }
         }
         // The addresses alone: extension headers may stand before the ports.
         0x0800_86dd => {
@@ -74,7 +85,10 @@ fn half(datagram: &[u8], at: u32) -> Option<u32> {
 }
 
 fn word(datagram: &[u8], at: u32) -> Option<u32> {
-    datagram.get(at as usize..)?.first_chunk::<4>().map(|bytes| u32::from_be_bytes(*bytes))
+    datagram
+        .get(at as usize..)?
+        .first_chunk::<4>()
+        .map(|bytes| u32::from_be_bytes(*bytes))
 }
 
 /// [`hash`] in classic BPF. A load past the end makes the program return 0: the first shard.

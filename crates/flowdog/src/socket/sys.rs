@@ -1,6 +1,9 @@
 //! The system calls that have no safe wrapper with what we need: `recvmmsg` with GRO and packet
 //! information, `sendmmsg` with GSO per message, and the drop counter of a socket.
-#![expect(unsafe_code, reason = "raw recvmmsg, sendmmsg and getsockopt; see each SAFETY comment")]
+#![expect(
+    unsafe_code,
+    reason = "raw recvmmsg, sendmmsg and getsockopt; see each SAFETY comment"
+)]
 
 use std::io::{self, IoSlice};
 use std::mem::{MaybeUninit, size_of};
@@ -42,7 +45,10 @@ pub(crate) struct Ring {
 
 impl std::fmt::Debug for Ring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ring").field("slots", &self.controls.len()).field("slot", &self.slot).finish()
+        f.debug_struct("Ring")
+            .field("slots", &self.controls.len())
+            .field("slot", &self.slot)
+            .finish()
     }
 }
 
@@ -81,10 +87,14 @@ impl Ring {
         let mut vectors: Vec<libc::iovec> = self
             .bytes
             .chunks_exact_mut(self.slot)
-            .map(|chunk| libc::iovec { iov_base: chunk.as_mut_ptr().cast(), iov_len: chunk.len() })
+            .map(|chunk| libc::iovec {
+                iov_base: chunk.as_mut_ptr().cast(),
+                iov_len: chunk.len(),
+            })
             .collect();
         let mut headers: Vec<libc::mmsghdr> = Vec::with_capacity(slots);
-        for ((vector, name), control) in vectors.iter_mut().zip(&mut names).zip(&mut self.controls) {
+        for ((vector, name), control) in vectors.iter_mut().zip(&mut names).zip(&mut self.controls)
+        {
             // SAFETY: `mmsghdr` is plain data for which all zeros is a value.
             let mut header: libc::mmsghdr = unsafe { MaybeUninit::zeroed().assume_init() };
             header.msg_hdr.msg_name = ptr::from_mut(name).cast();
@@ -122,7 +132,7 @@ impl Ring {
                 local: Ipv4Addr::UNSPECIFIED,
                 truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
             };
-            let filled = (header.msg_hdr.msg_controllen as usize).min(CONTROL);
+            let filled = header.msg_hdr.msg_controllen.min(CONTROL);
             read_control(&self.controls[index].0[..filled], &mut received);
             self.received.push(received);
         }
@@ -144,7 +154,9 @@ fn read_control(mut control: &[u8], received: &mut Received) {
             i32::from_ne_bytes(bytes)
         };
         let (level, kind) = (field(word), field(word + 4));
-        let Some(data) = control.get(HEADER..length) else { return };
+        let Some(data) = control.get(HEADER..length) else {
+            return;
+        };
         match (level, kind) {
             (libc::SOL_UDP, libc::UDP_GRO) => {
                 if let Some(size) = data.first_chunk::<4>() {
@@ -190,7 +202,9 @@ pub(crate) fn send(socket: BorrowedFd<'_>, messages: &[Outgoing<'_>]) -> io::Res
         .map(|message| libc::sockaddr_in {
             sin_family: libc::AF_INET as libc::sa_family_t,
             sin_port: message.to.port().to_be(),
-            sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(message.to.ip().octets()) },
+            sin_addr: libc::in_addr {
+                s_addr: u32::from_ne_bytes(message.to.ip().octets()),
+            },
             sin_zero: [0; 8],
         })
         .collect();
@@ -201,11 +215,21 @@ pub(crate) fn send(socket: BorrowedFd<'_>, messages: &[Outgoing<'_>]) -> io::Res
         if let Some(source) = message.source {
             let mut info = [0; 12];
             info[4..8].copy_from_slice(&source.octets());
-            filled += write_control(&mut control.0[filled..], libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+            filled += write_control(
+                &mut control.0[filled..],
+                libc::IPPROTO_IP,
+                libc::IP_PKTINFO,
+                &info,
+            );
         }
         if let Some(segment) = message.segment {
             let size = segment.to_ne_bytes();
-            filled += write_control(&mut control.0[filled..], libc::SOL_UDP, libc::UDP_SEGMENT, &size);
+            filled += write_control(
+                &mut control.0[filled..],
+                libc::SOL_UDP,
+                libc::UDP_SEGMENT,
+                &size,
+            );
         }
         // SAFETY: `mmsghdr` is plain data for which all zeros is a value.
         let mut header: libc::mmsghdr = unsafe { MaybeUninit::zeroed().assume_init() };

@@ -21,7 +21,11 @@ fn open(last: u8) -> PacketSocket {
 }
 
 /// Everything that arrives until `count` datagrams are there: sender, our address, bytes.
-fn receive(socket: &PacketSocket, ring: &mut Ring, count: usize) -> (Vec<(SocketAddrV4, Ipv4Addr, Vec<u8>)>, usize) {
+fn receive(
+    socket: &PacketSocket,
+    ring: &mut Ring,
+    count: usize,
+) -> (Vec<(SocketAddrV4, Ipv4Addr, Vec<u8>)>, usize) {
     let mut datagrams = Vec::new();
     let mut messages = 0;
     let began = Instant::now();
@@ -59,7 +63,11 @@ fn gwlb_a05_a_reply_leaves_from_the_port_of_the_load_balancer_to_our_own_port() 
     let mut ring = ring();
     let (got, _) = receive(&appliance, &mut ring, 1);
     let (from, local, bytes) = got[0].clone();
-    assert_eq!(local, Ipv4Addr::new(127, 8, 0, 1), "from the packet information");
+    assert_eq!(
+        local,
+        Ipv4Addr::new(127, 8, 0, 1),
+        "from the packet information"
+    );
     assert_eq!(bytes, b"ping");
 
     let mut sender = sender(ReplyMode::Bound, port);
@@ -68,7 +76,10 @@ fn gwlb_a05_a_reply_leaves_from_the_port_of_the_load_balancer_to_our_own_port() 
     let mut reply = [0; 16];
     let (len, reply_from) = back.recv_from(&mut reply).unwrap();
     assert_eq!(&reply[..len], b"ping");
-    assert_eq!(reply_from.to_string(), format!("127.8.0.1:{}", out.local_addr().unwrap().port()));
+    assert_eq!(
+        reply_from.to_string(),
+        format!("127.8.0.1:{}", out.local_addr().unwrap().port())
+    );
     assert_eq!(sender.counters().datagrams, 1);
 }
 
@@ -81,12 +92,18 @@ fn a_load_balancer_that_sends_from_our_own_port_is_answered_by_the_main_socket()
     both.send_to(b"ping", appliance.listen()).unwrap();
     let mut ring = ring();
     let (got, _) = receive(&appliance, &mut ring, 1);
-    let outer = Outer { gwlb: got[0].0, local: got[0].1 };
+    let outer = Outer {
+        gwlb: got[0].0,
+        local: got[0].1,
+    };
     let mut sender = sender(ReplyMode::Bound, port);
     sender.send(&appliance, ring.bytes(), &[Piece { range: 0..4, outer }]);
     let mut reply = [0; 16];
     let (len, from) = both.recv_from(&mut reply).unwrap();
-    assert_eq!((&reply[..len], from.to_string()), (&b"ping"[..], appliance.listen().to_string()));
+    assert_eq!(
+        (&reply[..len], from.to_string()),
+        (&b"ping"[..], appliance.listen().to_string())
+    );
     assert_eq!(sender.reply_counters().1, 0, "no reply socket was needed");
 }
 
@@ -102,14 +119,22 @@ fn a_batch_sent_with_gso_arrives_with_gro_byte_for_byte_and_in_order() {
         shared: false,
     };
     let peer = PacketSocket::open(&wish).unwrap();
-    let sizes: Vec<usize> = (0..100).map(|n| if n % 10 == 9 { 700 } else { 1400 }).collect();
+    let sizes: Vec<usize> = (0..100)
+        .map(|n| if n % 10 == 9 { 700 } else { 1400 })
+        .collect();
     let mut memory = Vec::new();
     let mut pieces = Vec::new();
-    let outer = Outer { gwlb: SocketAddrV4::new(*peer.listen().ip(), 45_678), local: *a.listen().ip() };
+    let outer = Outer {
+        gwlb: SocketAddrV4::new(*peer.listen().ip(), 45_678),
+        local: *a.listen().ip(),
+    };
     for (number, size) in sizes.iter().enumerate() {
         let start = memory.len();
         memory.extend((0..*size).map(|at| (at * 31 + number) as u8));
-        pieces.push(Piece { range: start..memory.len(), outer });
+        pieces.push(Piece {
+            range: start..memory.len(),
+            outer,
+        });
     }
     let mut sender = sender(ReplyMode::Bound, a.listen().port());
     sender.send(&a, &memory, &pieces);
@@ -135,13 +160,28 @@ fn a_port_that_cannot_be_had_is_counted_and_stops_nobody_else() {
     let back = UdpSocket::bind(("127.8.0.9", port)).unwrap();
     back.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let gwlb = |port| SocketAddrV4::new(Ipv4Addr::new(127, 8, 0, 9), port);
-    let bad = Outer { gwlb: gwlb(40_001), local: Ipv4Addr::new(198, 51, 100, 7) };
-    let good = Outer { gwlb: gwlb(40_002), local: *appliance.listen().ip() };
+    let bad = Outer {
+        gwlb: gwlb(40_001),
+        local: Ipv4Addr::new(198, 51, 100, 7),
+    };
+    let good = Outer {
+        gwlb: gwlb(40_002),
+        local: *appliance.listen().ip(),
+    };
     let mut sender = sender(ReplyMode::Bound, port);
     sender.send(
         &appliance,
         b"badgood",
-        &[Piece { range: 0..3, outer: bad }, Piece { range: 3..7, outer: good }],
+        &[
+            Piece {
+                range: 0..3,
+                outer: bad,
+            },
+            Piece {
+                range: 3..7,
+                outer: good,
+            },
+        ],
     );
     let mut reply = [0; 16];
     let (len, _) = back.recv_from(&mut reply).unwrap();
@@ -188,7 +228,10 @@ fn raw_replies_carry_the_same_addresses_and_ports() {
     let appliance = open(14);
     let port = appliance.listen().port();
     let Ok(replies) = ReplySockets::new(ReplyMode::Raw, 1, 1 << 16) else {
-        assert!(!nix::unistd::geteuid().is_root(), "root may have a raw socket");
+        assert!(
+            !nix::unistd::geteuid().is_root(),
+            "root may have a raw socket"
+        );
         return;
     };
     let back = UdpSocket::bind(("127.8.0.15", port)).unwrap();
@@ -201,5 +244,8 @@ fn raw_replies_carry_the_same_addresses_and_ports() {
     sender.send(&appliance, b"raw", &[Piece { range: 0..3, outer }]);
     let mut reply = [0; 16];
     let (len, from) = back.recv_from(&mut reply).unwrap();
-    assert_eq!((&reply[..len], from.to_string()), (&b"raw"[..], "127.8.0.14:40004".to_owned()));
+    assert_eq!(
+        (&reply[..len], from.to_string()),
+        (&b"raw"[..], "127.8.0.14:40004".to_owned())
+    );
 }

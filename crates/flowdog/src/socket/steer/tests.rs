@@ -33,7 +33,9 @@ fn v6(src: u8, dst: u8) -> Vec<u8> {
     let mut bytes = header(0x86dd, 1);
     bytes.extend([0x60, 0, 0, 0, 0, 0, 59, 64]);
     for last in [src, dst] {
-        bytes.extend([0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, last]);
+        bytes.extend([
+            0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, last,
+        ]);
     }
     bytes
 }
@@ -41,8 +43,20 @@ fn v6(src: u8, dst: u8) -> Vec<u8> {
 fn samples() -> Vec<Vec<u8>> {
     let mut samples = Vec::new();
     for n in 0..40_u8 {
-        samples.push(v4([10, 0, 0, n], [10, 0, 1, 1], 6, 0x4000, [40_000 + u16::from(n) * 7, 443]));
-        samples.push(v4([10, 0, 0, n], [10, 0, 1, 1], 17, 0, [53, 1024 + u16::from(n)]));
+        samples.push(v4(
+            [10, 0, 0, n],
+            [10, 0, 1, 1],
+            6,
+            0x4000,
+            [40_000 + u16::from(n) * 7, 443],
+        ));
+        samples.push(v4(
+            [10, 0, 0, n],
+            [10, 0, 1, 1],
+            17,
+            0,
+            [53, 1024 + u16::from(n)],
+        ));
         samples.push(v4([10, 0, 0, n], [10, 0, 1, 1], 1, 0, [0x0800, 9]));
         samples.push(v4([10, 0, 0, n], [10, 0, 1, 1], 6, 0x2000, [40_000, 443]));
         samples.push(v6(n, 200));
@@ -66,7 +80,10 @@ fn gwlb_b05_both_directions_of_a_flow_have_one_owner_whatever_the_cookie() {
 fn flows_spread_over_the_shards() {
     let mut counts = [0; 4];
     for n in 0..1000_u16 {
-        counts[owner(&v4([10, 0, 0, 1], [10, 0, 1, 1], 6, 0x4000, [20_000 + n, 443]), 4)] += 1;
+        counts[owner(
+            &v4([10, 0, 0, 1], [10, 0, 1, 1], 6, 0x4000, [20_000 + n, 443]),
+            4,
+        )] += 1;
     }
     assert!(counts.iter().all(|count| *count > 150), "{counts:?}");
 }
@@ -108,7 +125,9 @@ fn the_kernel_steers_every_datagram_to_its_owner() {
             let expected = owner(datagram, SHARDS);
             let mut got = None;
             for _ in 0..100 {
-                got = sockets.iter().position(|socket| ring.receive(socket.as_fd()).is_ok_and(|n| n == 1));
+                got = sockets
+                    .iter()
+                    .position(|socket| ring.receive(socket.as_fd()).is_ok_and(|n| n == 1));
                 if got.is_some() {
                     break;
                 }
@@ -116,7 +135,10 @@ fn the_kernel_steers_every_datagram_to_its_owner() {
             }
             assert_eq!(got, Some(expected), "{}", datagram.escape_ascii());
             let received = ring.received(0).unwrap();
-            assert_eq!(&ring.bytes()[received.start..received.start + received.len], datagram);
+            assert_eq!(
+                &ring.bytes()[received.start..received.start + received.len],
+                datagram
+            );
         }
     }
 }

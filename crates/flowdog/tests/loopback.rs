@@ -1,0 +1,498 @@
+//! A whole appliance in this process, on loopback, in front of a load balancer made by hand.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use flowdog::{Appliance, Config, Outer, Running, Tap};
+
+/// An appliance, and a load balancer that talks to it from an address of its own.
+struct Bench {
+    running: Running,
+    health: SocketAddr,
+    appliance: SocketAddrV4,
+    /// Where the load balancer sends from: a port that it chose.
+    from: UdpSocket,
+    /// Where it receives: the appliance's own port number.
+    back: UdpSocket,
+}
+
+impl Bench {
+    /// `net` keeps tests apart that run at the same time.
+    fn new(net: u8, rest: &str) -> Self {
+        Self::start(net, rest, |builder| builder)
+    }
+
+    fn start(net: u8, rest: &str, more: impl FnOnce(flowdog::Builder) -> flowdog::Builder) -> Self {
+        let text = format!(
+            "[health]\nlisten = '127.7.{net}.1:0'\n{rest}\n{}",
+            if rest.contains("[gwlb]") {
+                ""
+            } else {
+                "[gwlb]"
+            }
+        )
+        .replace("[gwlb]", &format!("[gwlb]\nlisten = '127.7.{net}.1:0'"));
+        let kinds = flowdog::built_in();
+        let config = Config::parse(&text, Path::new("flowdog.toml"), &kinds).unwrap();
+        let builder = more(Appliance::builder().config(config).kinds(kinds));
+        let appliance = builder.build().unwrap();
+        let (address, health) = (
+            appliance.gwlb_address().unwrap(),
+            appliance.health_address().unwrap(),
+        );
+        let gwlb = Ipv4Addr::new(127, 7, net, 2);
+        let from = UdpSocket::bind((gwlb, 0)).unwrap();
+        let back = UdpSocket::bind((gwlb, address.port())).unwrap();
+        back.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        Self {
+            running: appliance.start().unwrap(),
+            health,
+            appliance: address,
+            from,
+            back,
+        }
+    }
+
+    fn send(&self, datagram: &[u8]) {
+        self.from.send_to(datagram, self.appliance).unwrap();
+    }
+
+    fn expect(&self, datagram: &[u8]) {
+        let mut buffer = vec![0; 65_536];
+        let (len, from) = self.back.recv_from(&mut buffer).expect("no reply");
+        assert_eq!(&buffer[..len], datagram, "not byte for byte");
+        // gwlb.md A5: addresses swapped, ports kept.
+        let port = self.from.local_addr().unwrap().port();
+        assert_eq!(from, SocketAddr::from((*self.appliance.ip(), port)));
+    }
+
+    fn expect_silence(&self) {
+        self.back
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .unwrap();
+        let got = self.back.recv_from(&mut [0; 2048]);
+        self.back
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        assert!(got.is_err(), "a reply came: {got:?}");
+    }
+
+    fn get(&self, path: &str) -> (u16, String, String) {
+        self.http(&format!(
+            "GET {path} HTTP/1.1\r\nHost: check\r\nConnection: close\r\n\r\n"
+        ))
+    }
+
+    /// Status, head and body of the answer.
+    fn http(&self, request: &str) -> (u16, String, String) {
+        let mut stream = TcpStream::connect(self.health).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, head.to_ascii_lowercase(), body.to_owned())
+    }
+
+    /// The sum of all samples whose line begins so.
+    fn metric(&self, prefix: &str) -> f64 {
+        let (status, _, body) = self.get("/metrics");
+        assert_eq!(status, 200);
+        let samples: Vec<f64> = body
+            .lines()
+            .filter(|line| line.starts_with(prefix))
+            .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
+            .collect();
+        assert!(!samples.is_empty(), "no metric {prefix}");
+        samples.iter().sum()
+    }
+
+    fn wait_for(&self, prefix: &str, value: f64) {
+        let began = Instant::now();
+        while self.metric(prefix) < value {
+            assert!(
+                began.elapsed() < Duration::from_secs(5),
+                "{prefix} is {} and not {value}",
+                self.metric(prefix)
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// GENEVE with AWS's three options around an IPv4 packet.
+fn geneve(inner: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x08, 0x00, 0x08, 0x00, 0, 0, 0, 0];
+    bytes.extend([
+        0x01, 0x08, 0x01, 0x02, 0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef,
+    ]);
+    bytes.extend([0x01, 0x08, 0x02, 0x02, 0, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend([0x01, 0x08, 0x03, 0x01, 0x11, 0x22, 0x33, 0x44]);
+    bytes.extend(inner);
+    bytes
+}
+
+fn ipv4(protocol: u8, src: [u8; 4], dst: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x45, 0];
+    bytes.extend((20 + payload.len() as u16).to_be_bytes());
+    bytes.extend([0x12, 0x34, 0x40, 0, 64, protocol, 0, 0]);
+    bytes.extend(src);
+    bytes.extend(dst);
+    let sum: u32 = bytes
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum();
+    let checksum = !(((sum & 0xffff) + (sum >> 16)) as u16);
+    bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// A UDP packet without checksum.
+fn udp(src_port: u16, dst_port: u16, data: &[u8]) -> Vec<u8> {
+    let mut segment = Vec::new();
+    segment.extend(src_port.to_be_bytes());
+    segment.extend(dst_port.to_be_bytes());
+    segment.extend((8 + data.len() as u16).to_be_bytes());
+    segment.extend([0, 0]);
+    segment.extend(data);
+    geneve(&ipv4(17, [10, 0, 0, 1], [192, 0, 2, 9], &segment))
+}
+
+#[test]
+fn gwlb_a08_everything_is_passed_byte_for_byte_by_default() {
+    let bench = Bench::new(1, "");
+    for size in [0, 1, 100, 1400, 8400] {
+        let datagram = udp(40_000, 53, &vec![0x5a; size]);
+        bench.send(&datagram);
+        bench.expect(&datagram);
+    }
+    // ICMP echo and GRE, which are not understood and need not be.
+    for protocol in [1, 47] {
+        let datagram = geneve(&ipv4(
+            protocol,
+            [10, 0, 0, 1],
+            [192, 0, 2, 9],
+            &[8, 0, 0xf7, 0xff, 0, 0, 0, 0],
+        ));
+        bench.send(&datagram);
+        bench.expect(&datagram);
+    }
+    assert!(bench.metric("flowdog_dataplane_received_packets_total") >= 7.0);
+    assert_eq!(bench.metric("flowdog_dataplane_packets_dropped_total"), 0.0);
+}
+
+#[test]
+fn a_burst_of_many_flows_comes_back_complete() {
+    let bench = Bench::new(2, "");
+    let mut expected = Vec::new();
+    // As many as the receive buffer of this test's own socket holds for certain.
+    for number in 0..120_u16 {
+        let datagram = udp(10_000 + number, 53, &number.to_be_bytes());
+        bench.send(&datagram);
+        expected.push(datagram);
+    }
+    let mut got = Vec::new();
+    let mut buffer = vec![0; 65_536];
+    while got.len() < expected.len() {
+        let (len, _) = bench
+            .back
+            .recv_from(&mut buffer)
+            .expect("a reply is missing");
+        got.push(buffer[..len].to_vec());
+    }
+    // The flows are independent, so only the set must agree.
+    got.sort();
+    expected.sort();
+    assert!(got == expected);
+}
+
+#[test]
+fn gwlb_a03_threat_55_garbage_is_counted_by_reason_and_disturbs_nobody() {
+    let bench = Bench::new(3, "");
+    let good = udp(40_000, 53, b"good");
+    let mut sent = 0;
+    for cut in 0..40 {
+        bench.send(&good[..cut]);
+        sent += 1;
+    }
+    let mut state = 0x2545_f491_u32;
+    for size in 0..300 {
+        let noise: Vec<u8> = (0..size)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 17;
+                state ^= state << 5;
+                state as u8
+            })
+            .collect();
+        bench.send(&noise);
+        sent += 1;
+    }
+    let mut version = good.clone();
+    version[0] |= 0x40;
+    bench.send(&version);
+    sent += 1;
+    bench.wait_for("flowdog_dataplane_received_packets_total", f64::from(sent));
+    assert!(
+        bench.metric(
+            "flowdog_dataplane_packets_dropped_total{shard=\"0\",reason=\"geneve_truncated\"}"
+        ) >= 8.0
+    );
+    assert!(
+        bench.metric(
+            "flowdog_dataplane_packets_dropped_total{shard=\"0\",reason=\"geneve_bad_version\"}"
+        ) >= 1.0
+    );
+    assert_eq!(bench.metric("flowdog_flow_panics_total"), 0.0);
+    bench.send(&good);
+    bench.expect(&good);
+    assert_eq!(bench.get("/health").0, 200);
+}
+
+#[test]
+fn gwlb_d01_health_and_metrics_are_valid_http() {
+    let bench = Bench::new(4, "");
+    for path in ["/", "/health"] {
+        let (status, head, body) = bench.get(path);
+        assert_eq!(status, 200);
+        assert!(head.starts_with("http/1.1 200"), "{head}");
+        assert!(
+            head.contains(&format!("content-length: {}", body.len())),
+            "{head}"
+        );
+        let json: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(json["status"], "healthy");
+        assert_eq!(json["shards"][0]["turning"], true);
+    }
+    let (status, head, body) =
+        bench.http("HEAD /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert_eq!((status, body.as_str()), (200, ""));
+    assert!(head.contains("content-length: "), "{head}");
+    assert_eq!(bench.get("/nothing").0, 404);
+    assert_eq!(
+        bench
+            .http("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            .0,
+        405
+    );
+    // HTTP/1.0, as simple checkers speak it.
+    assert_eq!(bench.http("GET / HTTP/1.0\r\n\r\n").0, 200);
+
+    let (_, head, body) = bench.get("/metrics");
+    assert!(
+        head.contains("content-type: text/plain; version=0.0.4"),
+        "{head}"
+    );
+    let mut seen = std::collections::BTreeSet::new();
+    for line in body.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let name = rest.split(' ').next().unwrap();
+            assert!(seen.insert(name.to_owned()), "{name} twice");
+        } else if !line.starts_with('#') {
+            let name = line.split(['{', ' ']).next().unwrap();
+            assert!(seen.contains(name), "{name} without a type");
+            assert!(
+                line.rsplit(' ').next().unwrap().parse::<f64>().is_ok(),
+                "{line}"
+            );
+        }
+    }
+    for name in [
+        "flowdog_build_info",
+        "flowdog_shard_receive_buffer_errors_total",
+        "flowdog_tls_handshakes_total",
+    ] {
+        assert!(seen.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn gwlb_d01_twenty_checks_at_once_and_a_silent_one_do_not_get_in_each_others_way() {
+    let bench = Bench::new(5, "");
+    // A TCP check connects, and may stay silent.
+    let silent: Vec<_> = (0..20)
+        .map(|_| TcpStream::connect(bench.health).unwrap())
+        .collect();
+    let began = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(bench.get("/").0, 200);
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+    drop(silent);
+}
+
+#[test]
+fn gwlb_d02_draining_is_unhealthy_and_packets_still_pass() {
+    let bench = Bench::new(6, "[[rule]]\naction = 'intercept'");
+    let datagram = udp(40_000, 53, b"before");
+    bench.send(&datagram);
+    bench.expect(&datagram);
+    bench.running.begin_drain();
+    let (status, _, body) = bench.get("/health");
+    assert_eq!(status, 503);
+    assert!(body.contains("\"draining\""), "{body}");
+    for port in [40_000, 40_001] {
+        let datagram = udp(port, 53, b"after");
+        bench.send(&datagram);
+        bench.expect(&datagram);
+    }
+    let health = bench.health;
+    bench.running.stop();
+    assert!(
+        TcpStream::connect(health).is_err(),
+        "the listener is closed"
+    );
+}
+
+#[test]
+fn a_rule_drops_what_it_matches_and_a_faulty_reload_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("flowdog.toml");
+    let write = |rules: &str| {
+        std::fs::write(
+            &file,
+            format!("[gwlb]\nlisten = '127.7.7.1:0'\n[health]\nlisten = '127.7.7.1:0'\n{rules}"),
+        )
+        .unwrap();
+    };
+    let bench = Bench::start(7, "[[rule]]\naction = 'drop'\nport = 53", |builder| {
+        builder.config_file(&file)
+    });
+    bench.send(&udp(40_000, 53, b"dropped"));
+    bench.expect_silence();
+    assert!(
+        bench.metric("flowdog_dataplane_packets_dropped_total{shard=\"0\",reason=\"denied\"}")
+            >= 1.0
+    );
+
+    write("[[rule]]\naction = 'pas'\n");
+    let faults = bench.running.reload().unwrap_err().to_string();
+    assert!(
+        faults.contains("flowdog.toml:6: rule[1].action: "),
+        "{faults}"
+    );
+    bench.send(&udp(40_001, 53, b"still dropped"));
+    bench.expect_silence();
+    assert_eq!(bench.metric("flowdog_config_reload_failures_total"), 1.0);
+
+    write("[[rule]]\naction = 'drop'\nport = 54\n");
+    bench.running.reload().unwrap();
+    let passed = udp(40_002, 53, b"passed");
+    bench.send(&passed);
+    bench.expect(&passed);
+    assert_eq!(bench.metric("flowdog_config_reloads_total"), 1.0);
+}
+
+#[test]
+fn gwlb_a11_threat_54_foreign_senders_are_not_heard() {
+    let bench = Bench::new(8, "[gwlb]\nallowed-sources = ['10.0.0.0/8', '127.7.8.9']");
+    bench.send(&udp(40_000, 53, b"foreign"));
+    bench.expect_silence();
+    assert_eq!(bench.metric("flowdog_shard_receive_foreign_total"), 1.0);
+    assert_eq!(
+        bench.metric("flowdog_dataplane_received_packets_total"),
+        0.0
+    );
+}
+
+#[test]
+fn gwlb_b05_with_several_shards_both_directions_and_odd_headers_find_their_flow() {
+    let bench = Bench::new(9, "[gwlb]\nshards = 3");
+    let (status, _, body) = bench.get("/health");
+    assert_eq!(status, 200, "{body}");
+    for number in 0..60_u16 {
+        let datagram = udp(20_000 + number, 53, &[7; 64]);
+        bench.send(&datagram);
+        bench.expect(&datagram);
+        // The way back, under another cookie and with an option that is not known.
+        let mut inner = ipv4(17, [192, 0, 2, 9], [10, 0, 0, 1], &[]);
+        inner[2..4].copy_from_slice(&28_u16.to_be_bytes());
+        inner.extend(53_u16.to_be_bytes());
+        inner.extend((20_000 + number).to_be_bytes());
+        inner.extend([0, 8, 0, 0]);
+        let mut back = geneve(&inner);
+        back[36] ^= 0xff;
+        back[0] += 1;
+        back.splice(8..8, [0x01, 0x99, 0x05, 0x00]);
+        bench.send(&back);
+        bench.expect(&back);
+    }
+    let opened = bench.metric("flowdog_dataplane_flows_opened_udp_total");
+    assert!(opened >= 60.0, "{opened}");
+}
+
+/// Counts, and keeps the last of each kind.
+#[derive(Debug, Default)]
+struct Watch {
+    received: AtomicU64,
+    sent: AtomicU64,
+    last: Mutex<[Vec<u8>; 2]>,
+}
+
+impl Tap for Watch {
+    fn on_received(&self, _: usize, datagram: &[u8], _: &Outer) {
+        self.received.fetch_add(1, Ordering::SeqCst);
+        self.last.lock().unwrap()[0] = datagram.to_vec();
+    }
+    fn on_sent(&self, _: usize, datagram: &[u8], _: &Outer) {
+        self.sent.fetch_add(1, Ordering::SeqCst);
+        self.last.lock().unwrap()[1] = datagram.to_vec();
+    }
+}
+
+#[test]
+fn a_tap_sees_every_datagram_before_and_after() {
+    let watch = Arc::new(Watch::default());
+    let bench = Bench::start(10, "", |builder| {
+        builder.tap(Arc::clone(&watch) as Arc<dyn Tap>)
+    });
+    let datagram = udp(40_000, 53, b"watched");
+    bench.send(&datagram);
+    bench.expect(&datagram);
+    bench.send(b"garbage");
+    bench.wait_for("flowdog_dataplane_received_packets_total", 2.0);
+    assert_eq!(watch.received.load(Ordering::SeqCst), 2);
+    assert_eq!(watch.sent.load(Ordering::SeqCst), 1, "garbage is not sent");
+    let last = watch.last.lock().unwrap();
+    assert_eq!(last[0], b"garbage");
+    assert_eq!(last[1], datagram);
+}
+
+#[test]
+fn a_taken_port_is_an_error_that_names_the_key() {
+    let taken = UdpSocket::bind("127.7.11.1:0").unwrap();
+    let text = format!(
+        "[gwlb]\nlisten = '{}'\n[health]\nlisten = '127.7.11.1:0'\n",
+        taken.local_addr().unwrap()
+    );
+    for shards in [1, 2] {
+        let text = text.replace("[health]", &format!("shards = {shards}\n[health]"));
+        let config = Config::parse(&text, Path::new("a.toml"), &[]).unwrap();
+        let error = Appliance::builder()
+            .config(config)
+            .build()
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("gwlb.listen: cannot open 127.7.11.1:"),
+            "{error}"
+        );
+    }
+}
