@@ -99,7 +99,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// Says what to enable; the tour still runs, a command cannot.
 fn without_namespaces(args: &Args, error: &NamespaceError) -> anyhow::Result<ExitCode> {
     let mut stderr = std::io::stderr().lock();
-    writeln!(stderr, "flowdog lab: this machine does not allow private networks: {error}")?;
+    writeln!(
+        stderr,
+        "flowdog lab: this machine does not allow private networks: {error}"
+    )?;
     writeln!(stderr, "To allow them:")?;
     for advice in error.advice() {
         writeln!(stderr, "  {advice}")?;
@@ -108,20 +111,32 @@ fn without_namespaces(args: &Args, error: &NamespaceError) -> anyhow::Result<Exi
         writeln!(stderr, "A command cannot run in the lab without them.")?;
         return Ok(ExitCode::from(UNAVAILABLE));
     }
-    writeln!(stderr, "The tour runs without them, with clients and servers inside this program.\n")?;
+    writeln!(
+        stderr,
+        "The tour runs without them, with clients and servers inside this program.\n"
+    )?;
     drop(stderr);
     in_user_space(args)
 }
 
 fn in_namespaces(args: &Args) -> anyhow::Result<ExitCode> {
     let is_tour = args.command.is_empty();
-    let endpoints = args.endpoints.map_or(if is_tour { 2 } else { 1 }, usize::from);
+    let endpoints = args
+        .endpoints
+        .map_or(if is_tour { 2 } else { 1 }, usize::from);
     let link = args.link.clone().unwrap_or_default();
     let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
-    let settings = Settings::new(args.config.as_deref(), SocketAddr::new(loopback, 6081), SocketAddr::new(loopback, 8080))?;
+    let settings = Settings::new(
+        args.config.as_deref(),
+        SocketAddr::new(loopback, 6081),
+        SocketAddr::new(loopback, 8080),
+    )?;
     let mut lab = Lab::builder()
         .endpoints(endpoints)
-        .links(link.clone(), link.with_seed(link.seed.wrapping_add(1 << 32)))
+        .links(
+            link.clone(),
+            link.with_seed(link.seed.wrapping_add(1 << 32)),
+        )
         .network(match args.net {
             Net::Lab => Network::Lab,
             Net::Host => Network::Host,
@@ -135,16 +150,21 @@ fn in_namespaces(args: &Args) -> anyhow::Result<ExitCode> {
     let trust = settings.write_trust(origins.as_ref().map(OriginServers::root_pem))?;
     let command = appliance_command(args, &settings, &trust.appliance)?;
     let log = command.log.clone();
-    lab.start_appliance(command, settings.health_address).map_err(|error| with_log(error.into(), log.as_deref()))?;
+    lab.start_appliance(command, settings.health_address)
+        .map_err(|error| with_log(error.into(), log.as_deref()))?;
 
     let code = if is_tour {
         let environment = KernelEnvironment::new(&lab, settings.authority_pem()?)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let tasks = tokio::task::LocalSet::new();
         tasks.block_on(&runtime, tell(args, &environment))?
     } else {
         // The terminal's Ctrl-C is for the command; having a handler keeps it from ending the lab.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let _interrupts = {
             let _context = runtime.enter();
             tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?
@@ -161,12 +181,19 @@ fn in_namespaces(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn in_user_space(args: &Args) -> anyhow::Result<ExitCode> {
     let link = args.link.clone().unwrap_or_default();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let tasks = tokio::task::LocalSet::new();
     tasks.block_on(&runtime, async {
         let endpoints = args.endpoints.map_or(2, usize::from);
-        let addresses = UserspaceLab::free_addresses().context("cannot find a free loopback address")?;
-        let settings = Settings::new(args.config.as_deref(), addresses.appliance.into(), addresses.health)?;
+        let addresses =
+            UserspaceLab::free_addresses().context("cannot find a free loopback address")?;
+        let settings = Settings::new(
+            args.config.as_deref(),
+            addresses.appliance.into(),
+            addresses.health,
+        )?;
         let other = link.with_seed(link.seed.wrapping_add(1 << 32));
         let mut lab = UserspaceLab::new(endpoints, &link, &other, |gwlb| {
             gwlb.zones = addresses.zones.to_vec();
@@ -178,13 +205,18 @@ fn in_user_space(args: &Args) -> anyhow::Result<ExitCode> {
             if let Some(arrivals) = lab.take_arrivals(endpoint, Side::Server)
                 && let Some(server) = lab.server(endpoint)
             {
-                tokio::task::spawn_local(serve_user_space(Rc::clone(&origins), server.clone(), arrivals));
+                tokio::task::spawn_local(serve_user_space(
+                    Rc::clone(&origins),
+                    server.clone(),
+                    arrivals,
+                ));
             }
         }
         let trust = settings.write_trust(Some(origins.root_pem()))?;
         let command = appliance_command(args, &settings, &trust.appliance)?;
         let log = command.log.clone();
-        lab.start_appliance(command, settings.health_address).map_err(|error| with_log(error.into(), log.as_deref()))?;
+        lab.start_appliance(command, settings.health_address)
+            .map_err(|error| with_log(error.into(), log.as_deref()))?;
         let environment = UserspaceEnvironment::new(&mut lab, settings.authority_pem()?);
         let code = tell(args, &environment).await?;
         if let Some(appliance) = lab.appliance_mut() {
@@ -198,24 +230,42 @@ fn in_user_space(args: &Args) -> anyhow::Result<ExitCode> {
 /// Takes the tour on the standard output.
 async fn tell(args: &Args, environment: &dyn tour::Environment) -> anyhow::Result<ExitCode> {
     let mut stdout = std::io::stdout();
-    let style = match (args.json, stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none()) {
+    let style = match (
+        args.json,
+        stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+    ) {
         (true, _) => Style::Json,
         (false, true) => Style::Colour,
         (false, false) => Style::Plain,
     };
     let all_right = tour::run(environment, style, &mut stdout).await?;
-    Ok(if all_right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if all_right {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// This very program as the appliance.
-fn appliance_command(args: &Args, settings: &Settings, roots: &Path) -> anyhow::Result<ApplianceCommand> {
+fn appliance_command(
+    args: &Args,
+    settings: &Settings,
+    roots: &Path,
+) -> anyhow::Result<ApplianceCommand> {
     Ok(ApplianceCommand {
         program: std::env::current_exe().context("cannot find this program's own file")?,
-        arguments: vec!["run".to_owned(), "--config".to_owned(), settings.file().display().to_string()],
+        arguments: vec![
+            "run".to_owned(),
+            "--config".to_owned(),
+            settings.file().display().to_string(),
+        ],
         // "system" among the upstream roots means this file: the lab's servers are its public Internet.
         environment: vec![
             ("SSL_CERT_FILE".to_owned(), roots.display().to_string()),
-            ("SSL_CERT_DIR".to_owned(), settings.empty_directory().display().to_string()),
+            (
+                "SSL_CERT_DIR".to_owned(),
+                settings.empty_directory().display().to_string(),
+            ),
         ],
         log: Some(args.log.clone().unwrap_or_else(|| settings.log())),
     })
@@ -224,9 +274,14 @@ fn appliance_command(args: &Args, settings: &Settings, roots: &Path) -> anyhow::
 /// Adds the end of the appliance's log to an error.
 fn with_log(error: anyhow::Error, log: Option<&Path>) -> anyhow::Error {
     const LINES: usize = 20;
-    let Some(text) = log.and_then(|log| std::fs::read_to_string(log).ok()) else { return error };
+    let Some(text) = log.and_then(|log| std::fs::read_to_string(log).ok()) else {
+        return error;
+    };
     let lines: Vec<&str> = text.lines().collect();
-    let last = lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default().join("\n");
+    let last = lines
+        .get(lines.len().saturating_sub(LINES)..)
+        .unwrap_or_default()
+        .join("\n");
     error.context(format!("the appliance said:\n{last}"))
 }
 
@@ -241,7 +296,10 @@ fn conclude(args: &Args, report: &LabReport, is_tour: bool) -> anyhow::Result<()
     if !is_tour && !report.is_clean() {
         let mut stderr = std::io::stderr().lock();
         for (kind, count) in &report.violations.by_kind {
-            writeln!(stderr, "flowdog lab: a real load balancer would have dropped {count} answers: {kind}")?;
+            writeln!(
+                stderr,
+                "flowdog lab: a real load balancer would have dropped {count} answers: {kind}"
+            )?;
         }
     }
     Ok(())

@@ -38,7 +38,10 @@ pub fn server_networks() -> Vec<IpNet> {
 
 /// The client's addresses with their networks.
 pub(crate) fn client_interface() -> Vec<IpNet> {
-    vec![Ipv4Net::new_assert(CLIENT_V4, 24).into(), Ipv6Net::new_assert(CLIENT_V6, 64).into()]
+    vec![
+        Ipv4Net::new_assert(CLIENT_V4, 24).into(),
+        Ipv6Net::new_assert(CLIENT_V6, 64).into(),
+    ]
 }
 
 /// Addresses that a server host uses as its own, among all those it answers for.

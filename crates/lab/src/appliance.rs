@@ -6,12 +6,14 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::netns::Namespace;
+use crate::netns::sys::end_with_starter;
 
 /// How to start the appliance.
 #[derive(Clone, Debug)]
@@ -26,11 +28,46 @@ pub struct ApplianceCommand {
     pub log: Option<PathBuf>,
 }
 
-/// A running appliance; dropping it kills it.
+/// A running appliance; dropping it kills it, and so does the end of this process.
 #[derive(Debug)]
 pub struct Appliance {
     command: ApplianceCommand,
     child: Child,
+    keeper: Keeper,
+}
+
+/// The thread that started the appliance. The kernel ends the appliance when this thread ends.
+#[derive(Debug)]
+struct Keeper {
+    _alive: Sender<()>,
+}
+
+impl Keeper {
+    fn start(
+        command: &ApplianceCommand,
+        namespace: Option<&Namespace>,
+    ) -> io::Result<(Self, Child)> {
+        let (alive, until_dropped) = channel::<()>();
+        let (tell, started) = channel();
+        let command = command.clone();
+        let keep = move || {
+            // Nobody left to tell: the child then ends with this thread.
+            let _ = tell.send(spawn(&command));
+            let _ = until_dropped.recv();
+        };
+        match namespace {
+            Some(namespace) => {
+                namespace.spawn("lab-keeper", keep)?;
+            }
+            None => {
+                std::thread::Builder::new()
+                    .name("lab-keeper".to_owned())
+                    .spawn(keep)?;
+            }
+        }
+        let child = started.recv().map_err(io::Error::other)??;
+        Ok((Self { _alive: alive }, child))
+    }
 }
 
 impl Appliance {
@@ -39,8 +76,12 @@ impl Appliance {
     /// # Errors
     /// The program or its log file cannot be opened.
     pub fn start(command: ApplianceCommand, namespace: Option<&Namespace>) -> io::Result<Self> {
-        let child = in_namespace(namespace, || spawn(&command))?;
-        Ok(Self { command, child })
+        let (keeper, child) = Keeper::start(&command, namespace)?;
+        Ok(Self {
+            command,
+            child,
+            keeper,
+        })
     }
 
     /// Waits until `address` answers an HTTP GET with a success.
@@ -56,7 +97,9 @@ impl Appliance {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
-                return Err(io::Error::other(format!("the appliance ended with {status} before it was healthy")));
+                return Err(io::Error::other(format!(
+                    "the appliance ended with {status} before it was healthy"
+                )));
             }
             let asked = in_namespace(namespace, || ask_health(address));
             match asked {
@@ -118,7 +161,7 @@ impl Appliance {
     /// It cannot be started.
     pub fn restart(&mut self, namespace: Option<&Namespace>) -> io::Result<()> {
         self.kill()?;
-        self.child = in_namespace(namespace, || spawn(&self.command))?;
+        (self.keeper, self.child) = Keeper::start(&self.command, namespace)?;
         Ok(())
     }
 
@@ -159,9 +202,13 @@ fn spawn(command: &ApplianceCommand) -> io::Result<Child> {
         let log = File::options().create(true).append(true).open(log)?;
         process.stdout(log.try_clone()?).stderr(log);
     }
-    process
-        .spawn()
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot start {}: {error}", command.program.display())))
+    end_with_starter(&mut process, Signal::SIGKILL);
+    process.spawn().map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            format!("cannot start {}: {error}", command.program.display()),
+        )
+    })
 }
 
 /// One plain HTTP/1.1 request, as a load balancer's health check makes it.
@@ -169,7 +216,9 @@ fn ask_health(address: SocketAddr) -> io::Result<bool> {
     let limit = Duration::from_secs(2);
     let mut stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_read_timeout(Some(limit))?;
-    stream.write_all(format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    stream.write_all(
+        format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes(),
+    )?;
     let mut head = [0; 12];
     stream.read_exact(&mut head)?;
     Ok(head.starts_with(b"HTTP/1.1 2") || head.starts_with(b"HTTP/1.0 2"))

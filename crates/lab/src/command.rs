@@ -9,9 +9,11 @@ use std::process::{Child, Command, ExitStatus};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
 
 use crate::addresses::DNS_V4;
 use crate::netns::Namespace;
+use crate::netns::sys::end_with_starter;
 
 /// Environment variables by which programs find extra certificate authorities; each names one file.
 const CERTIFICATE_VARIABLES: [&str; 12] = [
@@ -51,7 +53,9 @@ impl Resolver {
         for name in ["resolv.conf", "stub-resolv.conf"] {
             fs::write(directory.join(name), &text)?;
         }
-        Ok(Self { directory: directory.to_owned() })
+        Ok(Self {
+            directory: directory.to_owned(),
+        })
     }
 
     /// Puts the files in place for the calling thread and what it starts; nobody else sees them.
@@ -70,7 +74,9 @@ impl Resolver {
         if file.exists() {
             bind(&self.directory.join("resolv.conf"), file)?;
         } else {
-            tracing::warn!("there is no /etc/resolv.conf to replace; names will not resolve in the lab");
+            tracing::warn!(
+                "there is no /etc/resolv.conf to replace; names will not resolve in the lab"
+            );
         }
         Ok(())
     }
@@ -87,23 +93,57 @@ pub(crate) fn spawn(
     environment: &[(String, String)],
     configure: impl FnOnce(&mut Command) + Send,
 ) -> io::Result<Child> {
+    namespace.run(|| start(resolver, command, environment, configure))
+}
+
+/// Runs a program as [`spawn`] does and waits for it; should this process end first, so does the program.
+///
+/// # Errors
+/// The namespace cannot be prepared, or the program cannot be started.
+pub(crate) fn run(
+    namespace: &Namespace,
+    resolver: &Resolver,
+    command: &[OsString],
+    environment: &[(String, String)],
+) -> io::Result<ExitStatus> {
+    // The thread that starts it lives as long as the program, or as this process.
+    namespace.run(|| {
+        start(resolver, command, environment, |process| {
+            end_with_starter(process, Signal::SIGHUP)
+        })?
+        .wait()
+    })
+}
+
+fn start(
+    resolver: &Resolver,
+    command: &[OsString],
+    environment: &[(String, String)],
+    configure: impl FnOnce(&mut Command),
+) -> io::Result<Child> {
     let (program, arguments) = command
         .split_first()
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no command to run"))?;
-    namespace.run(|| {
-        resolver.install()?;
-        let mut process = Command::new(program);
-        process.args(arguments).envs(environment.iter().map(|(key, value)| (key, value)));
-        configure(&mut process);
-        process.spawn().map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot run {}: {error}", program.to_string_lossy()))
-        })
+    resolver.install()?;
+    let mut process = Command::new(program);
+    process
+        .args(arguments)
+        .envs(environment.iter().map(|(key, value)| (key, value)));
+    configure(&mut process);
+    process.spawn().map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            format!("cannot run {}: {error}", program.to_string_lossy()),
+        )
     })
 }
 
 /// The exit code as a shell tells it: 128 plus the signal for a program that was killed.
 #[must_use]
 pub fn exit_code(status: ExitStatus) -> u8 {
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .unwrap_or(1);
     u8::try_from(code).unwrap_or(1)
 }

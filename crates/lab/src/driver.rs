@@ -135,7 +135,11 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// Opens the load balancer's sockets in `namespace` (`None`: where the caller is) and starts.
-    pub(crate) fn start(fabric: Fabric, ports: Vec<Port>, namespace: Option<&Namespace>) -> io::Result<Self> {
+    pub(crate) fn start(
+        fabric: Fabric,
+        ports: Vec<Port>,
+        namespace: Option<&Namespace>,
+    ) -> io::Result<Self> {
         let zones = fabric.gwlb().config().zones.clone();
         let source_ports = fabric.gwlb().config().ports.clone();
         let open = || Sockets::open(&zones, &source_ports);
@@ -151,11 +155,17 @@ impl Driver {
             stop: AtomicBool::new(false),
             start: Instant::now(),
         });
-        let handle = LabHandle { shared: Arc::clone(&shared) };
+        let handle = LabHandle {
+            shared: Arc::clone(&shared),
+        };
         let thread = std::thread::Builder::new()
             .name("lab-fabric".to_owned())
             .spawn(move || run(&shared, ports, &sockets, &wake))?;
-        Ok(Self { handle, waker, thread: Some(thread) })
+        Ok(Self {
+            handle,
+            waker,
+            thread: Some(thread),
+        })
     }
 
     pub(crate) fn handle(&self) -> &LabHandle {
@@ -184,7 +194,10 @@ struct Sockets {
 
 impl Sockets {
     fn open(zones: &[Ipv4Addr], ports: &[u16]) -> io::Result<Self> {
-        let mut sockets = Self { sockets: Vec::new(), addresses: Vec::new() };
+        let mut sockets = Self {
+            sockets: Vec::new(),
+            addresses: Vec::new(),
+        };
         for zone in zones {
             for port in std::iter::once(GENEVE_PORT).chain(ports.iter().copied()) {
                 let address = SocketAddrV4::new(*zone, port);
@@ -192,7 +205,9 @@ impl Sockets {
                 // The appliance may bind 0.0.0.0 on the same port in the same namespace.
                 socket.set_reuse_address(true)?;
                 socket.set_reuse_port(true)?;
-                if nix::sys::socket::setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err() {
+                if nix::sys::socket::setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER)
+                    .is_err()
+                {
                     socket.set_recv_buffer_size(SOCKET_BUFFER)?;
                 }
                 socket.set_nonblocking(true)?;
@@ -229,8 +244,12 @@ fn run(shared: &Shared, mut ports: Vec<Port>, sockets: &Sockets, wake: &UnixStre
             receive(shared, port, &mut fabric, now);
         }
         let sockets_ready = ready.get(ports.len()..).unwrap_or_default();
-        for ((socket, address), _) in
-            sockets.sockets.iter().zip(&sockets.addresses).zip(sockets_ready).filter(|(_, ready)| **ready)
+        for ((socket, address), _) in sockets
+            .sockets
+            .iter()
+            .zip(&sockets.addresses)
+            .zip(sockets_ready)
+            .filter(|(_, ready)| **ready)
         {
             receive_answers(shared, socket, *address, &mut fabric, &mut buffer, now);
         }
@@ -241,7 +260,12 @@ fn run(shared: &Shared, mut ports: Vec<Port>, sockets: &Sockets, wake: &UnixStre
 }
 
 /// Waits until something is readable or due; says which ports, then which sockets, are readable.
-fn wait(shared: &Shared, ports: &[Port], sockets: &Sockets, wake: &UnixStream) -> io::Result<Vec<bool>> {
+fn wait(
+    shared: &Shared,
+    ports: &[Port],
+    sockets: &Sockets,
+    wake: &UnixStream,
+) -> io::Result<Vec<bool>> {
     let timeout = shared
         .fabric()
         .next_due()
@@ -299,8 +323,14 @@ fn perform(shared: &Shared, action: Action, ports: &mut [Port], sockets: &Socket
                 shared.count_error("send to appliance", &error);
             }
         }
-        Action::ToHost { endpoint, side, packet } => {
-            let port = ports.iter_mut().find(|port| port.endpoint == endpoint && port.side == side);
+        Action::ToHost {
+            endpoint,
+            side,
+            packet,
+        } => {
+            let port = ports
+                .iter_mut()
+                .find(|port| port.endpoint == endpoint && port.side == side);
             if let Some(port) = port
                 && let Err(error) = port.end.send(packet)
             {

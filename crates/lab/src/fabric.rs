@@ -39,7 +39,9 @@ pub struct Fabric {
 
 impl std::fmt::Debug for Fabric {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Fabric").field("gwlb", &self.gwlb).finish_non_exhaustive()
+        f.debug_struct("Fabric")
+            .field("gwlb", &self.gwlb)
+            .finish_non_exhaustive()
     }
 }
 
@@ -58,7 +60,10 @@ impl Fabric {
                 })
             })
             .collect();
-        Self { gwlb: Gwlb::new(gwlb), endpoints }
+        Self {
+            gwlb: Gwlb::new(gwlb),
+            endpoints,
+        }
     }
 
     /// The load balancer, for its numbers.
@@ -119,7 +124,11 @@ impl Fabric {
                     }
                 }
                 if let Some(packet) = sided.down.pop(now) {
-                    return Some(Action::ToHost { endpoint, side, packet });
+                    return Some(Action::ToHost {
+                        endpoint,
+                        side,
+                        packet,
+                    });
                 }
             }
         }

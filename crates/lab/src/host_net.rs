@@ -36,9 +36,14 @@ impl HostNetwork {
     /// Starts it in the caller's network namespace and returns its end of the cable.
     pub(crate) fn start(mtu: usize) -> io::Result<(Self, LabEnd)> {
         // Its own addresses only matter for what it would start by itself, which is nothing.
-        let addresses = [IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0xc612, 0, 0, 0, 0, 0, 1))];
+        let addresses = [
+            IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)),
+            IpAddr::V6(Ipv6Addr::new(0xfd00, 0xc612, 0, 0, 0, 0, 0, 1)),
+        ];
         let (stack, mut arrivals, end) = Stack::new(&addresses, mtu, 17)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let resolver = host_resolver();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("lab-host-net".to_owned()).spawn(move || {
@@ -62,7 +67,13 @@ impl HostNetwork {
                 }
             });
         })?;
-        Ok((Self { stop: Some(stop), thread: Some(thread) }, end))
+        Ok((
+            Self {
+                stop: Some(stop),
+                thread: Some(thread),
+            },
+            end,
+        ))
     }
 }
 
@@ -79,8 +90,13 @@ impl Drop for HostNetwork {
 
 /// Where a destination of the lab really is: the lab's name server is the host's.
 fn real_address(destination: SocketAddr, resolver: SocketAddr) -> SocketAddr {
-    let is_resolver = destination.ip() == IpAddr::V4(DNS_V4) || destination.ip() == IpAddr::V6(DNS_V6);
-    if is_resolver && destination.port() == 53 { resolver } else { destination }
+    let is_resolver =
+        destination.ip() == IpAddr::V4(DNS_V4) || destination.ip() == IpAddr::V6(DNS_V6);
+    if is_resolver && destination.port() == 53 {
+        resolver
+    } else {
+        destination
+    }
 }
 
 /// The first name server of the host.
@@ -146,13 +162,18 @@ impl Associations {
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
         let _ = sender.try_send(datagram.payload);
         open.insert(key, sender);
-        let (stack, open, target) =
-            (self.stack.clone(), Arc::clone(&self.open), real_address(datagram.destination, self.resolver));
+        let (stack, open, target) = (
+            self.stack.clone(),
+            Arc::clone(&self.open),
+            real_address(datagram.destination, self.resolver),
+        );
         tokio::spawn(async move {
             if let Err(error) = associate(&stack, key, target, receiver).await {
                 tracing::debug!(%target, %error, "UDP association ended");
             }
-            open.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            open.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&key);
         });
     }
 }
@@ -163,7 +184,11 @@ async fn associate(
     target: SocketAddr,
     mut outgoing: mpsc::Receiver<Vec<u8>>,
 ) -> io::Result<()> {
-    let any: IpAddr = if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let any: IpAddr = if target.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(target).await?;
     let mut buffer = vec![0; 65_536];

@@ -152,8 +152,9 @@ impl LabBuilder {
     /// The system refused a step.
     pub fn build(self) -> Result<Lab, LabError> {
         let mut gwlb = self.gwlb.clone();
-        gwlb.endpoints =
-            (1..=self.endpoints as u64).map(|number| VpcEndpointId(0x00f1_0d09_0000_0000 + number)).collect();
+        gwlb.endpoints = (1..=self.endpoints as u64)
+            .map(|number| VpcEndpointId(0x00f1_0d09_0000_0000 + number))
+            .collect();
         let appliance_namespace = Namespace::new("appliance")?;
         let mut hosts = Vec::new();
         let mut ports = Vec::new();
@@ -164,25 +165,39 @@ impl LabBuilder {
                 .add_device(&addresses::client_interface(), self.mtu, self.allow_tun)
                 .map_err(step("give the client a network device"))?;
             let device_kind = device.kind();
-            ports.push(Port { endpoint, side: Side::Client, end: End::Device(device) });
+            ports.push(Port {
+                endpoint,
+                side: Side::Client,
+                end: End::Device(device),
+            });
             let server = Namespace::new("server")?;
             let end = match self.network {
                 Network::Lab => End::Device(self.server_device(&server)?),
                 Network::Host => {
-                    let (network, end) =
-                        HostNetwork::start(self.mtu as usize).map_err(step("open a way to the host's network"))?;
+                    let (network, end) = HostNetwork::start(self.mtu as usize)
+                        .map_err(step("open a way to the host's network"))?;
                     host_networks.push(network);
                     End::Stack(end)
                 }
             };
-            ports.push(Port { endpoint, side: Side::Server, end });
-            hosts.push(Hosts { client, server, device_kind });
+            ports.push(Port {
+                endpoint,
+                side: Side::Server,
+                end,
+            });
+            hosts.push(Hosts {
+                client,
+                server,
+                device_kind,
+            });
         }
         let fabric = Fabric::new(gwlb, &self.client_link, &self.server_link);
         let driver = Driver::start(fabric, ports, Some(&appliance_namespace))
             .map_err(step("open the load balancer's sockets"))?;
-        let directory = TempDir::with_prefix("flowdog-lab-").map_err(step("make a temporary directory"))?;
-        let resolver = Resolver::write(directory.path()).map_err(step("write the resolver's files"))?;
+        let directory =
+            TempDir::with_prefix("flowdog-lab-").map_err(step("make a temporary directory"))?;
+        let resolver =
+            Resolver::write(directory.path()).map_err(step("write the resolver's files"))?;
         Ok(Lab {
             appliance: None,
             driver,
@@ -202,10 +217,14 @@ impl LabBuilder {
             .add_device(&[], self.mtu, self.allow_tun)
             .map_err(step("give the server a network device"))?;
         for network in addresses::server_networks() {
-            server.own_network(network).map_err(step("route the lab's addresses to the server"))?;
+            server
+                .own_network(network)
+                .map_err(step("route the lab's addresses to the server"))?;
         }
         for address in addresses::server_addresses() {
-            server.add_loopback_address(address).map_err(step("give the server an address"))?;
+            server
+                .add_loopback_address(address)
+                .map_err(step("give the server an address"))?;
         }
         Ok(device)
     }
@@ -271,10 +290,17 @@ impl Lab {
     ///
     /// # Errors
     /// It does not start or is not healthy in time.
-    pub fn start_appliance(&mut self, command: ApplianceCommand, health: SocketAddr) -> Result<(), LabError> {
+    pub fn start_appliance(
+        &mut self,
+        command: ApplianceCommand,
+        health: SocketAddr,
+    ) -> Result<(), LabError> {
         let namespace = Some(&self.appliance_namespace);
-        let mut appliance = Appliance::start(command, namespace).map_err(step("start the appliance"))?;
-        appliance.wait_healthy(namespace, health, START_LIMIT).map_err(step("start the appliance"))?;
+        let mut appliance =
+            Appliance::start(command, namespace).map_err(step("start the appliance"))?;
+        appliance
+            .wait_healthy(namespace, health, START_LIMIT)
+            .map_err(step("start the appliance"))?;
         self.appliance = Some(appliance);
         Ok(())
     }
@@ -291,8 +317,12 @@ impl Lab {
     pub fn restart_appliance(&mut self, health: SocketAddr) -> Result<(), LabError> {
         let namespace = Some(&self.appliance_namespace);
         if let Some(appliance) = self.appliance.as_mut() {
-            appliance.restart(namespace).map_err(step("restart the appliance"))?;
-            appliance.wait_healthy(namespace, health, START_LIMIT).map_err(step("restart the appliance"))?;
+            appliance
+                .restart(namespace)
+                .map_err(step("restart the appliance"))?;
+            appliance
+                .wait_healthy(namespace, health, START_LIMIT)
+                .map_err(step("restart the appliance"))?;
         }
         Ok(())
     }
@@ -308,9 +338,7 @@ impl Lab {
         environment: &[(String, String)],
         configure: impl FnOnce(&mut Command) + Send,
     ) -> io::Result<Child> {
-        let client = self
-            .client(endpoint)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("no endpoint {endpoint}")))?;
+        let client = self.client_or_error(endpoint)?;
         command::spawn(client, &self.resolver, command, environment, configure)
     }
 
@@ -321,7 +349,21 @@ impl Lab {
     /// The program cannot be started.
     pub fn run_command(&self, command: &[OsString], roots: &Path) -> io::Result<ExitStatus> {
         let environment = command::certificate_environment(roots);
-        self.spawn(0, command, &environment, |_| {})?.wait()
+        command::run(
+            self.client_or_error(0)?,
+            &self.resolver,
+            command,
+            &environment,
+        )
+    }
+
+    fn client_or_error(&self, endpoint: usize) -> io::Result<&Namespace> {
+        self.client(endpoint).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("no endpoint {endpoint}"),
+            )
+        })
     }
 
     /// A handle on the numbers and switches, usable from any thread.

@@ -64,7 +64,10 @@ impl LinkConfig {
     /// The same link with another seed, so that the links of one lab do not drop in lock-step.
     #[must_use]
     pub fn with_seed(&self, seed: u64) -> Self {
-        Self { seed, ..self.clone() }
+        Self {
+            seed,
+            ..self.clone()
+        }
     }
 }
 
@@ -89,7 +92,11 @@ impl FromStr for LinkConfig {
 
     fn from_str(spec: &str) -> Result<Self, LinkSpecError> {
         let mut config = Self::default();
-        for part in spec.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        for part in spec
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+        {
             let (key, value) = part
                 .split_once('=')
                 .ok_or_else(|| LinkSpecError(format!("`{part}` has no `=`")))?;
@@ -103,9 +110,9 @@ impl FromStr for LinkConfig {
                 "rate" => config.rate = Some(rate(value)?),
                 "queue" => config.queue = size(value)?,
                 "seed" => {
-                    config.seed = value
-                        .parse()
-                        .map_err(|_| LinkSpecError(format!("seed `{value}` is not a whole number")))?;
+                    config.seed = value.parse().map_err(|_| {
+                        LinkSpecError(format!("seed `{value}` is not a whole number"))
+                    })?;
                 }
                 other => return Err(LinkSpecError(format!("unknown key `{other}`"))),
             }
@@ -121,7 +128,9 @@ fn probability(key: &str, value: &str) -> Result<f64, LinkSpecError> {
     };
     match number.trim().parse::<f64>() {
         Ok(parsed) if (0.0..=divisor).contains(&parsed) => Ok(parsed / divisor),
-        _ => Err(LinkSpecError(format!("{key} `{value}` is not between 0% and 100%"))),
+        _ => Err(LinkSpecError(format!(
+            "{key} `{value}` is not between 0% and 100%"
+        ))),
     }
 }
 
@@ -143,11 +152,17 @@ fn scaled(value: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 fn rate(value: &str) -> Result<u64, LinkSpecError> {
-    const UNITS: [(&str, u64); 4] =
-        [("gbit", 1_000_000_000), ("mbit", 1_000_000), ("kbit", 1_000), ("bit", 1)];
+    const UNITS: [(&str, u64); 4] = [
+        ("gbit", 1_000_000_000),
+        ("mbit", 1_000_000),
+        ("kbit", 1_000),
+        ("bit", 1),
+    ];
     match scaled(value, &UNITS) {
         Some(bits) if bits >= 1_000 => Ok(bits),
-        _ => Err(LinkSpecError(format!("rate `{value}` is not like 200mbit (at least 1kbit)"))),
+        _ => Err(LinkSpecError(format!(
+            "rate `{value}` is not like 200mbit (at least 1kbit)"
+        ))),
     }
 }
 
@@ -323,7 +338,9 @@ impl Link {
 
     /// When the last bit of the packet leaves, or `None` if the queue is full.
     fn transmit(&mut self, len: usize, now: Duration) -> Option<Duration> {
-        let Some(rate) = self.config.rate else { return Some(now) };
+        let Some(rate) = self.config.rate else {
+            return Some(now);
+        };
         let start = self.transmitter_free_at.max(now);
         let waiting_bits = (start - now).as_secs_f64() * rate as f64;
         if waiting_bits / 8.0 + len as f64 > self.config.queue.max(len) as f64 {
@@ -335,7 +352,11 @@ impl Link {
 
     fn enqueue(&mut self, packet: Vec<u8>, due: Duration) {
         self.order += 1;
-        self.in_flight.push(InFlight { due, order: self.order, packet });
+        self.in_flight.push(InFlight {
+            due,
+            order: self.order,
+            packet,
+        });
     }
 }
 
@@ -409,17 +430,31 @@ mod tests {
 
     #[test]
     fn loss_duplication_and_corruption_come_at_their_rate() {
-        let config = LinkConfig { loss: 0.05, duplicate: 0.02, corrupt: 0.03, seed: 3, ..LinkConfig::default() };
+        let config = LinkConfig {
+            loss: 0.05,
+            duplicate: 0.02,
+            corrupt: 0.03,
+            seed: 3,
+            ..LinkConfig::default()
+        };
         let (_, stats) = run(config, 20_000, millis(1));
         assert!((900..1_100).contains(&stats.lost), "{stats:?}");
         assert!((320..440).contains(&stats.duplicated), "{stats:?}");
         assert!((490..650).contains(&stats.corrupted), "{stats:?}");
-        assert_eq!(stats.delivered, stats.packets - stats.lost + stats.duplicated);
+        assert_eq!(
+            stats.delivered,
+            stats.packets - stats.lost + stats.duplicated
+        );
     }
 
     #[test]
     fn the_same_seed_gives_the_same_fate_and_another_seed_another() {
-        let config = LinkConfig { loss: 0.3, reorder: 0.3, seed: 9, ..LinkConfig::default() };
+        let config = LinkConfig {
+            loss: 0.3,
+            reorder: 0.3,
+            seed: 9,
+            ..LinkConfig::default()
+        };
         let first = run(config.clone(), 500, millis(1));
         assert_eq!(first, run(config.clone(), 500, millis(1)));
         assert_ne!(first.0, run(config.with_seed(10), 500, millis(1)).0);
@@ -427,18 +462,28 @@ mod tests {
 
     #[test]
     fn reordering_lets_later_packets_overtake_and_jitter_alone_does_not() {
-        let shuffled = LinkConfig { reorder: 0.1, ..LinkConfig::default() };
+        let shuffled = LinkConfig {
+            reorder: 0.1,
+            ..LinkConfig::default()
+        };
         let (out, stats) = run(shuffled, 1_000, Duration::from_micros(100));
         assert!(stats.reordered > 50);
         assert!(out.windows(2).any(|pair| pair[0] > pair[1]));
-        let jittery = LinkConfig { delay: millis(5), jitter: millis(20), ..LinkConfig::default() };
+        let jittery = LinkConfig {
+            delay: millis(5),
+            jitter: millis(20),
+            ..LinkConfig::default()
+        };
         let (out, _) = run(jittery, 1_000, Duration::from_micros(100));
         assert!(out.windows(2).all(|pair| pair[0] < pair[1]));
     }
 
     #[test]
     fn delay_holds_a_packet_exactly_as_long() {
-        let mut link = Link::new(LinkConfig { delay: millis(10), ..LinkConfig::default() });
+        let mut link = Link::new(LinkConfig {
+            delay: millis(10),
+            ..LinkConfig::default()
+        });
         link.push(vec![1], millis(5));
         assert_eq!(link.next_due(), Some(millis(15)));
         assert_eq!(link.pop(millis(14)), None);
@@ -448,7 +493,11 @@ mod tests {
     #[test]
     fn a_rate_spaces_packets_and_its_queue_drops_at_the_tail() {
         // 1000 bytes at 8 Mbit/s take one millisecond.
-        let config = LinkConfig { rate: Some(8_000_000), queue: 3_000, ..LinkConfig::default() };
+        let config = LinkConfig {
+            rate: Some(8_000_000),
+            queue: 3_000,
+            ..LinkConfig::default()
+        };
         let mut link = Link::new(config);
         for _ in 0..5 {
             link.push(vec![0; 1_000], Duration::ZERO);

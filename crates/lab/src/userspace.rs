@@ -57,7 +57,14 @@ impl UserspaceLab {
         static LABS: AtomicU32 = AtomicU32::new(0);
         let process = std::process::id();
         let lab = (LABS.fetch_add(1, Ordering::Relaxed) % 16) as u8 * 16;
-        let loopback = |last: u8| Ipv4Addr::new(127, 64 | (process >> 8) as u8 & 0x3f, process as u8, lab + last);
+        let loopback = |last: u8| {
+            Ipv4Addr::new(
+                127,
+                64 | (process >> 8) as u8 & 0x3f,
+                process as u8,
+                lab + last,
+            )
+        };
         Ok(LoopbackAddresses {
             appliance: SocketAddrV4::new(loopback(1), GENEVE_PORT),
             health: TcpListener::bind((loopback(1), 0))?.local_addr()?,
@@ -83,22 +90,42 @@ impl UserspaceLab {
         };
         change(&mut gwlb);
         let endpoints = endpoints.max(1);
-        gwlb.endpoints = (1..=endpoints as u64).map(|number| VpcEndpointId(0x00f1_0d09_0000_0000 + number)).collect();
+        gwlb.endpoints = (1..=endpoints as u64)
+            .map(|number| VpcEndpointId(0x00f1_0d09_0000_0000 + number))
+            .collect();
         let (mut hosts, mut ports, mut tasks) = (Vec::new(), Vec::new(), Vec::new());
         for endpoint in 0..endpoints {
             // The same seed behind each endpoint: the same ports, so that tuples do coincide.
-            let (client, at_client, end) = Stack::new(&[CLIENT_V4.into(), CLIENT_V6.into()], MTU, 1)?;
-            ports.push(Port { endpoint, side: Side::Client, end: End::Stack(end) });
+            let (client, at_client, end) =
+                Stack::new(&[CLIENT_V4.into(), CLIENT_V6.into()], MTU, 1)?;
+            ports.push(Port {
+                endpoint,
+                side: Side::Client,
+                end: End::Stack(end),
+            });
             let own: Vec<IpAddr> = addresses::server_addresses().to_vec();
             let (server, at_server, end) = Stack::new(&own, MTU, 2)?;
-            ports.push(Port { endpoint, side: Side::Server, end: End::Stack(end) });
+            ports.push(Port {
+                endpoint,
+                side: Side::Server,
+                end: End::Stack(end),
+            });
             for stack in [&client, &server] {
                 tasks.push(tokio::spawn(stack.clone().run()).abort_handle());
             }
-            hosts.push(Hosts { client, server, arrivals: [Some(at_client), Some(at_server)] });
+            hosts.push(Hosts {
+                client,
+                server,
+                arrivals: [Some(at_client), Some(at_server)],
+            });
         }
         let driver = Driver::start(Fabric::new(gwlb, client_link, server_link), ports, None)?;
-        Ok(Self { appliance: None, driver, hosts, tasks })
+        Ok(Self {
+            appliance: None,
+            driver,
+            hosts,
+            tasks,
+        })
     }
 
     /// The client host of an endpoint.
@@ -126,7 +153,11 @@ impl UserspaceLab {
     ///
     /// # Errors
     /// It does not start.
-    pub fn start_appliance(&mut self, command: ApplianceCommand, health: SocketAddr) -> io::Result<()> {
+    pub fn start_appliance(
+        &mut self,
+        command: ApplianceCommand,
+        health: SocketAddr,
+    ) -> io::Result<()> {
         let mut appliance = Appliance::start(command, None)?;
         appliance.wait_healthy(None, health, START_LIMIT)?;
         self.appliance = Some(appliance);

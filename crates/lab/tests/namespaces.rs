@@ -2,6 +2,10 @@
 //!
 //! Has its own `main`: user namespaces can only be entered while the process has one thread. The
 //! arguments of the usual harness that matter (`--list`, `--exact`, a filter) are understood.
+#![expect(
+    clippy::print_stdout,
+    reason = "a test harness tells its results there"
+)]
 
 use std::error::Error;
 use std::io::{self, Read, Write};
@@ -29,14 +33,32 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 const TESTS: [(&str, fn() -> Outcome); 10] = [
     ("tcp_udp_and_ping_pass_over_tun_with_no_violation", over_tun),
-    ("tcp_udp_and_ping_pass_over_veth_with_no_violation", over_veth),
-    ("two_endpoints_with_the_same_tuple_do_not_mix", two_endpoints),
+    (
+        "tcp_udp_and_ping_pass_over_veth_with_no_violation",
+        over_veth,
+    ),
+    (
+        "two_endpoints_with_the_same_tuple_do_not_mix",
+        two_endpoints,
+    ),
     ("a_closed_port_refuses_at_once", closed_port),
-    ("a_transfer_survives_loss_reordering_and_duplication", lossy_transfer),
-    ("mid_flow_changes_of_port_zone_and_cookie_do_not_disturb", mid_flow_changes),
+    (
+        "a_transfer_survives_loss_reordering_and_duplication",
+        lossy_transfer,
+    ),
+    (
+        "mid_flow_changes_of_port_zone_and_cookie_do_not_disturb",
+        mid_flow_changes,
+    ),
     ("an_appliance_that_swaps_ports_is_found_out", swapped_ports),
-    ("the_hosts_network_is_reached_by_address_translation", host_network),
-    ("a_command_runs_as_the_client_with_the_labs_resolver", command_in_lab),
+    (
+        "the_hosts_network_is_reached_by_address_translation",
+        host_network,
+    ),
+    (
+        "a_command_runs_as_the_client_with_the_labs_resolver",
+        command_in_lab,
+    ),
     ("a_user_without_rights_gets_the_same_lab", unprivileged),
 ];
 
@@ -59,27 +81,47 @@ fn main() -> ExitCode {
         eprintln!("{error}; enable them with: {}", error.advice().join(" / "));
         return ExitCode::FAILURE;
     }
-    let filter: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let filter: Vec<&String> = arguments
+        .iter()
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
     let wanted = |name: &str| {
         filter.is_empty()
-            || filter.iter().any(|part| if has("--exact") { name == *part } else { name.contains(*part) })
+            || filter.iter().any(|part| {
+                if has("--exact") {
+                    name == *part
+                } else {
+                    name.contains(*part)
+                }
+            })
     };
     let mut failed = 0;
     for (name, test) in TESTS.into_iter().filter(|(name, _)| wanted(name)) {
         let start = Instant::now();
         match test() {
-            Ok(()) => println!("test {name} ... ok ({:.2} s)", start.elapsed().as_secs_f64()),
+            Ok(()) => println!(
+                "test {name} ... ok ({:.2} s)",
+                start.elapsed().as_secs_f64()
+            ),
             Err(error) => {
                 failed += 1;
                 println!("test {name} ... FAILED: {error}");
             }
         }
     }
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn ensure(condition: bool, message: impl FnOnce() -> String) -> Outcome {
-    if condition { Ok(()) } else { Err(message().into()) }
+    if condition {
+        Ok(())
+    } else {
+        Err(message().into())
+    }
 }
 
 fn ensure_clean(lab: &Lab) -> Outcome {
@@ -106,10 +148,19 @@ fn echo_server(namespace: &Namespace, port: u16, name: &'static str) -> io::Resu
 }
 
 /// Sends `len` bytes to an echo server and returns its greeting; the echo must be identical.
-fn exchange(namespace: &Namespace, target: SocketAddr, from_port: u16, len: usize) -> io::Result<String> {
+fn exchange(
+    namespace: &Namespace,
+    target: SocketAddr,
+    from_port: u16,
+    len: usize,
+) -> io::Result<String> {
     namespace.run(|| {
         let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
-        let any: IpAddr = if target.is_ipv4() { CLIENT_V4.into() } else { CLIENT_V6.into() };
+        let any: IpAddr = if target.is_ipv4() {
+            CLIENT_V4.into()
+        } else {
+            CLIENT_V6.into()
+        };
         socket.set_reuse_address(true)?;
         socket.bind(&SocketAddr::new(any, from_port).into())?;
         socket.connect_timeout(&target.into(), LIMIT)?;
@@ -125,59 +176,100 @@ fn exchange(namespace: &Namespace, target: SocketAddr, from_port: u16, len: usiz
             });
             let mut received = Vec::new();
             stream.read_to_end(&mut received)?;
-            writing.join().map_err(|_| io::Error::other("writer panicked"))??;
+            writing
+                .join()
+                .map_err(|_| io::Error::other("writer panicked"))??;
             io::Result::Ok(received)
         })?;
-        let end = received.iter().position(|byte| *byte == b'\n').ok_or(io::ErrorKind::UnexpectedEof)?;
+        let end = received
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
         if received[end + 1..] != sent {
-            return Err(io::Error::other(format!("{} of {len} bytes came back, or others", received.len() - end - 1)));
+            return Err(io::Error::other(format!(
+                "{} of {len} bytes came back, or others",
+                received.len() - end - 1
+            )));
         }
         Ok(String::from_utf8_lossy(&received[..end]).into_owned())
     })
 }
 
 fn everything_passes(lab: &Lab) -> Outcome {
-    let (client, server) = (lab.client(0).ok_or("no client")?, lab.server(0).ok_or("no server")?);
+    let (client, server) = (
+        lab.client(0).ok_or("no client")?,
+        lab.server(0).ok_or("no server")?,
+    );
     let _reflector = Reflector::start(APPLIANCE, Some(lab.appliance_namespace()), false)?;
     echo_server(server, 8000, "one")?;
-    for (target, seen) in [("198.18.7.7:8000", "one 10.0.0.10"), ("[fd00:c612::7:7]:8000", "one fd00:a::10")] {
+    for (target, seen) in [
+        ("198.18.7.7:8000", "one 10.0.0.10"),
+        ("[fd00:c612::7:7]:8000", "one fd00:a::10"),
+    ] {
         let greeting = exchange(client, target.parse()?, 0, 3_000_000)?;
         ensure(greeting == seen, || format!("{target} said {greeting}"))?;
     }
-    for (target, bind) in [("198.18.9.9:5353", "198.18.9.9:5353"), ("[fd00:c612::9]:5353", "[fd00:c612::9]:5353")] {
+    for (target, bind) in [
+        ("198.18.9.9:5353", "198.18.9.9:5353"),
+        ("[fd00:c612::9]:5353", "[fd00:c612::9]:5353"),
+    ] {
         let answering = server.run(|| UdpSocket::bind(bind))?;
         answering.set_read_timeout(Some(LIMIT))?;
-        let asking = client.run(|| UdpSocket::bind("[::]:0".replace("[::]", if target.starts_with('[') { "[::]" } else { "0.0.0.0" })))?;
+        let asking = client.run(|| {
+            UdpSocket::bind("[::]:0".replace(
+                "[::]",
+                if target.starts_with('[') {
+                    "[::]"
+                } else {
+                    "0.0.0.0"
+                },
+            ))
+        })?;
         asking.set_read_timeout(Some(LIMIT))?;
         asking.send_to(b"question", target)?;
         let mut buffer = [0; 64];
         let (len, from) = answering.recv_from(&mut buffer)?;
         answering.send_to(&buffer[..len], from)?;
         let (len, from) = asking.recv_from(&mut buffer)?;
-        ensure(&buffer[..len] == b"question" && from == target.parse()?, || format!("{from} answered"))?;
+        ensure(
+            &buffer[..len] == b"question" && from == target.parse()?,
+            || format!("{from} answered"),
+        )?;
     }
     ping(client, "198.18.1.2:0".parse()?)?;
     ping(client, "[fd00:c612::1:2]:0".parse()?)?;
     ensure_clean(lab)?;
     let report = lab.report();
-    ensure(report.gwlb.flows >= 6 && report.gwlb.packets_to_hosts > 500, || format!("{report:?}"))
+    ensure(
+        report.gwlb.flows >= 6 && report.gwlb.packets_to_hosts > 500,
+        || format!("{report:?}"),
+    )
 }
 
 fn ping(client: &Namespace, target: SocketAddr) -> Outcome {
     let (domain, protocol, echo) = if target.is_ipv4() {
         (Domain::IPV4, Protocol::ICMPV4, [8_u8, 0, 0, 0, 0, 0, 0, 1])
     } else {
-        (Domain::IPV6, Protocol::ICMPV6, [128_u8, 0, 0, 0, 0, 0, 0, 1])
+        (
+            Domain::IPV6,
+            Protocol::ICMPV6,
+            [128_u8, 0, 0, 0, 0, 0, 0, 1],
+        )
     };
     let answer = client.run(|| {
         let mut socket = Socket::new(domain, Type::DGRAM, Some(protocol))?;
         socket.set_read_timeout(Some(LIMIT))?;
         socket.send_to(&echo, &target.into())?;
         let mut buffer = [0; 64];
-        socket.read(&mut buffer)?;
-        Ok(buffer[0])
+        let len = socket.read(&mut buffer)?;
+        buffer[..len]
+            .first()
+            .copied()
+            .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     })?;
-    ensure(answer == if target.is_ipv4() { 0 } else { 129 }, || format!("ICMP type {answer} from {target}"))
+    ensure(answer == if target.is_ipv4() { 0 } else { 129 }, || {
+        format!("ICMP type {answer} from {target}")
+    })
 }
 
 fn over_tun() -> Outcome {
@@ -186,7 +278,9 @@ fn over_tun() -> Outcome {
 
 fn over_veth() -> Outcome {
     let lab = Lab::builder().without_tun().build()?;
-    ensure(lab.device_kind() == Some(netns::DeviceKind::Veth), || "not a veth".to_owned())?;
+    ensure(lab.device_kind() == Some(netns::DeviceKind::Veth), || {
+        "not a veth".to_owned()
+    })?;
     everything_passes(&lab)
 }
 
@@ -204,12 +298,24 @@ fn two_endpoints() -> Outcome {
             .enumerate()
             .map(|(endpoint, name)| {
                 let client = lab.client(endpoint);
-                (name, scope.spawn(move || exchange(client.ok_or(io::ErrorKind::NotFound)?, target, 33_333, 1_000_000)))
+                (
+                    name,
+                    scope.spawn(move || {
+                        exchange(
+                            client.ok_or(io::ErrorKind::NotFound)?,
+                            target,
+                            33_333,
+                            1_000_000,
+                        )
+                    }),
+                )
             })
             .collect();
         for (name, task) in running {
             let greeting = task.join().map_err(|_| "panicked")??;
-            ensure(greeting == format!("{name} 10.0.0.10"), || format!("{name} reached {greeting}"))?;
+            ensure(greeting == format!("{name} 10.0.0.10"), || {
+                format!("{name} reached {greeting}")
+            })?;
         }
         Ok(())
     })?;
@@ -221,20 +327,38 @@ fn closed_port() -> Outcome {
     let _reflector = Reflector::start(APPLIANCE, Some(lab.appliance_namespace()), false)?;
     let client = lab.client(0).ok_or("no client")?;
     let start = Instant::now();
-    let error = exchange(client, "198.18.3.3:9".parse()?, 0, 1).err().ok_or("it connected")?;
-    ensure(error.kind() == io::ErrorKind::ConnectionRefused, || error.to_string())?;
-    ensure(start.elapsed() < Duration::from_secs(2), || format!("after {:?}", start.elapsed()))?;
+    let error = exchange(client, "198.18.3.3:9".parse()?, 0, 1)
+        .err()
+        .ok_or("it connected")?;
+    ensure(error.kind() == io::ErrorKind::ConnectionRefused, || {
+        error.to_string()
+    })?;
+    ensure(start.elapsed() < Duration::from_secs(2), || {
+        format!("after {:?}", start.elapsed())
+    })?;
     ensure_clean(&lab)
 }
 
 fn lossy_transfer() -> Outcome {
-    let link: LinkConfig = "loss=1%,reorder=2%,duplicate=1%,corrupt=0.5%,delay=2ms,seed=5".parse()?;
-    let lab = Lab::builder().links(link.clone(), link).mtu(1_500).build()?;
+    let link: LinkConfig =
+        "loss=1%,reorder=2%,duplicate=1%,corrupt=0.5%,delay=2ms,seed=5".parse()?;
+    let lab = Lab::builder()
+        .links(link.clone(), link)
+        .mtu(1_500)
+        .build()?;
     let _reflector = Reflector::start(APPLIANCE, Some(lab.appliance_namespace()), false)?;
     echo_server(lab.server(0).ok_or("no server")?, 8000, "far")?;
-    exchange(lab.client(0).ok_or("no client")?, "198.18.3.3:8000".parse()?, 0, 500_000)?;
+    exchange(
+        lab.client(0).ok_or("no client")?,
+        "198.18.3.3:8000".parse()?,
+        0,
+        500_000,
+    )?;
     let links = lab.report().links;
-    ensure(links.lost > 0 && links.reordered > 0 && links.corrupted > 0, || format!("{links:?}"))?;
+    ensure(
+        links.lost > 0 && links.reordered > 0 && links.corrupted > 0,
+        || format!("{links:?}"),
+    )?;
     ensure_clean(&lab)
 }
 
@@ -248,7 +372,12 @@ fn mid_flow_changes() -> Outcome {
         .build()?;
     let _reflector = Reflector::start(APPLIANCE, Some(lab.appliance_namespace()), false)?;
     echo_server(lab.server(0).ok_or("no server")?, 8000, "far")?;
-    exchange(lab.client(0).ok_or("no client")?, "198.18.3.3:8000".parse()?, 0, 3_000_000)?;
+    exchange(
+        lab.client(0).ok_or("no client")?,
+        "198.18.3.3:8000".parse()?,
+        0,
+        3_000_000,
+    )?;
     let report = lab.report();
     ensure(report.gwlb.cookies > 4, || format!("{report:?}"))?;
     ensure_clean(&lab)
@@ -265,7 +394,9 @@ fn swapped_ports() -> Outcome {
         ensure(start.elapsed() < LIMIT, || format!("{:?}", lab.report()))?;
         std::thread::sleep(Duration::from_millis(5));
     }
-    ensure(lab.report().gwlb.packets_to_hosts == 0, || "a wrong answer was delivered".to_owned())
+    ensure(lab.report().gwlb.packets_to_hosts == 0, || {
+        "a wrong answer was delivered".to_owned()
+    })
 }
 
 fn host_network() -> Outcome {
@@ -274,14 +405,23 @@ fn host_network() -> Outcome {
     host.add_loopback_address("203.0.113.5".parse()?)?;
     echo_server(&host, 8000, "outside")?;
     let resolving = host.run(|| UdpSocket::bind("203.0.113.5:5353"))?;
-    let lab = host.run(|| Lab::builder().network(Network::Host).build().map_err(io::Error::other))?;
+    let lab = host.run(|| {
+        Lab::builder()
+            .network(Network::Host)
+            .build()
+            .map_err(io::Error::other)
+    })?;
     let _reflector = Reflector::start(APPLIANCE, Some(lab.appliance_namespace()), false)?;
     let client = lab.client(0).ok_or("no client")?;
     // The translation hides the lab's client behind the host's own address.
     let greeting = exchange(client, "203.0.113.5:8000".parse()?, 0, 2_000_000)?;
     ensure(greeting == "outside 203.0.113.5", || greeting.clone())?;
-    let refused = exchange(client, "203.0.113.5:9".parse()?, 0, 1).err().ok_or("it connected")?;
-    ensure(refused.kind() == io::ErrorKind::ConnectionRefused, || refused.to_string())?;
+    let refused = exchange(client, "203.0.113.5:9".parse()?, 0, 1)
+        .err()
+        .ok_or("it connected")?;
+    ensure(refused.kind() == io::ErrorKind::ConnectionRefused, || {
+        refused.to_string()
+    })?;
     let asking = client.run(|| UdpSocket::bind("0.0.0.0:0"))?;
     asking.set_read_timeout(Some(LIMIT))?;
     resolving.set_read_timeout(Some(LIMIT))?;
@@ -290,7 +430,10 @@ fn host_network() -> Outcome {
     let (len, from) = resolving.recv_from(&mut buffer)?;
     resolving.send_to(&buffer[..len], from)?;
     let (len, from) = asking.recv_from(&mut buffer)?;
-    ensure(&buffer[..len] == b"question" && from == "203.0.113.5:5353".parse()?, || format!("{from} answered"))?;
+    ensure(
+        &buffer[..len] == b"question" && from == "203.0.113.5:5353".parse()?,
+        || format!("{from} answered"),
+    )?;
     ensure_clean(&lab)
 }
 
@@ -300,11 +443,20 @@ fn command_in_lab() -> Outcome {
     let script = "grep -q 198.18.0.53 /etc/resolv.conf && test \"$SSL_CERT_FILE\" = /nowhere/roots.pem && exit 42";
     let command = ["sh", "-c", script].map(Into::into);
     let status = lab.run_command(&command, roots)?;
-    ensure(flowdog_lab::command::exit_code(status) == 42, || format!("{status}"))?;
+    ensure(flowdog_lab::command::exit_code(status) == 42, || {
+        format!("{status}")
+    })?;
     let host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    ensure(!host.contains("198.18.0.53"), || "the host's own resolver was changed".to_owned())?;
-    let missing = lab.run_command(&["/nowhere/program".into()], roots).err().ok_or("it ran")?;
-    ensure(missing.to_string().contains("/nowhere/program"), || missing.to_string())
+    ensure(!host.contains("198.18.0.53"), || {
+        "the host's own resolver was changed".to_owned()
+    })?;
+    let missing = lab
+        .run_command(&["/nowhere/program".into()], roots)
+        .err()
+        .ok_or("it ran")?;
+    ensure(missing.to_string().contains("/nowhere/program"), || {
+        missing.to_string()
+    })
 }
 
 /// Runs two tests again as `nobody`, who owns nothing and may not open `/dev/net/tun` here.
@@ -312,7 +464,11 @@ fn unprivileged() -> Outcome {
     if std::env::var_os(UNPRIVILEGED).is_some() || !nix::unistd::geteuid().is_root() {
         return Ok(());
     }
-    if std::fs::read_to_string("/proc/self/uid_map")?.split_whitespace().nth(2) == Some("1") {
+    if std::fs::read_to_string("/proc/self/uid_map")?
+        .split_whitespace()
+        .nth(2)
+        == Some("1")
+    {
         // Already inside a user namespace of one user: every test here ran without rights.
         return Ok(());
     }
@@ -330,7 +486,8 @@ fn unprivileged() -> Outcome {
             .uid(65_534)
             .gid(65_534)
             .output()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
         ensure(output.status.success() && text.contains("... ok"), || text)?;
     }
     Ok(())

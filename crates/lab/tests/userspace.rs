@@ -40,7 +40,7 @@ async fn serve(mut arrivals: Arrivals, stack: Stack, name: &'static str) {
                     destination: question.source,
                     payload: question.payload,
                 };
-                stack.send_datagram(&answer).unwrap();
+                assert!(stack.send_datagram(&answer).is_ok());
             }
             else => return,
         }
@@ -60,8 +60,15 @@ async fn exchange(stack: &Stack, target: SocketAddr, len: usize) -> io::Result<S
     let mut received = Vec::new();
     reader.read_to_end(&mut received).await?;
     writing.await.map_err(io::Error::other)??;
-    let end = received.iter().position(|byte| *byte == b'\n').ok_or(io::ErrorKind::UnexpectedEof)?;
-    assert!(received[end + 1..] == sent, "{} of {len} bytes came back, or others", received.len() - end - 1);
+    let end = received
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .ok_or(io::ErrorKind::UnexpectedEof)?;
+    assert!(
+        received[end + 1..] == sent,
+        "{} of {len} bytes came back, or others",
+        received.len() - end - 1
+    );
     Ok(String::from_utf8_lossy(&received[..end]).into_owned())
 }
 
@@ -76,23 +83,46 @@ async fn tcp_and_udp_pass_between_user_space_hosts_with_no_violation() {
     .unwrap();
     let _reflector = Reflector::start(addresses.appliance, None, false).unwrap();
     let server = lab.server(0).unwrap().clone();
-    tokio::spawn(serve(lab.take_arrivals(0, Side::Server).unwrap(), server, "one"));
+    tokio::spawn(serve(
+        lab.take_arrivals(0, Side::Server).unwrap(),
+        server,
+        "one",
+    ));
     let client = lab.client(0).unwrap().clone();
     for (target, seen) in TARGETS.into_iter().zip(["one 10.0.0.10", "one fd00:a::10"]) {
-        let greeting = tokio::time::timeout(LIMIT, exchange(&client, target.parse().unwrap(), 1_000_000)).await;
+        let greeting =
+            tokio::time::timeout(LIMIT, exchange(&client, target.parse().unwrap(), 1_000_000))
+                .await;
         assert_eq!(greeting.unwrap().unwrap(), seen);
     }
-    let refused = client.connect("198.18.7.7:9".parse().unwrap(), LIMIT).await.unwrap_err();
+    let refused = client
+        .connect("198.18.7.7:9".parse().unwrap(), LIMIT)
+        .await
+        .unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
 
     let mut answers = lab.take_arrivals(0, Side::Client).unwrap().datagrams;
     for target in TARGETS {
         let destination = target.parse().unwrap();
         let source = client.source_for(destination).unwrap();
-        let question = Datagram { source, destination, payload: b"question".to_vec() };
+        let question = Datagram {
+            source,
+            destination,
+            payload: b"question".to_vec(),
+        };
         client.send_datagram(&question).unwrap();
-        let answer = tokio::time::timeout(LIMIT, answers.recv()).await.unwrap().unwrap();
-        assert_eq!(answer, Datagram { source: destination, destination: source, ..question });
+        let answer = tokio::time::timeout(LIMIT, answers.recv())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            answer,
+            Datagram {
+                source: destination,
+                destination: source,
+                ..question
+            }
+        );
     }
     let report = lab.report();
     assert!(report.is_clean(), "{report:?}");
@@ -101,7 +131,9 @@ async fn tcp_and_udp_pass_between_user_space_hosts_with_no_violation() {
 
 #[tokio::test]
 async fn two_endpoints_and_bad_links_do_not_mix_or_damage_anything() {
-    let link: LinkConfig = "loss=1%,reorder=2%,duplicate=1%,delay=1ms,seed=9".parse().unwrap();
+    let link: LinkConfig = "loss=1%,reorder=2%,duplicate=1%,delay=1ms,seed=9"
+        .parse()
+        .unwrap();
     let addresses = UserspaceLab::free_addresses().unwrap();
     let mut lab = UserspaceLab::new(2, &link, &link, |gwlb| {
         gwlb.zones = addresses.zones.to_vec();
@@ -112,10 +144,16 @@ async fn two_endpoints_and_bad_links_do_not_mix_or_damage_anything() {
     let mut tasks = Vec::new();
     for (endpoint, name) in ["left", "right"].into_iter().enumerate() {
         let server = lab.server(endpoint).unwrap().clone();
-        tokio::spawn(serve(lab.take_arrivals(endpoint, Side::Server).unwrap(), server, name));
+        tokio::spawn(serve(
+            lab.take_arrivals(endpoint, Side::Server).unwrap(),
+            server,
+            name,
+        ));
         let client = lab.client(endpoint).unwrap().clone();
         tasks.push(tokio::spawn(async move {
-            let greeting = exchange(&client, TARGETS[0].parse().unwrap(), 200_000).await.unwrap();
+            let greeting = exchange(&client, TARGETS[0].parse().unwrap(), 200_000)
+                .await
+                .unwrap();
             assert_eq!(greeting, format!("{name} 10.0.0.10"));
         }));
     }

@@ -39,8 +39,13 @@ pub(crate) struct Trust {
 
 impl Settings {
     /// Reads the user's configuration, or writes the lab's own with a fresh authority.
-    pub(crate) fn new(config: Option<&Path>, gwlb: SocketAddr, health: SocketAddr) -> anyhow::Result<Self> {
-        let directory = TempDir::with_prefix("flowdog-lab-").context("cannot make a temporary directory")?;
+    pub(crate) fn new(
+        config: Option<&Path>,
+        gwlb: SocketAddr,
+        health: SocketAddr,
+    ) -> anyhow::Result<Self> {
+        let directory =
+            TempDir::with_prefix("flowdog-lab-").context("cannot make a temporary directory")?;
         fs::create_dir(directory.path().join("empty"))?;
         match config {
             Some(file) => Self::of_user(directory, file),
@@ -58,18 +63,29 @@ impl Settings {
             gwlb_address.set_ip(Ipv4Addr::LOCALHOST);
         }
         if !gwlb_address.ip().is_loopback() {
-            bail!("{}: gwlb.listen is {gwlb_address}; in the lab it must be 0.0.0.0 or a loopback address", file.display());
+            bail!(
+                "{}: gwlb.listen is {gwlb_address}; in the lab it must be 0.0.0.0 or a loopback address",
+                file.display()
+            );
         }
         let mut health_address = config.health.listen;
         if health_address.ip().is_unspecified() {
             health_address.set_ip(IpAddr::from(Ipv4Addr::LOCALHOST));
         }
         let authority = config.tls.ca.map(|ca| ca.certificate);
-        Ok(Self { directory, file: file.to_owned(), authority, gwlb_address, health_address })
+        Ok(Self {
+            directory,
+            file: file.to_owned(),
+            authority,
+            gwlb_address,
+            health_address,
+        })
     }
 
     fn of_lab(directory: TempDir, gwlb: SocketAddr, health: SocketAddr) -> anyhow::Result<Self> {
-        let SocketAddr::V4(gwlb_address) = gwlb else { bail!("{gwlb} is not IPv4") };
+        let SocketAddr::V4(gwlb_address) = gwlb else {
+            bail!("{gwlb} is not IPv4")
+        };
         let path = |name: &str| directory.path().join(name);
         let authority = path("ca.pem");
         tls::Authority::create_files("flowdog lab root", &authority, &path("ca.key"))
@@ -105,7 +121,13 @@ interceptors = ["who", "edit", "song"]
 "#
         );
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
-        Ok(Self { directory, file, authority: Some(authority), gwlb_address, health_address: health })
+        Ok(Self {
+            directory,
+            file,
+            authority: Some(authority),
+            gwlb_address,
+            health_address: health,
+        })
     }
 
     /// The configuration file.
@@ -127,7 +149,9 @@ interceptors = ["who", "edit", "song"]
     pub(crate) fn authority_pem(&self) -> anyhow::Result<String> {
         self.authority.as_deref().map_or_else(
             || Ok(String::new()),
-            |file| fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display())),
+            |file| {
+                fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+            },
         )
     }
 
@@ -139,7 +163,9 @@ interceptors = ["who", "edit", "song"]
             None => SYSTEM_ROOTS
                 .iter()
                 .find_map(|file| fs::read_to_string(file).ok())
-                .context("this system has no file of public certificate roots (package ca-certificates)")?,
+                .context(
+                    "this system has no file of public certificate roots (package ca-certificates)",
+                )?,
         };
         let trust = Trust {
             appliance: self.directory.path().join("public-roots.pem"),
@@ -148,7 +174,8 @@ interceptors = ["who", "edit", "song"]
         // Flows that are not intercepted show the client the servers' own certificates.
         let authority = self.authority_pem()?;
         fs::write(&trust.appliance, &public).context("cannot write the appliance's roots")?;
-        fs::write(&trust.client, format!("{authority}\n{public}")).context("cannot write the client's roots")?;
+        fs::write(&trust.client, format!("{authority}\n{public}"))
+            .context("cannot write the client's roots")?;
         Ok(trust)
     }
 }

@@ -34,33 +34,41 @@ impl OriginServers {
         for server in (0..lab.endpoints()).filter_map(|endpoint| lab.server(endpoint)) {
             sockets.push(server.run(Sockets::bind)?);
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let (tell_root, root) = std::sync::mpsc::channel();
-        let thread = std::thread::Builder::new().name("lab-origins".to_owned()).spawn(move || {
-            let origins = match Origins::new() {
-                Ok(origins) => Rc::new(origins),
-                Err(error) => {
-                    // The starter waits for one of the two and gives up on an error.
-                    let _ = tell_root.send(Err(error));
-                    return;
-                }
-            };
-            let _ = tell_root.send(Ok(origins.root_pem().to_owned()));
-            let tasks = LocalSet::new();
-            for sockets in sockets {
-                let origins = Rc::clone(&origins);
-                tasks.spawn_local(async move {
-                    if let Err(error) = sockets.serve(origins).await {
-                        tracing::error!(%error, "the lab's origins stopped");
+        let thread = std::thread::Builder::new()
+            .name("lab-origins".to_owned())
+            .spawn(move || {
+                let origins = match Origins::new() {
+                    Ok(origins) => Rc::new(origins),
+                    Err(error) => {
+                        // The starter waits for one of the two and gives up on an error.
+                        let _ = tell_root.send(Err(error));
+                        return;
                     }
-                });
-            }
-            // An error means that the handle is gone: the same as a message.
-            let _ = tasks.block_on(&runtime, stopped);
-        })?;
+                };
+                let _ = tell_root.send(Ok(origins.root_pem().to_owned()));
+                let tasks = LocalSet::new();
+                for sockets in sockets {
+                    let origins = Rc::clone(&origins);
+                    tasks.spawn_local(async move {
+                        if let Err(error) = sockets.serve(origins).await {
+                            tracing::error!(%error, "the lab's origins stopped");
+                        }
+                    });
+                }
+                // An error means that the handle is gone: the same as a message.
+                let _ = tasks.block_on(&runtime, stopped);
+            })?;
         let root_pem = root.recv().map_err(io::Error::other)??;
-        Ok(Self { root_pem, stop: Some(stop), thread: Some(thread) })
+        Ok(Self {
+            root_pem,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 
     /// The root that origins' certificates lead to, in PEM: the appliance must trust it.
@@ -102,21 +110,35 @@ impl KernelEnvironment {
             let open = move |domain, kind: socket2::Type| {
                 namespace.run(|| socket2::Socket::new(domain, kind.nonblocking().cloexec(), None))
             };
-            clients.push(KernelConnect::with_sockets(SocketAddr::new(DNS_V4.into(), dns::PORT), Box::new(open)));
+            clients.push(KernelConnect::with_sockets(
+                SocketAddr::new(DNS_V4.into(), dns::PORT),
+                Box::new(open),
+            ));
         }
         let handle = lab.handle();
         let endpoints = handle.endpoints();
-        Ok(Self { clients, endpoints, trusted_pem, handle })
+        Ok(Self {
+            clients,
+            endpoints,
+            trusted_pem,
+            handle,
+        })
     }
 }
 
 impl Environment for KernelEnvironment {
     fn clients(&self) -> Vec<&dyn Connect> {
-        self.clients.iter().map(|client| client as &dyn Connect).collect()
+        self.clients
+            .iter()
+            .map(|client| client as &dyn Connect)
+            .collect()
     }
 
     fn endpoint(&self, client: usize) -> VpcEndpointId {
-        self.endpoints.get(client).copied().unwrap_or(VpcEndpointId(0))
+        self.endpoints
+            .get(client)
+            .copied()
+            .unwrap_or(VpcEndpointId(0))
     }
 
     fn trusted_pem(&self) -> &str {

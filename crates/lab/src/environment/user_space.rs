@@ -83,20 +83,34 @@ impl UserspaceEnvironment {
             if let Some(arrivals) = lab.take_arrivals(endpoint, Side::Client)
                 && let Some(stack) = lab.client(endpoint)
             {
-                clients.push(StackConnect { stack: stack.clone(), datagrams: Mutex::new(arrivals.datagrams) });
+                clients.push(StackConnect {
+                    stack: stack.clone(),
+                    datagrams: Mutex::new(arrivals.datagrams),
+                });
             }
         }
-        Self { clients, endpoints, trusted_pem, handle }
+        Self {
+            clients,
+            endpoints,
+            trusted_pem,
+            handle,
+        }
     }
 }
 
 impl Environment for UserspaceEnvironment {
     fn clients(&self) -> Vec<&dyn Connect> {
-        self.clients.iter().map(|client| client as &dyn Connect).collect()
+        self.clients
+            .iter()
+            .map(|client| client as &dyn Connect)
+            .collect()
     }
 
     fn endpoint(&self, client: usize) -> VpcEndpointId {
-        self.endpoints.get(client).copied().unwrap_or(VpcEndpointId(0))
+        self.endpoints
+            .get(client)
+            .copied()
+            .unwrap_or(VpcEndpointId(0))
     }
 
     fn trusted_pem(&self) -> &str {
@@ -124,13 +138,21 @@ impl Stream for StackStream {
 #[async_trait(?Send)]
 impl Connect for StackConnect {
     async fn tcp(&self, to: SocketAddr, from_port: Option<u16>) -> io::Result<Box<dyn Stream>> {
-        Ok(Box::new(self.stack.connect_from(from_port, to, CONNECT_LIMIT).await?))
+        Ok(Box::new(
+            self.stack
+                .connect_from(from_port, to, CONNECT_LIMIT)
+                .await?,
+        ))
     }
 
     async fn udp(&self, to: SocketAddr, payload: &[u8]) -> io::Result<Vec<u8>> {
         let mut datagrams = self.datagrams.lock().await;
         let source = self.stack.source_for(to)?;
-        let question = Datagram { source, destination: to, payload: payload.to_vec() };
+        let question = Datagram {
+            source,
+            destination: to,
+            payload: payload.to_vec(),
+        };
         for _ in 0..ATTEMPTS {
             self.stack.send_datagram(&question)?;
             let answer = async {

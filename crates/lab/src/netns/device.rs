@@ -66,7 +66,12 @@ impl Device {
         sys::attach_tun(&file, NAME)?;
         let index = if_nametoindex(NAME)?;
         raise(netlink, index, mtu)?;
-        Ok(Self { kind: DeviceKind::Tun, file, index, frame: Vec::new() })
+        Ok(Self {
+            kind: DeviceKind::Tun,
+            file,
+            index,
+            frame: Vec::new(),
+        })
     }
 
     fn veth(netlink: &mut Netlink, mtu: u32) -> io::Result<Self> {
@@ -78,7 +83,12 @@ impl Device {
         raise(netlink, far, mtu)?;
         raise(netlink, index, mtu)?;
         let file = File::from(sys::packet_socket(far)?);
-        Ok(Self { kind: DeviceKind::Veth, file, index, frame: vec![0; 65_536 + ETHERNET] })
+        Ok(Self {
+            kind: DeviceKind::Veth,
+            file,
+            index,
+            frame: vec![0; 65_536 + ETHERNET],
+        })
     }
 
     /// What it is.
@@ -99,12 +109,16 @@ impl Device {
         match self.kind {
             DeviceKind::Tun => {
                 let mut packet = vec![0; 9_216];
-                let Some(len) = nothing_yet(self.file.read(&mut packet))? else { return Ok(None) };
+                let Some(len) = nothing_yet(self.file.read(&mut packet))? else {
+                    return Ok(None);
+                };
                 packet.truncate(len);
                 Ok(Some(packet))
             }
             DeviceKind::Veth => loop {
-                let Some(len) = nothing_yet(self.file.read(&mut self.frame))? else { return Ok(None) };
+                let Some(len) = nothing_yet(self.file.read(&mut self.frame))? else {
+                    return Ok(None);
+                };
                 let frame = self.frame.get(..len).unwrap_or_default();
                 // Frames that we injected ourselves come back marked with the near end's address.
                 if frame.get(..6) == Some(&MAC) && frame.get(6..12) == Some(&FAR_MAC) {
@@ -125,8 +139,11 @@ impl Device {
         let sent = match self.kind {
             DeviceKind::Tun => self.file.write(packet),
             DeviceKind::Veth => {
-                let ether_type: [u8; 2] =
-                    if packet.first().is_some_and(|byte| byte >> 4 == 6) { [0x86, 0xdd] } else { [0x08, 0] };
+                let ether_type: [u8; 2] = if packet.first().is_some_and(|byte| byte >> 4 == 6) {
+                    [0x86, 0xdd]
+                } else {
+                    [0x08, 0]
+                };
                 let mut frame = Vec::with_capacity(ETHERNET + packet.len());
                 frame.extend_from_slice(&MAC);
                 frame.extend_from_slice(&FAR_MAC);
@@ -138,7 +155,14 @@ impl Device {
         match sent {
             Ok(_) => Ok(()),
             // EINVAL: not an IP packet at all, as a corrupting link may make it.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS | libc::EINVAL)) => Ok(()),
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EAGAIN | libc::ENOBUFS | libc::EINVAL)
+                ) =>
+            {
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }

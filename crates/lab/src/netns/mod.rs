@@ -6,7 +6,7 @@
 
 mod device;
 mod netlink;
-mod sys;
+pub(crate) mod sys;
 
 use std::fs::{self, File};
 use std::io;
@@ -30,13 +30,21 @@ pub struct NamespaceError {
 
 impl NamespaceError {
     fn new(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Self { what: what.into(), source: source.into() }
+        Self {
+            what: what.into(),
+            source: source.into(),
+        }
     }
 
     /// What an administrator may enable, one line each, as far as this machine tells.
     #[must_use]
     pub fn advice(&self) -> Vec<String> {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let read = |path: &str| {
+            fs::read_to_string(path)
+                .unwrap_or_default()
+                .trim()
+                .to_owned()
+        };
         let mut advice = Vec::new();
         if read("/proc/sys/kernel/unprivileged_userns_clone") == "0" {
             advice.push("sysctl -w kernel.unprivileged_userns_clone=1".to_owned());
@@ -85,7 +93,8 @@ pub fn enter() -> Result<(), NamespaceError> {
         unshare(CloneFlags::CLONE_NEWUSER)
             .map_err(|error| NamespaceError::new("cannot make a user namespace", error))?;
         let write = |path: &str, text: String| {
-            fs::write(path, text).map_err(|error| NamespaceError::new(format!("cannot write {path}"), error))
+            fs::write(path, text)
+                .map_err(|error| NamespaceError::new(format!("cannot write {path}"), error))
         };
         write("/proc/self/setgroups", "deny".to_owned())?;
         write("/proc/self/uid_map", format!("0 {user} 1"))?;
@@ -108,7 +117,9 @@ impl Namespace {
     /// # Errors
     /// The system forbids it.
     pub fn new(name: &str) -> Result<Self, NamespaceError> {
-        let failed = |what: &str, error: io::Error| NamespaceError::new(format!("{what} ({name} namespace)"), error);
+        let failed = |what: &str, error: io::Error| {
+            NamespaceError::new(format!("{what} ({name} namespace)"), error)
+        };
         let file = std::thread::scope(|scope| {
             let worker = scope.spawn(|| -> Result<File, NamespaceError> {
                 unshare(CloneFlags::CLONE_NEWNET)
@@ -121,10 +132,16 @@ impl Namespace {
                 Ok(file)
             });
             worker.join().unwrap_or_else(|_| {
-                Err(failed("cannot make a network namespace", io::Error::other("its thread panicked")))
+                Err(failed(
+                    "cannot make a network namespace",
+                    io::Error::other("its thread panicked"),
+                ))
             })
         })?;
-        Ok(Self { name: name.to_owned(), file })
+        Ok(Self {
+            name: name.to_owned(),
+            file,
+        })
     }
 
     /// Another handle on the same namespace.
@@ -132,7 +149,10 @@ impl Namespace {
     /// # Errors
     /// The system has no descriptors left.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { name: self.name.clone(), file: self.file.try_clone()? })
+        Ok(Self {
+            name: self.name.clone(),
+            file: self.file.try_clone()?,
+        })
     }
 
     /// What it was named.
@@ -151,7 +171,12 @@ impl Namespace {
                 setns(&self.file, CloneFlags::CLONE_NEWNET)?;
                 function()
             });
-            worker.join().unwrap_or_else(|_| Err(io::Error::other(format!("a task in namespace {} panicked", self.name))))
+            worker.join().unwrap_or_else(|_| {
+                Err(io::Error::other(format!(
+                    "a task in namespace {} panicked",
+                    self.name
+                )))
+            })
         })
     }
 
@@ -165,10 +190,12 @@ impl Namespace {
         function: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<std::thread::JoinHandle<io::Result<T>>> {
         let file = self.file.try_clone()?;
-        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            setns(&file, CloneFlags::CLONE_NEWNET)?;
-            Ok(function())
-        })
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                setns(&file, CloneFlags::CLONE_NEWNET)?;
+                Ok(function())
+            })
     }
 
     /// Gives the namespace a device with addresses, and routes everything else to it.
@@ -182,7 +209,10 @@ impl Namespace {
             for address in addresses {
                 netlink.add_address(device.index(), address.addr(), address.prefix_len())?;
             }
-            for everything in [IpNet::from(ipnet::Ipv4Net::default()), IpNet::from(ipnet::Ipv6Net::default())] {
+            for everything in [
+                IpNet::from(ipnet::Ipv4Net::default()),
+                IpNet::from(ipnet::Ipv6Net::default()),
+            ] {
                 netlink.add_route(everything, device.index(), RouteKind::Unicast)?;
             }
             Ok(device)

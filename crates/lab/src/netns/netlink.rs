@@ -54,7 +54,11 @@ impl Netlink {
     ///
     /// Neighbours are never resolved: there is one at most, and it takes everything.
     pub(super) fn bring_up(&mut self, index: u32, mtu: Option<u32>) -> io::Result<()> {
-        let flags = if mtu.is_some() { IFF_UP | IFF_NOARP } else { IFF_UP };
+        let flags = if mtu.is_some() {
+            IFF_UP | IFF_NOARP
+        } else {
+            IFF_UP
+        };
         let mut body = interface(index, flags);
         if let Some(mtu) = mtu {
             attribute(&mut body, 4, &mtu.to_ne_bytes());
@@ -75,7 +79,13 @@ impl Netlink {
     }
 
     /// Makes a pair of virtual Ethernet devices with given hardware addresses.
-    pub(super) fn add_veth(&mut self, name: &str, mac: [u8; 6], peer: &str, peer_mac: [u8; 6]) -> io::Result<()> {
+    pub(super) fn add_veth(
+        &mut self,
+        name: &str,
+        mac: [u8; 6],
+        peer: &str,
+        peer_mac: [u8; 6],
+    ) -> io::Result<()> {
         let mut other = interface(0, 0);
         attribute(&mut other, 3, &zero_terminated(peer));
         attribute(&mut other, 1, &peer_mac);
@@ -92,7 +102,12 @@ impl Netlink {
     }
 
     /// Gives a link an address; IPv6 addresses are usable at once (no duplicate detection).
-    pub(super) fn add_address(&mut self, index: u32, address: IpAddr, prefix: u8) -> io::Result<()> {
+    pub(super) fn add_address(
+        &mut self,
+        index: u32,
+        address: IpAddr,
+        prefix: u8,
+    ) -> io::Result<()> {
         let mut body = vec![family(address), prefix, 0, 0];
         body.extend_from_slice(&index.to_ne_bytes());
         let octets = octets(address);
@@ -103,13 +118,35 @@ impl Netlink {
     }
 
     /// Routes a network to a link.
-    pub(super) fn add_route(&mut self, network: IpNet, index: u32, kind: RouteKind) -> io::Result<()> {
+    pub(super) fn add_route(
+        &mut self,
+        network: IpNet,
+        index: u32,
+        kind: RouteKind,
+    ) -> io::Result<()> {
         let (table, scope, route_type) = match kind {
-            RouteKind::Unicast => (TABLE_MAIN, if network.addr().is_ipv4() { 253 } else { 0 }, 1),
-            RouteKind::Local => (TABLE_LOCAL, if network.addr().is_ipv4() { 254 } else { 0 }, 2),
+            RouteKind::Unicast => (
+                TABLE_MAIN,
+                if network.addr().is_ipv4() { 253 } else { 0 },
+                1,
+            ),
+            RouteKind::Local => (
+                TABLE_LOCAL,
+                if network.addr().is_ipv4() { 254 } else { 0 },
+                2,
+            ),
         };
         // Protocol 4: set by the administrator.
-        let mut body = vec![family(network.addr()), network.prefix_len(), 0, 0, table, 4, scope, route_type];
+        let mut body = vec![
+            family(network.addr()),
+            network.prefix_len(),
+            0,
+            0,
+            table,
+            4,
+            scope,
+            route_type,
+        ];
         body.extend_from_slice(&0_u32.to_ne_bytes());
         if network.prefix_len() > 0 {
             attribute(&mut body, 1, &octets(network.addr()));
@@ -128,14 +165,22 @@ impl Netlink {
         message.extend_from_slice(&self.sequence.to_ne_bytes());
         message.extend_from_slice(&0_u32.to_ne_bytes());
         message.extend_from_slice(body);
-        sendto(self.fd.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+        sendto(
+            self.fd.as_raw_fd(),
+            &message,
+            &NetlinkAddr::new(0, 0),
+            MsgFlags::empty(),
+        )?;
         let mut answer = [0; 4096];
         let len = recv(self.fd.as_raw_fd(), &mut answer, MsgFlags::empty())?;
         let short = || io::Error::new(io::ErrorKind::InvalidData, "netlink answer is too short");
         let answer = answer.get(..len).ok_or_else(short)?;
         let header = answer.first_chunk::<20>().ok_or_else(short)?;
         if u16::from_ne_bytes([header[4], header[5]]) != NLMSG_ERROR {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "netlink answered without acknowledging"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "netlink answered without acknowledging",
+            ));
         }
         match i32::from_ne_bytes([header[16], header[17], header[18], header[19]]) {
             0 => Ok(()),
@@ -145,7 +190,11 @@ impl Netlink {
 }
 
 fn family(address: IpAddr) -> u8 {
-    (if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }) as u8
+    (if address.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    }) as u8
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {

@@ -1,11 +1,18 @@
-//! The three system calls that no safe wrapper offers: attach a TUN device, switch off a device's
-//! offloads, bind a packet socket to an interface.
-#![expect(unsafe_code, reason = "ioctl and sockaddr_ll have no safe wrapper")]
+//! The system calls that no safe wrapper offers: attach a TUN device, switch off a device's
+//! offloads, bind a packet socket to an interface, tie a child's life to its parent's.
+#![expect(
+    unsafe_code,
+    reason = "ioctl, sockaddr_ll and the time between fork and exec have no safe wrapper"
+)]
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 nix::ioctl_write_int!(tun_set_interface, b'T', 202);
@@ -15,7 +22,10 @@ fn interface_request(name: &str) -> io::Result<libc::ifreq> {
     // SAFETY: `ifreq` is plain data for which all bytes zero is a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.len() >= request.ifr_name.len() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "interface name is too long"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "interface name is too long",
+        ));
     }
     for (slot, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *slot = byte as libc::c_char;
@@ -46,7 +56,12 @@ pub(super) fn disable_offloads(name: &str) -> io::Result<()> {
     const SIOCETHTOOL: libc::c_ulong = 0x8946;
     // Receive and transmit checksums, scatter-gather, TCP segmentation, generic segmentation, generic receive.
     const SETTERS: [u32; 6] = [0x15, 0x17, 0x19, 0x1f, 0x24, 0x2c];
-    let control = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let control = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
     for command in SETTERS {
         let mut value = EthtoolValue { command, data: 0 };
         let mut request = interface_request(name)?;
@@ -81,5 +96,15 @@ pub(super) fn packet_socket(interface: u32) -> io::Result<OwnedFd> {
     let pointer = (&raw const address).cast();
     // SAFETY: `pointer` addresses `len` bytes of an initialised `sockaddr_ll` that outlives the call.
     let result = unsafe { libc::bind(fd.as_raw_fd(), pointer, len) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(fd)
+    }
+}
+
+/// Makes the command's process get `signal` when the thread that starts it ends, however it ends.
+pub(crate) fn end_with_starter(command: &mut Command, signal: Signal) {
+    // SAFETY: between fork and exec only prctl is called, which is async-signal-safe and allocates nothing.
+    unsafe { command.pre_exec(move || set_pdeathsig(signal).map_err(io::Error::from)) };
 }

@@ -34,7 +34,15 @@ impl FlowKey {
             Stickiness::TwoTuple => (src.1, dst.1, protocol) = (0, 0, 0),
         }
         let (low, high) = if src <= dst { (src, dst) } else { (dst, src) };
-        (Self { endpoint, protocol, low, high }, from_low)
+        (
+            Self {
+                endpoint,
+                protocol,
+                low,
+                high,
+            },
+            from_low,
+        )
     }
 
     pub(super) fn endpoint(&self) -> usize {
@@ -122,8 +130,16 @@ impl Flow {
             }
         }
         let forgotten = |(_, at): &(Route, Duration)| now.saturating_sub(*at) > REPLACED_KEPT;
-        let expired = self.replaced.iter().take_while(|entry| forgotten(entry)).count();
-        let excess = self.replaced.len().saturating_sub(MAX_REPLACED).max(expired);
+        let expired = self
+            .replaced
+            .iter()
+            .take_while(|entry| forgotten(entry))
+            .count();
+        let excess = self
+            .replaced
+            .len()
+            .saturating_sub(MAX_REPLACED)
+            .max(expired);
         for (route, _) in self.replaced.drain(..excess) {
             if !self.stale.contains(&route.cookie) {
                 self.stale.push(route.cookie);

@@ -278,7 +278,10 @@ impl Gwlb {
     /// The counters so far.
     #[must_use]
     pub fn stats(&self) -> GwlbStats {
-        GwlbStats { flows_open: self.flows.len() as u64, ..self.stats }
+        GwlbStats {
+            flows_open: self.flows.len() as u64,
+            ..self.stats
+        }
     }
 
     /// What the appliance did wrong so far.
@@ -290,7 +293,12 @@ impl Gwlb {
     /// The side of an endpoint on which an address lies.
     #[must_use]
     pub fn side_of(&self, address: IpAddr) -> Side {
-        if self.config.client_networks.iter().any(|network| network.contains(&address)) {
+        if self
+            .config
+            .client_networks
+            .iter()
+            .any(|network| network.contains(&address))
+        {
             Side::Client
         } else {
             Side::Server
@@ -314,7 +322,12 @@ impl Gwlb {
     }
 
     /// Takes a packet that a host of an endpoint sent.
-    pub fn from_host(&mut self, endpoint: usize, packet: &[u8], now: Duration) -> Option<ToAppliance> {
+    pub fn from_host(
+        &mut self,
+        endpoint: usize,
+        packet: &[u8],
+        now: Duration,
+    ) -> Option<ToAppliance> {
         self.sweep(now);
         self.stats.packets_from_hosts += 1;
         self.stats.bytes_from_hosts += packet.len() as u64;
@@ -377,7 +390,9 @@ impl Gwlb {
                 self.stats.bytes_to_hosts += delivery.packet.len() as u64;
             }
             Ok(None) => {}
-            Err(kind) => self.violations.record(*kind, || describe(source, target, datagram)),
+            Err(kind) => self
+                .violations
+                .record(*kind, || describe(source, target, datagram)),
         }
         judged
     }
@@ -423,9 +438,9 @@ impl Gwlb {
             // An ICMP error that the appliance makes itself travels under the quoted flow's header.
             let (quoted, _) = FlowKey::new(endpoint, &quoted, self.config.stickiness);
             let bears = |key: &FlowKey| {
-                self.flows
-                    .get(key)
-                    .is_some_and(|flow| flow.routes.iter().any(|route| route.header == claim.header))
+                self.flows.get(key).is_some_and(|flow| {
+                    flow.routes.iter().any(|route| route.header == claim.header)
+                })
             };
             if !bears(&own) && bears(&quoted) {
                 key = quoted;
@@ -436,11 +451,17 @@ impl Gwlb {
         };
         let grace = self.config.in_flight_grace;
         if !flow.routes.iter().any(|route| route.cookie == claim.cookie) {
-            if flow.usable(now, grace).any(|route| route.cookie == claim.cookie) {
+            if flow
+                .usable(now, grace)
+                .any(|route| route.cookie == claim.cookie)
+            {
                 self.stats.answers_overtaken += 1;
                 return Ok(None);
             }
-            let old = flow.replaced.iter().any(|(route, _)| route.cookie == claim.cookie);
+            let old = flow
+                .replaced
+                .iter()
+                .any(|(route, _)| route.cookie == claim.cookie);
             return Err(if old || flow.stale.contains(&claim.cookie) {
                 if now.saturating_sub(flow.created) <= grace {
                     self.stats.answers_overtaken += 1;
@@ -451,11 +472,21 @@ impl Gwlb {
                 Violation::WrongCookie
             });
         }
-        if !flow.usable(now, grace).any(|route| route.header == claim.header) {
+        if !flow
+            .usable(now, grace)
+            .any(|route| route.header == claim.header)
+        {
             return Err(Violation::HeaderAltered);
         }
-        let zone = self.config.zones.iter().position(|zone| zone == target.ip());
-        if !flow.usable(now, grace).any(|route| Some(route.zone) == zone) {
+        let zone = self
+            .config
+            .zones
+            .iter()
+            .position(|zone| zone == target.ip());
+        if !flow
+            .usable(now, grace)
+            .any(|route| Some(route.zone) == zone)
+        {
             return Err(Violation::WrongGwlbAddress);
         }
         if !flow
@@ -471,12 +502,18 @@ impl Gwlb {
         if let Some(flow) = self.flows.get_mut(&key) {
             flow.answered = true;
             flow.last_seen = now;
-            if key == own && let Some((flags, _)) = inner.tcp {
+            if key == own
+                && let Some((flags, _)) = inner.tcp
+            {
                 // A reset that the appliance makes ends the flow like one of a host's.
                 flow.track(from_low, flags & super::inner::RST, 0);
             }
         }
-        Ok(Some(Delivery { endpoint, side, packet: claim.inner.to_vec() }))
+        Ok(Some(Delivery {
+            endpoint,
+            side,
+            packet: claim.inner.to_vec(),
+        }))
     }
 
     fn judge_without_flow(
@@ -504,12 +541,18 @@ impl Gwlb {
     }
 
     /// Finds or makes the flow of a host's packet; `None` if the packet is to be dropped.
-    fn admit(&mut self, key: &FlowKey, from_low: bool, inner: &Inner<'_>, now: Duration) -> Option<()> {
+    fn admit(
+        &mut self,
+        key: &FlowKey,
+        from_low: bool,
+        inner: &Inner<'_>,
+        now: Duration,
+    ) -> Option<()> {
         let mut stale = Vec::new();
         if let Some(flow) = self.flows.get(key) {
-            let reused = inner
-                .tcp
-                .is_some_and(|(flags, seq)| key.is_tcp() && flow.is_reused_by(from_low, flags, seq));
+            let reused = inner.tcp.is_some_and(|(flags, seq)| {
+                key.is_tcp() && flow.is_reused_by(from_low, flags, seq)
+            });
             if !reused {
                 return Some(());
             }
@@ -544,7 +587,10 @@ impl Gwlb {
             } else {
                 first.clone()
             };
-            let mut other = Route { port: first.port, ..other };
+            let mut other = Route {
+                port: first.port,
+                ..other
+            };
             if self.config.switches.port_per_direction {
                 other.port = self.other_port(other.port);
             }
@@ -558,10 +604,17 @@ impl Gwlb {
     /// Applies the switches that change something in the middle of a flow.
     fn vary(&mut self, key: &FlowKey, from_low: bool, now: Duration) {
         let switches = &self.config.switches;
-        let (ports, zones, cookies) =
-            (switches.change_port_every, switches.change_zone_every, switches.change_cookie_every);
-        let direction = switches.port_per_direction.then_some(usize::from(!from_low));
-        let Some(flow) = self.flows.get(key) else { return };
+        let (ports, zones, cookies) = (
+            switches.change_port_every,
+            switches.change_zone_every,
+            switches.change_cookie_every,
+        );
+        let direction = switches
+            .port_per_direction
+            .then_some(usize::from(!from_low));
+        let Some(flow) = self.flows.get(key) else {
+            return;
+        };
         let due = |every: Option<u64>| {
             every.is_some_and(|every| flow.packets > 0 && flow.packets.is_multiple_of(every.max(1)))
         };
@@ -573,10 +626,10 @@ impl Gwlb {
         if zones {
             route.zone = (route.zone + 1) % self.config.zones.len().max(1);
         }
-        if ports || zones {
-            if let Some(flow) = self.flows.get_mut(key) {
-                flow.reroute(direction, &route, now);
-            }
+        if (ports || zones)
+            && let Some(flow) = self.flows.get_mut(key)
+        {
+            flow.reroute(direction, &route, now);
         }
         if cookies {
             self.change_cookie(key, now);
@@ -584,7 +637,9 @@ impl Gwlb {
     }
 
     fn change_cookie(&mut self, key: &FlowKey, now: Duration) {
-        let Some(flow) = self.flows.get(key) else { return };
+        let Some(flow) = self.flows.get(key) else {
+            return;
+        };
         let old = flow.routes[0].clone();
         let ipv6 = old.header.get(2) == Some(&0x86);
         let route = self.new_route(key, old.zone, Some(old.port), ipv6);
@@ -596,7 +651,10 @@ impl Gwlb {
     fn other_port(&mut self, port: u16) -> u16 {
         let ports = &self.config.ports;
         let at = ports.iter().position(|known| *known == port).unwrap_or(0);
-        ports.get((at + 1) % ports.len().max(1)).copied().unwrap_or(port)
+        ports
+            .get((at + 1) % ports.len().max(1))
+            .copied()
+            .unwrap_or(port)
     }
 
     fn new_route(&mut self, key: &FlowKey, zone: usize, port: Option<u16>, ipv6: bool) -> Route {
@@ -614,7 +672,12 @@ impl Gwlb {
         });
         let switches = &self.config.switches;
         let header = Header {
-            endpoint: self.config.endpoints.get(endpoint).copied().unwrap_or(VpcEndpointId(0)),
+            endpoint: self
+                .config
+                .endpoints
+                .get(endpoint)
+                .copied()
+                .unwrap_or(VpcEndpointId(0)),
             attachment: switches.attachment,
             cookie,
             ipv6,
@@ -624,7 +687,12 @@ impl Gwlb {
             extra: switches.extra_option.as_ref(),
         }
         .emit();
-        Route { zone, port, cookie, header }
+        Route {
+            zone,
+            port,
+            cookie,
+            header,
+        }
     }
 
     fn has_expired(&self, key: &FlowKey, flow: &Flow, now: Duration) -> Option<End> {
@@ -632,19 +700,29 @@ impl Gwlb {
         if key.is_tcp() && flow.is_closed() {
             return (quiet > self.config.close_linger).then_some(End::Closed);
         }
-        let limit = if key.is_tcp() { self.config.tcp_idle } else { self.config.other_idle };
+        let limit = if key.is_tcp() {
+            self.config.tcp_idle
+        } else {
+            self.config.other_idle
+        };
         (quiet > limit).then_some(End::Idle)
     }
 
     fn expire(&mut self, key: &FlowKey, now: Duration) {
-        if let Some(end) = self.flows.get(key).and_then(|flow| self.has_expired(key, flow, now)) {
+        if let Some(end) = self
+            .flows
+            .get(key)
+            .and_then(|flow| self.has_expired(key, flow, now))
+        {
             self.remove(key, Some(end));
         }
     }
 
     /// Removes a flow and returns all cookies it had; with an `end`, leaves a tombstone.
     fn remove(&mut self, key: &FlowKey, end: Option<End>) -> Vec<FlowCookie> {
-        let Some(flow) = self.flows.remove(key) else { return Vec::new() };
+        let Some(flow) = self.flows.remove(key) else {
+            return Vec::new();
+        };
         let mut cookies: Vec<FlowCookie> = flow
             .routes
             .iter()
@@ -656,7 +734,17 @@ impl Gwlb {
         }
         if let Some(end) = end {
             let newest = [flow.routes[0].cookie, flow.routes[1].cookie];
-            if self.tombstones.insert(*key, Tombstone { end, cookies: newest }).is_none() {
+            if self
+                .tombstones
+                .insert(
+                    *key,
+                    Tombstone {
+                        end,
+                        cookies: newest,
+                    },
+                )
+                .is_none()
+            {
                 self.tombstone_order.push_back(*key);
             }
             while self.tombstone_order.len() > MAX_TOMBSTONES {
@@ -674,7 +762,10 @@ impl Gwlb {
             return;
         }
         self.next_sweep = now + SWEEP_EVERY;
-        #[expect(clippy::iter_over_hash_type, reason = "the order of removals changes nothing")]
+        #[expect(
+            clippy::iter_over_hash_type,
+            reason = "the order of removals changes nothing"
+        )]
         let expired: Vec<(FlowKey, End)> = {
             let mut expired = Vec::new();
             for (key, flow) in &self.flows {
@@ -712,10 +803,17 @@ fn fingerprint(packet: &[u8]) -> u64 {
 fn is_routable(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
-            !(v4.is_multicast() || v4.is_broadcast() || v4.is_unspecified() || v4.is_loopback() || v4.is_link_local())
+            !(v4.is_multicast()
+                || v4.is_broadcast()
+                || v4.is_unspecified()
+                || v4.is_loopback()
+                || v4.is_link_local())
         }
         IpAddr::V6(v6) => {
-            !(v6.is_multicast() || v6.is_unspecified() || v6.is_loopback() || v6.is_unicast_link_local())
+            !(v6.is_multicast()
+                || v6.is_unspecified()
+                || v6.is_loopback()
+                || v6.is_unicast_link_local())
         }
     }
 }
@@ -728,7 +826,9 @@ fn describe(source: SocketAddrV4, target: SocketAddrV4, datagram: &[u8]) -> Stri
         |_| format!("{} inner bytes", claim.inner.len()),
         |inner| {
             let tuple = inner.tuple;
-            let flags = inner.tcp.map_or_else(String::new, |(flags, seq)| format!(" flags {flags:#04x} seq {seq}"));
+            let flags = inner.tcp.map_or_else(String::new, |(flags, seq)| {
+                format!(" flags {flags:#04x} seq {seq}")
+            });
             format!(
                 "protocol {} {} port {} -> {} port {}{flags}, {} bytes",
                 tuple.protocol,
@@ -740,5 +840,8 @@ fn describe(source: SocketAddrV4, target: SocketAddrV4, datagram: &[u8]) -> Stri
             )
         },
     );
-    format!("{source} -> {target} {} cookie {}: {inner}", claim.endpoint, claim.cookie)
+    format!(
+        "{source} -> {target} {} cookie {}: {inner}",
+        claim.endpoint, claim.cookie
+    )
 }

@@ -39,14 +39,29 @@ impl Header<'_> {
         let mut options = Vec::with_capacity(48);
         for kind in self.order {
             match kind {
-                ENDPOINT => option(&mut options, AMAZON, ENDPOINT, &self.endpoint.0.to_be_bytes()),
-                ATTACHMENT => option(&mut options, AMAZON, ATTACHMENT, &self.attachment.0.to_be_bytes()),
+                ENDPOINT => option(
+                    &mut options,
+                    AMAZON,
+                    ENDPOINT,
+                    &self.endpoint.0.to_be_bytes(),
+                ),
+                ATTACHMENT => option(
+                    &mut options,
+                    AMAZON,
+                    ATTACHMENT,
+                    &self.attachment.0.to_be_bytes(),
+                ),
                 _ => option(&mut options, AMAZON, COOKIE, &self.cookie.0.to_be_bytes()),
             }
         }
         if let Some(extra) = self.extra {
             let len = (extra.data.len() & !3).min(124);
-            option(&mut options, extra.class, extra.kind, extra.data.get(..len).unwrap_or_default());
+            option(
+                &mut options,
+                extra.class,
+                extra.kind,
+                extra.data.get(..len).unwrap_or_default(),
+            );
         }
         let ether_type: u16 = if self.ipv6 { 0x86dd } else { 0x0800 };
         let vni = self.vni.to_be_bytes();
@@ -137,7 +152,11 @@ mod tests {
         assert_eq!(claim.cookie, FlowCookie(0x1122_3344));
         assert_eq!(claim.header, golden);
         assert_eq!(claim.inner, [0x45]);
-        let v6 = Header { ipv6: true, ..header }.emit();
+        let v6 = Header {
+            ipv6: true,
+            ..header
+        }
+        .emit();
         assert_eq!(v6[2..4], [0x86, 0xdd]);
     }
 
@@ -151,7 +170,11 @@ mod tests {
             control: 0,
             vni: 0,
             order: [3, 1, 2],
-            extra: Some(&ExtraOption { class: 0x0108, kind: 9, data: vec![1, 2, 3, 4] }),
+            extra: Some(&ExtraOption {
+                class: 0x0108,
+                kind: 9,
+                data: vec![1, 2, 3, 4],
+            }),
         };
         let whole = header.emit();
         assert!(read(&whole).is_some());

@@ -113,7 +113,10 @@ impl<'a> Inner<'a> {
         if self.fragment {
             return Ok(());
         }
-        let payload = self.bytes.get(self.header_len..).ok_or(InnerFault::Malformed)?;
+        let payload = self
+            .bytes
+            .get(self.header_len..)
+            .ok_or(InnerFault::Malformed)?;
         let good = match self.tuple.protocol {
             TCP | ICMPV6 => sum(self.pseudo_header(payload.len()), payload) == 0xffff,
             UDP => match payload.get(6..8) {
@@ -130,7 +133,11 @@ impl<'a> Inner<'a> {
             ICMP => sum(0, payload) == 0xffff,
             _ => true,
         };
-        if good { Ok(()) } else { Err(InnerFault::TransportChecksum) }
+        if good {
+            Ok(())
+        } else {
+            Err(InnerFault::TransportChecksum)
+        }
     }
 
     /// What follows the IP header and its extensions.
@@ -140,8 +147,12 @@ impl<'a> Inner<'a> {
 
     fn pseudo_header(&self, len: usize) -> u64 {
         let addresses = match (self.tuple.src.0, self.tuple.dst.0) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => partial(0, &src.octets()) + partial(0, &dst.octets()),
-            (IpAddr::V6(src), IpAddr::V6(dst)) => partial(0, &src.octets()) + partial(0, &dst.octets()),
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                partial(0, &src.octets()) + partial(0, &dst.octets())
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                partial(0, &src.octets()) + partial(0, &dst.octets())
+            }
             _ => 0,
         };
         addresses + u64::from(self.tuple.protocol) + len as u64
@@ -244,13 +255,22 @@ impl Ip {
 
     fn tuple(&self, bytes: &[u8]) -> Tuple {
         let ports = if self.fragment_offset == 0 && matches!(self.protocol, TCP | UDP) {
-            bytes.get(self.header_len..).and_then(|payload| payload.first_chunk::<4>())
+            bytes
+                .get(self.header_len..)
+                .and_then(|payload| payload.first_chunk::<4>())
         } else {
             None
         };
         let (src_port, dst_port) = ports.map_or((0, 0), |ports| {
-            (u16::from_be_bytes([ports[0], ports[1]]), u16::from_be_bytes([ports[2], ports[3]]))
+            (
+                u16::from_be_bytes([ports[0], ports[1]]),
+                u16::from_be_bytes([ports[2], ports[3]]),
+            )
         });
-        Tuple { protocol: self.protocol, src: (self.src, src_port), dst: (self.dst, dst_port) }
+        Tuple {
+            protocol: self.protocol,
+            src: (self.src, src_port),
+            dst: (self.dst, dst_port),
+        }
     }
 }

@@ -13,7 +13,7 @@ mod tests;
 mod violation;
 
 pub use gwlb::{
-    Delivery, Gwlb, GwlbConfig, GwlbStats, Side, Stickiness, Switches, ToAppliance, GENEVE_PORT,
+    Delivery, GENEVE_PORT, Gwlb, GwlbConfig, GwlbStats, Side, Stickiness, Switches, ToAppliance,
 };
 pub use header::ExtraOption;
 pub use violation::{Violation, Violations};

@@ -21,7 +21,10 @@ fn secs(seconds: u64) -> Duration {
 fn gwlb_with(change: impl FnOnce(&mut GwlbConfig)) -> Gwlb {
     let mut config = GwlbConfig {
         endpoints: vec![VpcEndpointId(0xa), VpcEndpointId(0xb)],
-        client_networks: vec!["10.0.0.0/8".parse().unwrap(), "fd00:a::/32".parse().unwrap()],
+        client_networks: vec![
+            "10.0.0.0/8".parse().unwrap(),
+            "fd00:a::/32".parse().unwrap(),
+        ],
         ..GwlbConfig::default()
     };
     change(&mut config);
@@ -42,13 +45,26 @@ fn fold(mut total: u32) -> u16 {
 fn add(bytes: &[u8]) -> u32 {
     bytes
         .chunks(2)
-        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
+        .map(|pair| {
+            u32::from(u16::from_be_bytes([
+                pair[0],
+                pair.get(1).copied().unwrap_or(0),
+            ]))
+        })
         .sum()
 }
 
 /// An IPv4 packet with right checksums; `checksum_at` is where the transport keeps its own.
-fn ipv4(src: IpAddr, dst: IpAddr, protocol: u8, mut payload: Vec<u8>, checksum_at: Option<usize>) -> Vec<u8> {
-    let (IpAddr::V4(src), IpAddr::V4(dst)) = (src, dst) else { panic!("IPv4 only") };
+fn ipv4(
+    src: IpAddr,
+    dst: IpAddr,
+    protocol: u8,
+    mut payload: Vec<u8>,
+    checksum_at: Option<usize>,
+) -> Vec<u8> {
+    let (IpAddr::V4(src), IpAddr::V4(dst)) = (src, dst) else {
+        panic!("IPv4 only")
+    };
     if let Some(at) = checksum_at {
         let pseudo = if protocol == 1 {
             0
@@ -102,7 +118,11 @@ fn data() -> Vec<u8> {
 }
 
 /// Sends a datagram back as a pass-through appliance does.
-fn reflect(gwlb: &mut Gwlb, datagram: &ToAppliance, now: Duration) -> Result<Option<Delivery>, Violation> {
+fn reflect(
+    gwlb: &mut Gwlb,
+    datagram: &ToAppliance,
+    now: Duration,
+) -> Result<Option<Delivery>, Violation> {
     answer(gwlb, datagram, &datagram.payload, now)
 }
 
@@ -136,10 +156,17 @@ fn a_reflected_packet_is_delivered_unchanged_to_the_side_of_its_destination() {
     let mut gwlb = gwlb();
     let out = gwlb.from_host(0, &syn(), secs(1)).unwrap();
     let delivery = reflect(&mut gwlb, &out, secs(1)).unwrap().unwrap();
-    assert_eq!((delivery.endpoint, delivery.side, &delivery.packet), (0, Side::Server, &syn()));
+    assert_eq!(
+        (delivery.endpoint, delivery.side, &delivery.packet),
+        (0, Side::Server, &syn())
+    );
     let back = tcp((SERVER, 80), (CLIENT, 1000), SYN | ACK, 99, b"");
     let out_back = gwlb.from_host(0, &back, secs(1)).unwrap();
-    assert_eq!(out_back.payload[..INNER], out.payload[..INNER], "one header for both directions");
+    assert_eq!(
+        out_back.payload[..INNER],
+        out.payload[..INNER],
+        "one header for both directions"
+    );
     assert_eq!(out_back.source, out.source);
     let delivery = reflect(&mut gwlb, &out_back, secs(1)).unwrap().unwrap();
     assert_eq!((delivery.side, delivery.packet), (Side::Client, back));
@@ -182,9 +209,16 @@ fn gwlb_s3_each_mutated_answer_is_dropped_and_counted_by_kind() {
             let zones = gwlb.config().zones.clone();
             let other = zones.iter().find(|zone| *zone != out.source.ip()).unwrap();
             let source = SocketAddrV4::new(*APPLIANCE.ip(), out.source.port());
-            gwlb.from_appliance(source, SocketAddrV4::new(*other, GENEVE_PORT), &out.payload, secs(2))
+            gwlb.from_appliance(
+                source,
+                SocketAddrV4::new(*other, GENEVE_PORT),
+                &out.payload,
+                secs(2),
+            )
         }),
-        (Violation::MalformedHeader, |gwlb, out| answer(gwlb, out, &out.payload[..COOKIE], secs(2))),
+        (Violation::MalformedHeader, |gwlb, out| {
+            answer(gwlb, out, &out.payload[..COOKIE], secs(2))
+        }),
         (Violation::MalformedInner, |gwlb, out| {
             answer(gwlb, out, &out.payload[..out.payload.len() - 1], secs(2))
         }),
@@ -232,7 +266,14 @@ fn a_large_packet_of_the_allowed_size_passes() {
     let large = tcp((CLIENT, 1000), (SERVER, 80), ACK, 8, &[0; 8_460]);
     let out = gwlb.from_host(0, &large, secs(1)).unwrap();
     assert!(reflect(&mut gwlb, &out, secs(1)).unwrap().is_some());
-    assert!(gwlb.from_host(0, &tcp((CLIENT, 1000), (SERVER, 80), ACK, 8, &[0; 8_461]), secs(1)).is_none());
+    assert!(
+        gwlb.from_host(
+            0,
+            &tcp((CLIENT, 1000), (SERVER, 80), ACK, 8, &[0; 8_461]),
+            secs(1)
+        )
+        .is_none()
+    );
     assert_eq!(gwlb.stats().oversize_from_hosts, 1);
 }
 
@@ -240,12 +281,30 @@ fn a_large_packet_of_the_allowed_size_passes() {
 fn gwlb_s2_a_reused_tuple_gets_a_new_cookie_and_the_old_one_is_stale() {
     let mut gwlb = gwlb();
     let old = established(&mut gwlb);
-    let reset = gwlb.from_host(0, &tcp((CLIENT, 1000), (SERVER, 80), RST, 8, b""), secs(2)).unwrap();
+    let reset = gwlb
+        .from_host(0, &tcp((CLIENT, 1000), (SERVER, 80), RST, 8, b""), secs(2))
+        .unwrap();
     reflect(&mut gwlb, &reset, secs(2)).unwrap().unwrap();
-    let new = gwlb.from_host(0, &tcp((CLIENT, 1000), (SERVER, 80), SYN, 5_000, b""), secs(3)).unwrap();
+    let new = gwlb
+        .from_host(
+            0,
+            &tcp((CLIENT, 1000), (SERVER, 80), SYN, 5_000, b""),
+            secs(3),
+        )
+        .unwrap();
     assert_ne!(new.payload[COOKIE..INNER], old.payload[COOKIE..INNER]);
-    let repeated = gwlb.from_host(0, &tcp((CLIENT, 1000), (SERVER, 80), SYN, 5_000, b""), secs(3)).unwrap();
-    assert_eq!(new.payload[COOKIE..INNER], repeated.payload[COOKIE..INNER], "a repeated SYN opens nothing");
+    let repeated = gwlb
+        .from_host(
+            0,
+            &tcp((CLIENT, 1000), (SERVER, 80), SYN, 5_000, b""),
+            secs(3),
+        )
+        .unwrap();
+    assert_eq!(
+        new.payload[COOKIE..INNER],
+        repeated.payload[COOKIE..INNER],
+        "a repeated SYN opens nothing"
+    );
     // An answer that was under way is dropped without blame; a later one is a violation.
     assert_eq!(answer(&mut gwlb, &old, &old.payload, secs(3)), Ok(None));
     assert_eq!(gwlb.stats().answers_overtaken, 1);
@@ -259,9 +318,15 @@ fn gwlb_s2_a_reused_tuple_gets_a_new_cookie_and_the_old_one_is_stale() {
 fn gwlb_s3_tcp_after_the_idle_time_is_dropped_until_a_new_syn() {
     let mut gwlb = gwlb();
     let old = established(&mut gwlb);
-    assert!(gwlb.from_host(0, &data(), secs(360)).is_none(), "the host's data is dropped too");
+    assert!(
+        gwlb.from_host(0, &data(), secs(360)).is_none(),
+        "the host's data is dropped too"
+    );
     assert_eq!(gwlb.stats().host_data_after_idle, 1);
-    assert_eq!(reflect(&mut gwlb, &old, secs(361)), Err(Violation::AfterIdle));
+    assert_eq!(
+        reflect(&mut gwlb, &old, secs(361)),
+        Err(Violation::AfterIdle)
+    );
     let new = gwlb.from_host(0, &syn(), secs(362)).unwrap();
     assert_ne!(new.payload[COOKIE..INNER], old.payload[COOKIE..INNER]);
     assert!(reflect(&mut gwlb, &new, secs(362)).unwrap().is_some());
@@ -282,11 +347,17 @@ fn udp_after_the_idle_time_opens_a_new_flow() {
 fn gwlb_s3_the_first_answer_of_a_flow_may_not_come_after_thirty_seconds() {
     let mut gwlb = gwlb();
     let out = gwlb.from_host(0, &syn(), secs(1)).unwrap();
-    assert_eq!(reflect(&mut gwlb, &out, secs(32)), Err(Violation::LateAnswer));
+    assert_eq!(
+        reflect(&mut gwlb, &out, secs(32)),
+        Err(Violation::LateAnswer)
+    );
     let mut gwlb = gwlb_with(|_| {});
     let out = gwlb.from_host(0, &syn(), secs(1)).unwrap();
     assert!(reflect(&mut gwlb, &out, secs(31)).unwrap().is_some());
-    assert!(reflect(&mut gwlb, &out, secs(40)).unwrap().is_some(), "later answers may take their time");
+    assert!(
+        reflect(&mut gwlb, &out, secs(40)).unwrap().is_some(),
+        "later answers may take their time"
+    );
 }
 
 #[test]
@@ -295,12 +366,27 @@ fn gwlb_b01_the_same_tuple_behind_two_endpoints_is_two_flows() {
     let left = gwlb.from_host(0, &syn(), secs(1)).unwrap();
     let right = gwlb.from_host(1, &syn(), secs(1)).unwrap();
     assert_ne!(left.payload[..INNER], right.payload[..INNER]);
-    assert_eq!(reflect(&mut gwlb, &left, secs(1)).unwrap().unwrap().endpoint, 0);
-    assert_eq!(reflect(&mut gwlb, &right, secs(1)).unwrap().unwrap().endpoint, 1);
+    assert_eq!(
+        reflect(&mut gwlb, &left, secs(1))
+            .unwrap()
+            .unwrap()
+            .endpoint,
+        0
+    );
+    assert_eq!(
+        reflect(&mut gwlb, &right, secs(1))
+            .unwrap()
+            .unwrap()
+            .endpoint,
+        1
+    );
     // The right endpoint's id with the left one's cookie.
     let mut mixed = right.payload.clone();
     mixed[COOKIE..INNER].copy_from_slice(&left.payload[COOKIE..INNER]);
-    assert_eq!(answer(&mut gwlb, &right, &mixed, secs(1)), Err(Violation::WrongCookie));
+    assert_eq!(
+        answer(&mut gwlb, &right, &mixed, secs(1)),
+        Err(Violation::WrongCookie)
+    );
 }
 
 #[test]
@@ -310,7 +396,10 @@ fn a_hosts_damaged_packet_may_pass_but_not_be_made() {
     let mut damaged = data();
     *damaged.last_mut().unwrap() ^= 0x40;
     let out = gwlb.from_host(0, &damaged, secs(1)).unwrap();
-    assert_eq!(reflect(&mut gwlb, &out, secs(1)).unwrap().unwrap().packet, damaged);
+    assert_eq!(
+        reflect(&mut gwlb, &out, secs(1)).unwrap().unwrap().packet,
+        damaged
+    );
     *damaged.last_mut().unwrap() ^= 0x20;
     let made = answer(&mut gwlb, &out, &with_inner(&out, &damaged), secs(1));
     assert_eq!(made, Err(Violation::BadTransportChecksum));
@@ -325,7 +414,12 @@ fn gwlb_c05_an_icmp_error_of_the_appliance_travels_under_the_quoted_flows_header
         icmp.extend_from_slice(&quoted[..28]);
         ipv4(SERVER, CLIENT, 1, icmp, Some(2))
     };
-    let delivery = answer(&mut gwlb, &out, &with_inner(&out, &error_about(&data())), secs(1));
+    let delivery = answer(
+        &mut gwlb,
+        &out,
+        &with_inner(&out, &error_about(&data())),
+        secs(1),
+    );
     assert_eq!(delivery.unwrap().unwrap().side, Side::Client);
     let foreign = error_about(&tcp((CLIENT, 1001), (SERVER, 80), SYN, 7, b""));
     let refused = answer(&mut gwlb, &out, &with_inner(&out, &foreign), secs(1));
@@ -336,7 +430,11 @@ fn gwlb_c05_an_icmp_error_of_the_appliance_travels_under_the_quoted_flows_header
 fn gwlb_s9_the_switches_shape_header_port_and_cookie() {
     let mut gwlb = gwlb_with(|config| {
         config.switches.option_order = [3, 1, 2];
-        config.switches.extra_option = Some(ExtraOption { class: 0x0108, kind: 9, data: vec![1, 2, 3, 4] });
+        config.switches.extra_option = Some(ExtraOption {
+            class: 0x0108,
+            kind: 9,
+            data: vec![1, 2, 3, 4],
+        });
         config.switches.attachment = AttachmentId(77);
         config.switches.vni = 0x01_02_03;
         config.switches.control_bits = 0x40;
@@ -344,9 +442,35 @@ fn gwlb_s9_the_switches_shape_header_port_and_cookie() {
         config.switches.cookie_per_direction = true;
     });
     let out = gwlb.from_host(0, &syn(), secs(1)).unwrap();
-    assert_eq!(out.payload[..16], [10, 0x40, 0x08, 0, 1, 2, 3, 0, 0x01, 0x08, 3, 1, out.payload[12], out.payload[13], out.payload[14], out.payload[15]]);
+    assert_eq!(
+        out.payload[..16],
+        [
+            10,
+            0x40,
+            0x08,
+            0,
+            1,
+            2,
+            3,
+            0,
+            0x01,
+            0x08,
+            3,
+            1,
+            out.payload[12],
+            out.payload[13],
+            out.payload[14],
+            out.payload[15]
+        ]
+    );
     assert_eq!(out.payload[40..48], [0x01, 0x08, 9, 1, 1, 2, 3, 4]);
-    let back = gwlb.from_host(0, &tcp((SERVER, 80), (CLIENT, 1000), SYN | ACK, 99, b""), secs(1)).unwrap();
+    let back = gwlb
+        .from_host(
+            0,
+            &tcp((SERVER, 80), (CLIENT, 1000), SYN | ACK, 99, b""),
+            secs(1),
+        )
+        .unwrap();
     assert_ne!(out.source.port(), back.source.port());
     assert_ne!(out.payload[12..16], back.payload[12..16]);
     assert!(reflect(&mut gwlb, &out, secs(1)).unwrap().is_some());
@@ -362,7 +486,10 @@ fn gwlb_s8_a_replaced_port_is_accepted_only_while_answers_are_under_way() {
     let moved = gwlb.from_host(0, &data(), secs(1)).unwrap();
     assert_ne!(first.source.port(), moved.source.port());
     assert!(reflect(&mut gwlb, &first, secs(1)).unwrap().is_some());
-    assert_eq!(reflect(&mut gwlb, &first, secs(2)), Err(Violation::WrongSourcePort));
+    assert_eq!(
+        reflect(&mut gwlb, &first, secs(2)),
+        Err(Violation::WrongSourcePort)
+    );
     assert!(reflect(&mut gwlb, &moved, secs(2)).unwrap().is_some());
 }
 
@@ -374,7 +501,10 @@ fn gwlb_s8_a_cookie_changed_in_the_middle_makes_the_old_one_stale() {
     let new = gwlb.from_host(0, &data(), secs(2)).unwrap();
     assert_ne!(old.payload[COOKIE..INNER], new.payload[COOKIE..INNER]);
     assert_eq!(reflect(&mut gwlb, &old, secs(2)), Ok(None));
-    assert_eq!(reflect(&mut gwlb, &old, secs(3)), Err(Violation::StaleCookie));
+    assert_eq!(
+        reflect(&mut gwlb, &old, secs(3)),
+        Err(Violation::StaleCookie)
+    );
     assert!(reflect(&mut gwlb, &new, secs(3)).unwrap().is_some());
 }
 
@@ -382,7 +512,9 @@ fn gwlb_s8_a_cookie_changed_in_the_middle_makes_the_old_one_stale() {
 fn gwlb_b06_under_three_tuple_stickiness_connections_share_a_cookie() {
     let mut gwlb = gwlb_with(|config| config.stickiness = Stickiness::ThreeTuple);
     let first = gwlb.from_host(0, &syn(), secs(1)).unwrap();
-    let second = gwlb.from_host(0, &tcp((CLIENT, 1001), (SERVER, 443), SYN, 3, b""), secs(1)).unwrap();
+    let second = gwlb
+        .from_host(0, &tcp((CLIENT, 1001), (SERVER, 443), SYN, 3, b""), secs(1))
+        .unwrap();
     assert_eq!(first.payload[..INNER], second.payload[..INNER]);
     assert!(reflect(&mut gwlb, &second, secs(1)).unwrap().is_some());
 }
@@ -391,7 +523,10 @@ fn gwlb_b06_under_three_tuple_stickiness_connections_share_a_cookie() {
 fn what_a_vpc_does_not_route_is_not_sent_to_the_appliance() {
     let mut gwlb = gwlb();
     let multicast: IpAddr = "224.0.0.251".parse().unwrap();
-    assert!(gwlb.from_host(0, &udp((CLIENT, 5353), (multicast, 5353), b"who"), secs(1)).is_none());
+    assert!(
+        gwlb.from_host(0, &udp((CLIENT, 5353), (multicast, 5353), b"who"), secs(1))
+            .is_none()
+    );
     assert!(gwlb.from_host(0, b"\x00junk", secs(1)).is_none());
     assert_eq!((gwlb.stats().unroutable, gwlb.stats().unparsable), (1, 1));
     assert_eq!(gwlb.stats().flows, 0);
@@ -406,7 +541,10 @@ fn the_flow_table_is_bounded() {
     }
     assert_eq!(gwlb.stats().flow_table_full, 10);
     // Idle entries make room.
-    assert!(gwlb.from_host(0, &tcp((CLIENT, 99), (SERVER, 80), SYN, 1, b""), secs(500)).is_some());
+    assert!(
+        gwlb.from_host(0, &tcp((CLIENT, 99), (SERVER, 80), SYN, 1, b""), secs(500))
+            .is_some()
+    );
     assert_eq!(gwlb.stats().flows_open, 1);
 }
 

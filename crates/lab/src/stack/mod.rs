@@ -21,15 +21,15 @@ use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::{
-    HardwareAddress, IpCidr, IpEndpoint, IpListenEndpoint, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr,
-    UdpPacket, UdpRepr,
+    HardwareAddress, IpCidr, IpEndpoint, IpListenEndpoint, IpProtocol, Ipv4Packet, Ipv4Repr,
+    Ipv6Packet, Ipv6Repr, UdpPacket, UdpRepr,
 };
 use tokio::sync::{Notify, mpsc};
 
 use crate::sim::inner::{ACK, Inner as InnerPacket, RST, SYN, TCP, UDP};
 pub use stream::StackStream;
-pub(crate) use wire::LabEnd;
 use wire::HostEnd;
+pub(crate) use wire::LabEnd;
 
 /// Send and receive buffer of one connection.
 const BUFFER: usize = 512 << 10;
@@ -91,7 +91,9 @@ struct Host {
 
 impl std::fmt::Debug for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Host").field("addresses", &self.addresses).finish_non_exhaustive()
+        f.debug_struct("Host")
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
     }
 }
 
@@ -100,10 +102,18 @@ impl Stack {
     ///
     /// # Errors
     /// The system has no descriptors left.
-    pub(crate) fn new(addresses: &[IpAddr], mtu: usize, seed: u64) -> io::Result<(Self, Arrivals, LabEnd)> {
+    pub(crate) fn new(
+        addresses: &[IpAddr],
+        mtu: usize,
+        seed: u64,
+    ) -> io::Result<(Self, Arrivals, LabEnd)> {
         let (wire, lab) = wire::pair()?;
         let start = Instant::now();
-        let mut queues = Queues { received: VecDeque::new(), sent: VecDeque::new(), mtu };
+        let mut queues = Queues {
+            received: VecDeque::new(),
+            sent: VecDeque::new(),
+            mtu,
+        };
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
         let mut interface = Interface::new(config, &mut queues, StackInstant::ZERO);
@@ -117,8 +127,14 @@ impl Stack {
         });
         for address in addresses {
             let _ = match address {
-                IpAddr::V4(v4) => interface.routes_mut().add_default_ipv4_route(*v4).map(|_| ()),
-                IpAddr::V6(v6) => interface.routes_mut().add_default_ipv6_route(*v6).map(|_| ()),
+                IpAddr::V4(v4) => interface
+                    .routes_mut()
+                    .add_default_ipv4_route(*v4)
+                    .map(|_| ()),
+                IpAddr::V6(v6) => interface
+                    .routes_mut()
+                    .add_default_ipv6_route(*v6)
+                    .map(|_| ()),
             };
         }
         let (connections, incoming) = mpsc::channel(MAX_WAITING);
@@ -134,8 +150,21 @@ impl Stack {
             start,
             mtu,
         };
-        let shared = Arc::new(Shared { host: Mutex::new(host), wire, connections, datagrams, ignored: Mutex::default() });
-        Ok((Self { shared }, Arrivals { connections: incoming, datagrams: arrived }, lab))
+        let shared = Arc::new(Shared {
+            host: Mutex::new(host),
+            wire,
+            connections,
+            datagrams,
+            ignored: Mutex::default(),
+        });
+        Ok((
+            Self { shared },
+            Arrivals {
+                connections: incoming,
+                datagrams: arrived,
+            },
+            lab,
+        ))
     }
 
     /// Moves packets and timers until the task is dropped.
@@ -178,7 +207,9 @@ impl Stack {
                 }
             }
             let mut socket = new_socket();
-            let Host { interface, sockets, .. } = &mut *host;
+            let Host {
+                interface, sockets, ..
+            } = &mut *host;
             socket
                 .connect(interface.context(), endpoint(target), endpoint(source))
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))?;
@@ -215,7 +246,10 @@ impl Stack {
     }
 
     fn host(&self) -> MutexGuard<'_, Host> {
-        self.shared.host.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .host
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn kick(&self) {
@@ -241,7 +275,13 @@ impl Stack {
     /// Takes what arrived, lets the engine work, sends what it made; says when to come back.
     fn turn(&self) -> Duration {
         let mut host = self.host();
-        for key in std::mem::take(&mut *self.shared.ignored.lock().unwrap_or_else(PoisonError::into_inner)) {
+        for key in std::mem::take(
+            &mut *self
+                .shared
+                .ignored
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        ) {
             host.held.remove(&key);
         }
         while let Some(packet) = self.shared.wire.receive() {
@@ -250,32 +290,47 @@ impl Stack {
         host.work(&self.shared.wire);
         host.bury_orphans();
         let now = host.now();
-        let Host { interface, sockets, .. } = &mut *host;
-        let delay = interface.poll_delay(now, sockets).map_or(IDLE_TURN, Duration::from);
+        let Host {
+            interface, sockets, ..
+        } = &mut *host;
+        let delay = interface
+            .poll_delay(now, sockets)
+            .map_or(IDLE_TURN, Duration::from);
         delay.min(IDLE_TURN)
     }
 
     fn admit(&self, host: &mut Host, packet: Vec<u8>) {
-        let Ok(inner) = InnerPacket::parse(&packet) else { return };
+        let Ok(inner) = InnerPacket::parse(&packet) else {
+            return;
+        };
         let (client, server) = (inner.tuple.src.into(), inner.tuple.dst.into());
         match (inner.tuple.protocol, inner.tcp) {
             (TCP, Some((flags, _))) if flags & (SYN | ACK | RST) == SYN => {
                 if host.has_connection(client, server) {
                     host.queues.received.push_back(packet);
-                } else if host.held.len() < MAX_WAITING && !host.held.contains_key(&(client, server)) {
-                    if inner.verify().is_ok()
-                        && let Ok(permit) = self.shared.connections.try_reserve()
-                    {
-                        permit.send(Incoming { stack: self.clone(), client, server, decided: false });
-                        host.held.insert((client, server), packet);
-                    }
+                } else if host.held.len() < MAX_WAITING
+                    && !host.held.contains_key(&(client, server))
+                    && inner.verify().is_ok()
+                    && let Ok(permit) = self.shared.connections.try_reserve()
+                {
+                    permit.send(Incoming {
+                        stack: self.clone(),
+                        client,
+                        server,
+                        decided: false,
+                    });
+                    host.held.insert((client, server), packet);
                 }
             }
             (UDP, _) => {
                 let payload = inner.payload().get(8..).unwrap_or_default().to_vec();
                 if inner.verify().is_ok() {
                     // A full queue drops the datagram, as a socket would.
-                    let _ = self.shared.datagrams.try_send(Datagram { source: client, destination: server, payload });
+                    let _ = self.shared.datagrams.try_send(Datagram {
+                        source: client,
+                        destination: server,
+                        payload,
+                    });
                 }
             }
             _ => host.queues.received.push_back(packet),
@@ -303,9 +358,15 @@ impl Incoming {
         self.decided = true;
         let stream = {
             let mut host = self.stack.host();
-            let syn = host.held.remove(&(self.client, self.server)).ok_or(io::ErrorKind::ConnectionAborted)?;
+            let syn = host
+                .held
+                .remove(&(self.client, self.server))
+                .ok_or(io::ErrorKind::ConnectionAborted)?;
             let mut socket = new_socket();
-            let local = IpListenEndpoint { addr: Some(self.server.ip().into()), port: self.server.port() };
+            let local = IpListenEndpoint {
+                addr: Some(self.server.ip().into()),
+                port: self.server.port(),
+            };
             socket
                 .listen(local)
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))?;
@@ -335,7 +396,12 @@ impl Drop for Incoming {
     fn drop(&mut self) {
         if !self.decided {
             // The host may be locked by whoever drops this; its task forgets the SYN later.
-            let mut ignored = self.stack.shared.ignored.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut ignored = self
+                .stack
+                .shared
+                .ignored
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             ignored.push((self.client, self.server));
         }
     }
@@ -343,12 +409,15 @@ impl Drop for Incoming {
 
 impl Host {
     fn now(&self) -> StackInstant {
-        StackInstant::from_micros(i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX))
+        StackInstant::from_micros(
+            i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX),
+        )
     }
 
     fn work(&mut self, wire: &HostEnd) {
         let now = self.now();
-        self.interface.poll(now, &mut self.queues, &mut self.sockets);
+        self.interface
+            .poll(now, &mut self.queues, &mut self.sockets);
         while let Some(packet) = self.queues.sent.pop_front() {
             wire.send(packet);
         }
@@ -357,7 +426,9 @@ impl Host {
     fn has_connection(&self, client: SocketAddr, server: SocketAddr) -> bool {
         let (remote, local) = (endpoint(client), endpoint(server));
         self.sockets.iter().any(|(_, socket)| {
-            let smoltcp::socket::Socket::Tcp(socket) = socket else { return false };
+            let smoltcp::socket::Socket::Tcp(socket) = socket else {
+                return false;
+            };
             socket.local_endpoint() == Some(local)
                 && socket.remote_endpoint() == Some(remote)
                 && !matches!(socket.state(), tcp::State::Closed | tcp::State::TimeWait)
@@ -369,8 +440,14 @@ impl Host {
             .addresses
             .iter()
             .find(|address| address.is_ipv4() == target.is_ipv4())
-            .ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "no address of that family"))?;
-        self.next_port = if self.next_port >= 60_000 { 20_000 } else { self.next_port + 1 };
+            .ok_or_else(|| {
+                io::Error::new(io::ErrorKind::AddrNotAvailable, "no address of that family")
+            })?;
+        self.next_port = if self.next_port >= 60_000 {
+            20_000
+        } else {
+            self.next_port + 1
+        };
         Ok(SocketAddr::new(*address, self.next_port))
     }
 
@@ -395,27 +472,45 @@ impl Host {
 }
 
 fn new_socket() -> tcp::Socket<'static> {
-    let mut socket =
-        tcp::Socket::new(tcp::SocketBuffer::new(vec![0; BUFFER]), tcp::SocketBuffer::new(vec![0; BUFFER]));
+    let mut socket = tcp::Socket::new(
+        tcp::SocketBuffer::new(vec![0; BUFFER]),
+        tcp::SocketBuffer::new(vec![0; BUFFER]),
+    );
     socket.set_nagle_enabled(false);
     socket.set_congestion_control(tcp::CongestionControl::Cubic);
     socket
 }
 
 fn endpoint(address: SocketAddr) -> IpEndpoint {
-    IpEndpoint { addr: address.ip().into(), port: address.port() }
+    IpEndpoint {
+        addr: address.ip().into(),
+        port: address.port(),
+    }
 }
 
 fn udp_packet(datagram: &Datagram, mtu: usize) -> io::Result<Vec<u8>> {
-    let repr = UdpRepr { src_port: datagram.source.port(), dst_port: datagram.destination.port() };
+    let repr = UdpRepr {
+        src_port: datagram.source.port(),
+        dst_port: datagram.destination.port(),
+    };
     let payload_len = repr.header_len() + datagram.payload.len();
     let (source, destination) = (datagram.source.ip(), datagram.destination.ip());
-    let too_large = || io::Error::new(io::ErrorKind::InvalidInput, "datagram is larger than the MTU");
+    let too_large = || {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "datagram is larger than the MTU",
+        )
+    };
     let mut packet;
     let header_len = match (source, destination) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            let header =
-                Ipv4Repr { src_addr: src, dst_addr: dst, next_header: IpProtocol::Udp, payload_len, hop_limit: 64 };
+            let header = Ipv4Repr {
+                src_addr: src,
+                dst_addr: dst,
+                next_header: IpProtocol::Udp,
+                payload_len,
+                hop_limit: 64,
+            };
             if header.buffer_len() + payload_len > mtu {
                 return Err(too_large());
             }
@@ -427,8 +522,13 @@ fn udp_packet(datagram: &Datagram, mtu: usize) -> io::Result<Vec<u8>> {
             header.buffer_len()
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            let header =
-                Ipv6Repr { src_addr: src, dst_addr: dst, next_header: IpProtocol::Udp, payload_len, hop_limit: 64 };
+            let header = Ipv6Repr {
+                src_addr: src,
+                dst_addr: dst,
+                next_header: IpProtocol::Udp,
+                payload_len,
+                hop_limit: 64,
+            };
             if header.buffer_len() + payload_len > mtu {
                 return Err(too_large());
             }
@@ -436,7 +536,12 @@ fn udp_packet(datagram: &Datagram, mtu: usize) -> io::Result<Vec<u8>> {
             header.emit(&mut Ipv6Packet::new_unchecked(&mut packet));
             header.buffer_len()
         }
-        _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "two address families in one datagram")),
+        _ => {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "two address families in one datagram",
+            ));
+        }
     };
     let body = packet.get_mut(header_len..).unwrap_or_default();
     repr.emit(

@@ -22,8 +22,18 @@ pub struct StackStream {
 }
 
 impl StackStream {
-    pub(super) fn new(stack: Stack, handle: SocketHandle, local: SocketAddr, peer: SocketAddr) -> Self {
-        Self { stack, handle, local, peer }
+    pub(super) fn new(
+        stack: Stack,
+        handle: SocketHandle,
+        local: SocketAddr,
+        peer: SocketAddr,
+    ) -> Self {
+        Self {
+            stack,
+            handle,
+            local,
+            peer,
+        }
     }
 
     pub(super) fn handle(&self) -> SocketHandle {
@@ -49,23 +59,34 @@ impl StackStream {
     }
 
     fn with<T>(&self, function: impl FnOnce(&mut tcp::Socket<'static>) -> T) -> T {
-        function(self.stack.host().sockets.get_mut::<tcp::Socket<'static>>(self.handle))
+        function(
+            self.stack
+                .host()
+                .sockets
+                .get_mut::<tcp::Socket<'static>>(self.handle),
+        )
     }
 }
 
 impl AsyncRead for StackStream {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let read = self.with(|socket| {
-            match socket.recv_slice(buffer.initialize_unfilled()) {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = self.with(
+            |socket| match socket.recv_slice(buffer.initialize_unfilled()) {
                 Ok(0) if buffer.remaining() > 0 => {
                     socket.register_recv_waker(context.waker());
                     Poll::Pending
                 }
                 Ok(len) => Poll::Ready(Ok(len)),
                 Err(tcp::RecvError::Finished) => Poll::Ready(Ok(0)),
-                Err(tcp::RecvError::InvalidState) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-            }
-        });
+                Err(tcp::RecvError::InvalidState) => {
+                    Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+                }
+            },
+        );
         if let Poll::Ready(Ok(len)) = read {
             buffer.advance(len);
             self.stack.kick();
@@ -75,7 +96,11 @@ impl AsyncRead for StackStream {
 }
 
 impl AsyncWrite for StackStream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = self.with(|socket| match socket.send_slice(bytes) {
             Ok(0) if !bytes.is_empty() => {
                 socket.register_send_waker(context.waker());
@@ -104,7 +129,9 @@ impl AsyncWrite for StackStream {
 impl Drop for StackStream {
     fn drop(&mut self) {
         let mut host = self.stack.host();
-        host.sockets.get_mut::<tcp::Socket<'static>>(self.handle).close();
+        host.sockets
+            .get_mut::<tcp::Socket<'static>>(self.handle)
+            .close();
         host.orphans.push((self.handle, Instant::now()));
         drop(host);
         self.stack.kick();

@@ -23,7 +23,10 @@ impl Queue {
     }
 
     fn pop(&self) -> Option<Vec<u8>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front()
     }
 }
 
@@ -99,5 +102,13 @@ pub(super) fn pair() -> io::Result<(HostEnd, LabEnd)> {
         doorbell: host,
         notify: Arc::clone(&notify),
     };
-    Ok((host, LabEnd { to_lab, to_host, doorbell: lab, notify }))
+    Ok((
+        host,
+        LabEnd {
+            to_lab,
+            to_host,
+            doorbell: lab,
+            notify,
+        },
+    ))
 }

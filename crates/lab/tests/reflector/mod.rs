@@ -14,14 +14,18 @@ use socket2::{Domain, Socket, Type};
 
 /// Sends each datagram back as a pass-through appliance does: the GENEVE header untouched, from the
 /// port it came from (or, to be caught, from and to the wrong ones).
-pub struct Reflector {
+pub(crate) struct Reflector {
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<io::Result<()>>>,
 }
 
 impl Reflector {
     /// Listens on `address`, in a namespace or where the caller is.
-    pub fn start(address: SocketAddrV4, namespace: Option<&Namespace>, swap_ports: bool) -> io::Result<Self> {
+    pub(crate) fn start(
+        address: SocketAddrV4,
+        namespace: Option<&Namespace>,
+        swap_ports: bool,
+    ) -> io::Result<Self> {
         let open = || {
             let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
             socket.set_recv_buffer_size(4 << 20)?;
@@ -34,7 +38,9 @@ impl Reflector {
         let thread = match namespace {
             Some(namespace) => {
                 let socket = namespace.run(open)?;
-                let inner = namespace.spawn("reflector", move || reflect(&socket, address, swap_ports, &stopped))?;
+                let inner = namespace.spawn("reflector", move || {
+                    reflect(&socket, address, swap_ports, &stopped)
+                })?;
                 std::thread::spawn(move || match inner.join() {
                     Ok(result) => result.flatten(),
                     Err(_) => Err(io::Error::other("the reflector panicked")),
@@ -45,7 +51,10 @@ impl Reflector {
                 std::thread::spawn(move || reflect(&socket, address, swap_ports, &stopped))
             }
         };
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
     }
 }
 
@@ -60,11 +69,18 @@ impl Drop for Reflector {
     }
 }
 
-fn reflect(socket: &UdpSocket, address: SocketAddrV4, swap_ports: bool, stop: &AtomicBool) -> io::Result<()> {
+fn reflect(
+    socket: &UdpSocket,
+    address: SocketAddrV4,
+    swap_ports: bool,
+    stop: &AtomicBool,
+) -> io::Result<()> {
     let mut replies: HashMap<u16, UdpSocket> = HashMap::new();
     let mut buffer = vec![0; 65_536];
     while !stop.load(Ordering::Relaxed) {
-        let Ok((len, SocketAddr::V4(from))) = socket.recv_from(&mut buffer) else { continue };
+        let Ok((len, SocketAddr::V4(from))) = socket.recv_from(&mut buffer) else {
+            continue;
+        };
         if swap_ports {
             socket.send_to(&buffer[..len], from)?;
             continue;
