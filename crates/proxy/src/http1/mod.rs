@@ -28,9 +28,6 @@ use crate::stream::Outbound;
 use crate::tunnel::{self, Legs};
 use crate::websocket;
 
-#[cfg(test)]
-mod tests;
-
 /// How long a closed connection is still read from, so that the peer gets the last answer instead of
 /// a reset that overtakes it (RFC 9112 §9.6).
 const LINGER: Duration = Duration::from_secs(1);

@@ -28,9 +28,6 @@ use crate::limits::Limits;
 use crate::stream::Joined;
 use crate::tunnel::Legs;
 
-#[cfg(test)]
-mod tests;
-
 type ServerLeg = h2::client::Connection<Joined, Bytes>;
 type ClientLeg = h2::server::Connection<Joined, Bytes>;
 

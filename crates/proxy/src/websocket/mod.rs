@@ -18,9 +18,6 @@ use crate::error::ProxyError;
 use crate::limits::Limits;
 use crate::tunnel::Legs;
 
-#[cfg(test)]
-mod tests;
-
 /// Runs a WebSocket connection whose handshake is done.
 pub(crate) async fn serve(
     legs: Legs,
