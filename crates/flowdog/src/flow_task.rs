@@ -36,7 +36,6 @@ enum Plan {
     Tls {
         chain: Chain,
         impersonator: Arc<Impersonator>,
-        server_name: Option<String>,
     },
 }
 
@@ -78,7 +77,6 @@ impl FlowTask {
             Plan::Tls {
                 chain,
                 impersonator,
-                server_name,
             } => {
                 let address = view.server.ip();
                 match impersonator.intercept(client, server, address).await {
@@ -98,7 +96,7 @@ impl FlowTask {
                         .await;
                         self.finished(outcome.map(drop));
                     }
-                    Err(error) => self.refused(&error, &view, server_name.as_deref()),
+                    Err(error) => self.refused(&error),
                 }
             }
         }
@@ -129,12 +127,11 @@ impl FlowTask {
             Decision::Intercept {
                 rule,
                 protocol: Protocols::Tls,
-                server_name,
+                ..
             } => match &config.tls.impersonator {
                 Some(impersonator) => Plan::Tls {
                     chain: rule.chain.clone(),
                     impersonator: Arc::clone(impersonator),
-                    server_name,
                 },
                 None => Plan::Relay,
             },
@@ -208,22 +205,11 @@ impl FlowTask {
         }
     }
 
-    fn refused(&self, error: &TlsError, view: &FlowView, server_name: Option<&str>) {
+    /// The handshakes name the server and the reason in the log themselves.
+    fn refused(&self, error: &TlsError) {
         let outcome = error.outcome();
         self.telemetry.count_tls(outcome);
-        if error.certificate_fault().is_some() {
-            // Whoever wonders why a page does not load looks for this line.
-            tracing::warn!(
-                flow = %self.flow,
-                endpoint = %view.endpoint,
-                server_name = server_name.unwrap_or("none"),
-                reason = outcome.as_str(),
-                detail = %error,
-                "server certificate refused"
-            );
-        } else {
-            tracing::debug!(flow = %self.flow, outcome = outcome.as_str(), %error, "TLS not intercepted");
-        }
+        tracing::debug!(flow = %self.flow, outcome = outcome.as_str(), %error, "TLS not intercepted");
     }
 
     /// Waits until the peers have what was written for them, and resets what stays open.

@@ -48,11 +48,7 @@ pub(crate) enum Decision<'c> {
     /// Reset both ends.
     Reset,
     /// Take over.
-    Intercept {
-        rule: &'c Rule,
-        protocol: Protocols,
-        server_name: Option<String>,
-    },
+    Intercept { rule: &'c Rule, protocol: Protocols },
 }
 
 /// Why first bytes are passed on unread.
@@ -156,11 +152,7 @@ pub(crate) fn at_first_bytes<'c>(config: &'c Config, facts: &Facts, bytes: &[u8]
         (Action::Intercept, Sniff::Http1) => Protocols::Http1,
         (Action::Intercept, Sniff::Http2PriorKnowledge) => Protocols::Http2,
     };
-    Decision::Intercept {
-        rule,
-        protocol,
-        server_name,
-    }
+    Decision::Intercept { rule, protocol }
 }
 
 fn has_named_rule_above(config: &Config, facts: &Facts, below: &Rule) -> bool {
