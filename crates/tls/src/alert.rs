@@ -22,13 +22,17 @@ pub(crate) async fn send_fatal<C: AsyncWrite + Unpin>(
     client: &mut C,
     description: AlertDescription,
 ) {
-    let told = async {
-        client.write_all(&fatal_record(description)).await?;
-        client.flush().await?;
-        client.shutdown().await
-    };
-    if let Err(error) = told.await {
+    if let Err(error) = client.write_all(&fatal_record(description)).await {
         tracing::debug!(%error, "the client leg was gone before the alert");
+        return;
+    }
+    finish(client).await;
+}
+
+/// Ends a leg in order, so that what was written to it arrives.
+pub(crate) async fn finish<L: AsyncWrite + Unpin>(leg: &mut L) {
+    if let Err(error) = leg.shutdown().await {
+        tracing::debug!(%error, "the leg was gone already");
     }
 }
 

@@ -1,9 +1,5 @@
 //! What the fuzz targets in `fuzz/` run, and what the replay of their committed corpora runs in
 //! the ordinary tests.
-#![expect(
-    clippy::missing_panics_doc,
-    reason = "panicking is how a fuzz target reports a bug"
-)]
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};

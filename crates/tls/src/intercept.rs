@@ -191,15 +191,18 @@ impl Impersonator {
             }
         };
         let accept = StartHandshake::from_parts(accepted, client).into_stream(config);
+        let finish = async {
+            match accept.into_fallible().await {
+                Ok(client) => Ok(client),
+                Err((error, mut client)) => {
+                    // Our alert is on its way; an end behind it, and no reset, lets it arrive.
+                    alert::finish(&mut client).await;
+                    Err(TlsError::client(peer_fault(&error)))
+                }
+            }
+        };
         let client = self
-            .within(
-                async {
-                    accept
-                        .await
-                        .map_err(|error| TlsError::client(peer_fault(&error)))
-                },
-                TlsError::client,
-            )
+            .within(finish, TlsError::client)
             .await
             .inspect_err(|error| note(error, &hello))?;
         let info = describe(&hello, &client, &connected.stream);

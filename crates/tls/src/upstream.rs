@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::alert;
 use crate::error::{OurFault, PeerFault, PolicyFault, TlsError, peer_fault};
 use crate::hello::ClientHello;
 use crate::offer::Offer;
@@ -162,18 +163,24 @@ impl Upstream {
         tls.key_log = Arc::clone(key_log);
 
         let name = sni.unwrap_or_else(|| ServerName::IpAddress(server_address.into()));
-        let result = TlsConnector::from(Arc::new(tls))
-            .connect(name, server)
-            .await;
+        let handshake = TlsConnector::from(Arc::new(tls)).connect(name, server);
+        let result = handshake.into_fallible().await;
         // Before any other verdict: a server that asks for a certificate often answers the empty
         // one with an alert of its own.
         if asked.load(Ordering::Relaxed) {
             return Err(TlsError::Policy(PolicyFault::ClientCertificateRequested));
         }
-        let stream = result.map_err(|error| match fault.get() {
-            Some(fault) => TlsError::server(PeerFault::Certificate(*fault)),
-            None => TlsError::server(peer_fault(&error)),
-        })?;
+        let stream = match result {
+            Ok(stream) => stream,
+            Err((error, mut server)) => {
+                // Our alert is on its way; an end behind it, and no reset, lets it arrive.
+                alert::finish(&mut server).await;
+                return Err(TlsError::server(match fault.get() {
+                    Some(fault) => PeerFault::Certificate(*fault),
+                    None => peer_fault(&error),
+                }));
+            }
+        };
         let leaf = stream
             .get_ref()
             .1
@@ -253,4 +260,45 @@ fn add_file(store: &mut RootCertStore, path: &Path) -> Result<(), RootsError> {
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(files: &[&Path]) -> Result<Upstream, RootsError> {
+        Upstream::new(&Roots {
+            system: false,
+            files: files.iter().map(|&file| file.to_owned()).collect(),
+        })
+    }
+
+    #[test]
+    fn roots_come_from_files_and_faults_name_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let good = directory.path().join("good.pem");
+        let bad = directory.path().join("bad.pem");
+        std::fs::write(
+            &good,
+            crate::Authority::generate("a root").unwrap().root_pem(),
+        )
+        .unwrap();
+        load(&[&good]).unwrap();
+        let message = |result: Result<Upstream, RootsError>| result.unwrap_err().to_string();
+        assert!(message(load(&[&good, &bad])).contains("bad.pem: cannot read"));
+        std::fs::write(&bad, "no PEM").unwrap();
+        assert!(message(load(&[&bad])).contains("bad.pem: no certificate"));
+        std::fs::write(
+            &bad,
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        )
+        .unwrap();
+        assert!(message(load(&[&bad])).contains("bad.pem: certificate number 1"));
+        assert!(matches!(load(&[]), Err(RootsError::NoRoots)));
+    }
+
+    #[test]
+    fn with_the_systems_roots_there_is_always_someone_to_trust() {
+        Upstream::new(&Roots::default()).unwrap();
+    }
 }

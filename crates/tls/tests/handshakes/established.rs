@@ -2,6 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{KeyPair, RsaKeySize};
 use rustls::client::{EchGreaseConfig, EchMode, EchStatus};
@@ -486,6 +487,42 @@ async fn key_updates_and_large_transfers_pass_in_both_directions() {
     up_read.unwrap();
     down_read.unwrap();
     assert!(up == data && down == data);
+}
+
+#[tokio::test]
+async fn threat_38_handshakes_succeed_when_bytes_arrive_in_drips() {
+    let pki = Pki::new();
+    let impersonator = pki.impersonator();
+    for versions in [ONLY12, ONLY13] {
+        let origin = pki
+            .issue(&leaf_params(&["www.example.com"]))
+            .server(versions, &["h2"]);
+        let connector = TlsConnector::from(Arc::new(client(&impersonator, BOTH, &["h2"])));
+        // No pipe holds more than seven bytes, so every message comes in hundreds of pieces.
+        let (near, client_leg) = tokio::io::duplex(7);
+        let (server_leg, far) = tokio::io::duplex(7);
+        let name = ServerName::try_from("www.example.com").unwrap();
+        let between = async {
+            let mut flow = impersonator
+                .intercept(client_leg, server_leg, ADDRESS)
+                .await
+                .unwrap();
+            // The server's session tickets are still in its pipe.
+            let _ended = tokio::io::copy_bidirectional(&mut flow.client, &mut flow.server).await;
+        };
+        let hosts = async {
+            let (near, far) = tokio::join!(
+                connector.connect(name, near),
+                TlsAcceptor::from(Arc::new(origin)).accept(far),
+            );
+            assert_eq!(near.unwrap().get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+            assert!(far.is_ok());
+        };
+        let all = async { tokio::join!(between, hosts) };
+        tokio::time::timeout(Duration::from_secs(20), all)
+            .await
+            .unwrap();
+    }
 }
 
 #[test]

@@ -4,8 +4,13 @@
 // The name that the other crates of the workspace use.
 extern crate flowdog_tls as tls;
 
+#[cfg(test)]
 mod established;
+#[cfg(test)]
 mod openssl;
+#[cfg(test)]
 mod refused;
+#[cfg(test)]
 mod rig;
+#[cfg(test)]
 mod secrets;

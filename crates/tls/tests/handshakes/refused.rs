@@ -155,6 +155,11 @@ async fn threat_36_a_server_with_a_broken_certificate_is_refused_to_the_client()
                 Some(&rustls::Error::AlertReceived(alert)),
                 "{what}"
             );
+            let told = tls_error(&run.server);
+            assert!(
+                matches!(told, Some(rustls::Error::AlertReceived(_))),
+                "{what}: {told:?}"
+            );
             // Nothing was made for a server that is not believed.
             assert_eq!(impersonator.mint().minted(), 0, "{what}");
         }
