@@ -13,6 +13,7 @@ use crate::dispatch::{self, Fate};
 use crate::emit::TransmitQueue;
 use crate::event::FlowEnd;
 use crate::flow::{Flow, State};
+use crate::fragments::{Fragments, Piece};
 use crate::hash::{KeyedHash, Random};
 use crate::key::PackedKey;
 use crate::lifecycle;
@@ -41,6 +42,7 @@ pub struct Dataplane {
     table: FlowTable,
     wheel: TimerWheel,
     shared: Shared,
+    fragments: Fragments,
     burst: u32,
 }
 
@@ -59,6 +61,7 @@ impl Dataplane {
         Self {
             table: FlowTable::new(config.max_flows, KeyedHash::new(&mut random)),
             wheel: TimerWheel::new(),
+            fragments: Fragments::default(),
             burst: 0,
             shared: Shared {
                 queue: TransmitQueue::new(config.transmit_queue_bytes),
@@ -108,6 +111,7 @@ impl Dataplane {
 
     /// Runs what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.fragments.expire(now);
         while let Some(index) = self.wheel.expire(now) {
             let keeps = self
                 .change(index, |flow, id, shared| {
@@ -129,7 +133,8 @@ impl Dataplane {
 
     /// When [`Dataplane::handle_timeout`] is due next. May be early, never late by more than 256 µs.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.wheel.next()
+        let timers = [self.wheel.next(), self.fragments.deadline()];
+        timers.into_iter().flatten().min()
     }
 
     /// The next event.
@@ -288,6 +293,11 @@ impl Dataplane {
         self.shared.load.held_bytes
     }
 
+    /// Bytes of fragments of taken-over connections that wait for the rest of their packet.
+    pub fn fragment_bytes(&self) -> usize {
+        self.fragments.bytes()
+    }
+
     /// From here on new flows are forwarded raw without asking; known ones go on.
     pub fn begin_drain(&mut self) {
         self.shared.is_draining = true;
@@ -311,7 +321,6 @@ impl Dataplane {
 
     fn route(&mut self, datagram: &mut [u8], seen: &Seen, outer: Outer, now: Instant) -> Fate {
         let counters = &mut self.shared.counters;
-        let all = Fate::Forward(datagram.len());
         if !seen.oddities.is_empty() {
             counters.unusual_outer += 1;
         }
@@ -319,9 +328,7 @@ impl Dataplane {
             counters.oversize_received += 1;
         }
         if seen.fragment == Fragment::Later {
-            // No ports, so no flow. Its first fragment decides: without that nobody can use it.
-            counters.fragments_passed += 1;
-            return all;
+            return self.later_fragment(datagram, seen, outer, now);
         }
         match seen.upper {
             Upper::BadTcp => return Fate::Dropped(DropReason::TcpMalformed),
@@ -331,12 +338,58 @@ impl Dataplane {
         let (key, from_low) =
             PackedKey::new(seen.endpoint, seen.protocol, end(seen.src), end(seen.dst));
         if let Some(index) = self.table.find(&key) {
+            if seen.fragment == Fragment::First && self.is_intercepted(index) {
+                return self.collect(datagram, seen, outer, now);
+            }
             match self.known(index, from_low, datagram, seen, outer, now) {
                 Some(fate) => return fate,
                 None => self.forget(index, FlowEnd::Replaced),
             }
         }
         self.unknown(key, from_low, datagram, seen, outer, now)
+    }
+
+    /// A fragment without ports. Its first one decides: nobody can use this one without it, so it may
+    /// pass; a copy waits in case the first one turns out to belong to a taken-over connection.
+    fn later_fragment(&mut self, datagram: &[u8], seen: &Seen, outer: Outer, now: Instant) -> Fate {
+        let may_matter = self.shared.load.intercepted > 0 && seen.protocol == Protocol::TCP;
+        let is_ours = may_matter && self.fragments.has_first(seen, datagram);
+        if may_matter {
+            let fate = self.collect(datagram, seen, outer, now);
+            if is_ours {
+                return fate;
+            }
+        }
+        self.shared.counters.fragments_passed += 1;
+        Fate::Forward(datagram.len())
+    }
+
+    /// Keeps a fragment, and treats the whole packet once it is complete.
+    fn collect(&mut self, datagram: &[u8], seen: &Seen, outer: Outer, now: Instant) -> Fate {
+        let Some(name) = Fragments::name(seen, datagram) else {
+            return Fate::Dropped(DropReason::Fragment);
+        };
+        match self.fragments.add(name, seen, datagram, now) {
+            Piece::Kept => Fate::Absorbed,
+            Piece::Refused => Fate::Dropped(DropReason::Fragment),
+            Piece::Whole(mut whole) => {
+                let Ok(seen) = Seen::parse(&whole) else {
+                    return Fate::Dropped(DropReason::Fragment);
+                };
+                self.shared.counters.fragments_reassembled += 1;
+                match self.route(&mut whole, &seen, outer, now) {
+                    // The connection is not taken over any more; the caller's buffer holds one piece.
+                    Fate::Forward(_) => Fate::Dropped(DropReason::Fragment),
+                    fate => fate,
+                }
+            }
+        }
+    }
+
+    fn is_intercepted(&self, index: u32) -> bool {
+        self.table
+            .at(index)
+            .is_some_and(|flow| matches!(flow.state, State::Intercepted(_)))
     }
 
     /// A packet of a flow in the table; `None` if it makes that flow a thing of the past.

@@ -22,6 +22,7 @@ mod dispatch;
 mod emit;
 mod event;
 mod flow;
+mod fragments;
 mod hash;
 mod key;
 mod legs;
