@@ -43,9 +43,9 @@ pub struct Config {
     /// Separate ranges of out-of-order data that one connection remembers; data that would make
     /// one more is dropped and comes again. 256.
     pub max_ranges: usize,
-    /// What a loss probe allows for a peer that delays its acknowledgment of a lone segment
-    /// (WCDelAckT of RFC 8985 §7.2, which suggests 200 ms, useless beside a time-out of 200 ms).
-    /// 50 ms: a probe that was not needed costs one segment.
+    /// What a loss probe for a lone segment allows once the peer has shown that it delays
+    /// acknowledgments (WCDelAckT of RFC 8985 §7.2, which suggests 200 ms from the start, useless
+    /// beside a time-out of 200 ms). 50 ms: a probe that was not needed costs one segment.
     pub probe_ack_delay: Duration,
 }
 

@@ -39,6 +39,8 @@ mod send;
 mod state;
 mod stats;
 mod takeover;
+#[cfg(test)]
+mod tests;
 pub mod time;
 mod timer;
 

@@ -32,7 +32,10 @@ impl RangeSet {
             }
             self.ranges.insert(first, Range { start, end });
         } else {
-            let merged = Range { start: self.ranges[first].start.min(start), end: self.ranges[after - 1].end.max(end) };
+            let merged = Range {
+                start: self.ranges[first].start.min(start),
+                end: self.ranges[after - 1].end.max(end),
+            };
             self.ranges[first] = merged;
             self.ranges.drain(first + 1..after);
         }
@@ -54,13 +57,19 @@ impl RangeSet {
                 gap_end = gap_end.min(range.start);
             }
         }
-        (start < gap_end).then_some(Range { start, end: gap_end })
+        (start < gap_end).then_some(Range {
+            start,
+            end: gap_end,
+        })
     }
 
     /// The range that contains `seq`.
     pub(crate) fn find(&self, seq: Seq) -> Option<Range> {
         let index = self.ranges.partition_point(|range| range.end <= seq);
-        self.ranges.get(index).copied().filter(|range| range.start <= seq)
+        self.ranges
+            .get(index)
+            .copied()
+            .filter(|range| range.start <= seq)
     }
 
     /// `start..end` together with the ranges it touches.
@@ -70,7 +79,10 @@ impl RangeSet {
         if first == after {
             Range { start, end }
         } else {
-            Range { start: self.ranges[first].start.min(start), end: self.ranges[after - 1].end.max(end) }
+            Range {
+                start: self.ranges[first].start.min(start),
+                end: self.ranges[after - 1].end.max(end),
+            }
         }
     }
 

@@ -49,6 +49,9 @@ pub(crate) struct Recovery {
     /// Bytes that duplicate acknowledgments stand for, without SACK.
     pub(crate) dup_bytes: u32,
     pub(crate) dup_acks: u32,
+    /// A loss probe was answered with "I have that": the peer delays the acknowledgment of a lone
+    /// segment, so such probes have to wait longer.
+    pub(crate) peer_delays: bool,
     prr: Prr,
     tolerance: Tolerance,
 }
@@ -82,8 +85,14 @@ impl Recovery {
             backoff: 0,
             dup_bytes: 0,
             dup_acks: 0,
+            peer_delays: false,
             prr: Prr::default(),
-            tolerance: Tolerance { reordering_seen: false, multiplier: 1, lasts: 0, round: None },
+            tolerance: Tolerance {
+                reordering_seen: false,
+                multiplier: 1,
+                lasts: 0,
+                round: None,
+            },
         }
     }
 
@@ -91,7 +100,12 @@ impl Recovery {
     pub(crate) fn enter_fast(&mut self, point: Seq, flight: u32) {
         self.phase = Phase::Fast { point };
         self.probe = None;
-        self.prr = Prr { delivered: 0, sent: 0, flight_at_start: flight.max(1), window: 0 };
+        self.prr = Prr {
+            delivered: 0,
+            sent: 0,
+            flight_at_start: flight.max(1),
+            window: 0,
+        };
     }
 
     /// Enters repair by time-out.
@@ -115,11 +129,19 @@ impl Recovery {
     /// One acknowledgment during fast recovery (RFC 9937 §6.2). `pipe` is what is in flight,
     /// `target` the slow-start threshold; `progress` says that data was acknowledged and no
     /// further loss found.
-    pub(crate) fn pace(&mut self, delivered: u32, pipe: u32, target: u32, segment: u32, progress: bool) {
+    pub(crate) fn pace(
+        &mut self,
+        delivered: u32,
+        pipe: u32,
+        target: u32,
+        segment: u32,
+        progress: bool,
+    ) {
         let prr = &mut self.prr;
         prr.delivered = prr.delivered.saturating_add(delivered);
         let mut allowance = if pipe > target {
-            let share = (u64::from(prr.delivered) * u64::from(target)).div_ceil(u64::from(prr.flight_at_start));
+            let share = (u64::from(prr.delivered) * u64::from(target))
+                .div_ceil(u64::from(prr.flight_at_start));
             (share as u32).saturating_sub(prr.sent)
         } else {
             let mut allowance = prr.delivered.saturating_sub(prr.sent).max(delivered);
@@ -147,10 +169,13 @@ impl Recovery {
 
     /// The tolerance for reordering in microseconds (RFC 8985 §6.2 step 4).
     pub(crate) fn tolerance(&self, sacked: u32, minimum_rtt: u32, smoothed_rtt: u32) -> u32 {
-        if !self.tolerance.reordering_seen && (self.phase != Phase::Open || sacked >= DUP_THRESHOLD) {
+        if !self.tolerance.reordering_seen && (self.phase != Phase::Open || sacked >= DUP_THRESHOLD)
+        {
             return 0;
         }
-        (minimum_rtt / 4).saturating_mul(self.tolerance.multiplier.into()).min(smoothed_rtt)
+        (minimum_rtt / 4)
+            .saturating_mul(self.tolerance.multiplier.into())
+            .min(smoothed_rtt)
     }
 
     /// A segment arrived after one sent later.

@@ -49,7 +49,13 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    pub(crate) fn new(rcv_nxt: Seq, promised: Seq, shift: u8, limit: usize, max_ranges: usize) -> Self {
+    pub(crate) fn new(
+        rcv_nxt: Seq,
+        promised: Seq,
+        shift: u8,
+        limit: usize,
+        max_ranges: usize,
+    ) -> Self {
         Self {
             ring: Ring::default(),
             read_seq: rcv_nxt,
@@ -80,7 +86,10 @@ impl Receiver {
             let known = self.rcv_nxt.since(seq) as u32;
             let dropped = known.min(payload.len() as u32);
             if dropped > 0 {
-                self.duplicate = Some(SackBlock { left: seq, right: seq + dropped });
+                self.duplicate = Some(SackBlock {
+                    left: seq,
+                    right: seq + dropped,
+                });
                 arrival.duplicate = true;
             }
             if known > payload.len() as u32 {
@@ -119,9 +128,13 @@ impl Receiver {
         arrival
     }
 
-    /// Notes that `left..right` was received again, for the next D-SACK.
+    /// Notes that `left..right`, received before, came again, for the next D-SACK. What lies
+    /// further back than a buffer was not sent by this peer.
     pub(crate) fn note_duplicate(&mut self, left: Seq, right: Seq) {
-        self.duplicate = Some(SackBlock { left, right });
+        let right = right.min(self.rcv_nxt);
+        if left < right && self.rcv_nxt.since(left) as u32 <= self.limit {
+            self.duplicate = Some(SackBlock { left, right });
+        }
     }
 
     /// Moves bytes to `out`.
@@ -143,14 +156,17 @@ impl Receiver {
         field
     }
 
-    /// Whether the application has read so much that the peer should be told: the window would at
-    /// least double.
+    /// Whether the application has read so much that the peer should be told.
+    ///
+    /// A peer that still has room for some segments will send them, and their acknowledgments
+    /// carry the window; one that has none waits for us. The window must at least double, so that
+    /// a slow reader does not cause a segment with each read.
     pub(crate) fn is_update_due(&self, segment: u32) -> bool {
         if self.finished || self.fin.is_some() {
             return false;
         }
         let current = self.edge.since(self.rcv_nxt).max(0) as u32;
-        if current >= self.limit / 2 {
+        if current >= segment.saturating_mul(4).min(self.limit / 2) {
             return false;
         }
         let (_, promised) = self.next_window(segment);
@@ -175,12 +191,19 @@ impl Receiver {
             return blocks;
         }
         let reported_from = count;
-        let recent = self.recent.iter().take(self.recent_len.into()).filter_map(|&seq| self.ranges.find(seq));
+        let recent = self
+            .recent
+            .iter()
+            .take(self.recent_len.into())
+            .filter_map(|&seq| self.ranges.find(seq));
         for range in recent.chain(self.ranges.descending().take(4)) {
             if count >= limit {
                 break;
             }
-            let block = Some(SackBlock { left: range.start, right: range.end });
+            let block = Some(SackBlock {
+                left: range.start,
+                right: range.end,
+            });
             if !blocks[reported_from..count].contains(&block) {
                 blocks[count] = block;
                 count += 1;
@@ -240,13 +263,21 @@ impl Receiver {
     }
 
     fn slack(&self) -> u32 {
-        if self.shift == 0 { 0 } else { (self.limit / 8).max(1 << self.shift) }
+        if self.shift == 0 {
+            0
+        } else {
+            (self.limit / 8).max(1 << self.shift)
+        }
     }
 
     fn next_window(&self, segment: u32) -> (u16, Seq) {
         let want = self.read_seq + self.limit;
         let gain = want.since(self.edge);
-        let edge = if gain >= segment.min(self.limit / 2) as i32 && gain > 0 { want } else { self.edge };
+        let edge = if gain >= segment.min(self.limit / 2) as i32 && gain > 0 {
+            want
+        } else {
+            self.edge
+        };
         let window = edge.since(self.rcv_nxt).max(0) as u32;
         let mut field = window >> self.shift;
         if (field << self.shift) < window && self.rcv_nxt + (field << self.shift) < self.edge {
@@ -305,7 +336,10 @@ impl Receiver {
             arrival.duplicate |= !stored;
         } else {
             arrival.duplicate = true;
-            self.duplicate = Some(SackBlock { left: seq, right: end });
+            self.duplicate = Some(SackBlock {
+                left: seq,
+                right: end,
+            });
         }
         self.recent.rotate_right(1);
         self.recent[0] = seq;
@@ -321,7 +355,8 @@ impl Receiver {
         while let Some(gap) = self.ranges.first_gap(cursor, end) {
             let from = gap.start.since(seq) as usize;
             let to = gap.end.since(seq) as usize;
-            self.ring.write_at(gap.start.since(self.read_seq) as u32, &payload[from..to]);
+            self.ring
+                .write_at(gap.start.since(self.read_seq) as u32, &payload[from..to]);
             new += to - from;
             cursor = gap.end;
         }
@@ -352,7 +387,10 @@ mod tests {
     }
 
     fn block(left: u32, right: u32) -> Option<SackBlock> {
-        Some(SackBlock { left: Seq(left), right: Seq(right) })
+        Some(SackBlock {
+            left: Seq(left),
+            right: Seq(right),
+        })
     }
 
     fn text(receiver: &mut Receiver) -> String {
@@ -379,11 +417,35 @@ mod tests {
         for at in [1100u32, 1300, 1500, 1700, 1900] {
             r.accept(Seq(at), &[0; 10], false);
         }
-        assert_eq!(r.sack_blocks(4), [block(1900, 1910), block(1700, 1710), block(1500, 1510), block(1300, 1310)]);
+        assert_eq!(
+            r.sack_blocks(4),
+            [
+                block(1900, 1910),
+                block(1700, 1710),
+                block(1500, 1510),
+                block(1300, 1310)
+            ]
+        );
         r.accept(Seq(1310), &[0; 5], false);
-        assert_eq!(r.sack_blocks(3), [block(1300, 1315), block(1900, 1910), block(1700, 1710), None]);
+        assert_eq!(
+            r.sack_blocks(3),
+            [
+                block(1300, 1315),
+                block(1900, 1910),
+                block(1700, 1710),
+                None
+            ]
+        );
         r.accept(Seq(1502), &[0; 5], false);
-        assert_eq!(r.sack_blocks(3), [block(1502, 1507), block(1500, 1510), block(1300, 1315), None]);
+        assert_eq!(
+            r.sack_blocks(3),
+            [
+                block(1502, 1507),
+                block(1500, 1510),
+                block(1300, 1315),
+                None
+            ]
+        );
         r.accept(Seq(1000), &[0; 100], false);
         r.accept(Seq(1000), &[0; 50], false);
         assert_eq!(r.sack_blocks(4)[0], block(1000, 1050));
@@ -438,7 +500,10 @@ mod tests {
             let field = r.offer_window(1448);
             let next = r.rcv_nxt() + (u32::from(field) << 7);
             if next < edge {
-                assert!(edge.since(next) < 128 && r.readable() > 1 << 20, "step {step}");
+                assert!(
+                    edge.since(next) < 128 && r.readable() > 1 << 20,
+                    "step {step}"
+                );
             }
             edge = edge.max(next);
             let payload = vec![1; 1 + (step as usize * 37) % 1448];

@@ -89,7 +89,13 @@ mod tests {
         let mut ring = Ring::default();
         let data: Vec<u8> = (0..10_000u32).map(|i| (i * 7) as u8).collect();
         let (mut start, mut end) = (0usize, 0usize);
-        for (write, forget) in [(1500, 1000), (1400, 1700), (2000, 100), (2100, 2000), (3000, 5200)] {
+        for (write, forget) in [
+            (1500, 1000),
+            (1400, 1700),
+            (2000, 100),
+            (2100, 2000),
+            (3000, 5200),
+        ] {
             ring.write_at((end - start) as u32, &data[end..end + write]);
             end += write;
             let mut out = vec![0; end - start];

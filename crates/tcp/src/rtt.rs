@@ -20,7 +20,12 @@ pub(crate) struct Rtt {
 impl Rtt {
     /// Starts from the round trip of the observed handshake, if there was one.
     pub(crate) fn new(seed: Option<Duration>, now: Instant) -> Self {
-        let mut rtt = Self { smoothed: None, variation: 0, minimum: u32::MAX, minimum_at: now };
+        let mut rtt = Self {
+            smoothed: None,
+            variation: 0,
+            minimum: u32::MAX,
+            minimum_at: now,
+        };
         if let Some(seed) = seed {
             rtt.sample(seed.as_micros().min(60_000_000) as u32, now);
             // A handshake's time may contain the peer's thinking; it must not become the minimum
@@ -40,7 +45,8 @@ impl Rtt {
             }
             Some(smoothed) => {
                 let deviation = smoothed.abs_diff(micros);
-                self.variation = (self.variation / 4 * 3).saturating_add(self.variation % 4 * 3 / 4 + deviation / 4);
+                self.variation = (self.variation / 4 * 3)
+                    .saturating_add(self.variation % 4 * 3 / 4 + deviation / 4);
                 self.smoothed = Some(((u64::from(smoothed) * 7 + u64::from(micros)) / 8) as u32);
             }
         }
@@ -49,7 +55,8 @@ impl Rtt {
 
     /// Takes a measurement for the minimum only.
     pub(crate) fn sample_minimum(&mut self, micros: u32, now: Instant) {
-        if micros <= self.minimum || now.0.saturating_sub(self.minimum_at.0) > MINIMUM_VALID_MICROS {
+        if micros <= self.minimum || now.0.saturating_sub(self.minimum_at.0) > MINIMUM_VALID_MICROS
+        {
             self.minimum = micros.max(1);
             self.minimum_at = now;
         }
@@ -57,12 +64,17 @@ impl Rtt {
 
     /// The smoothed round-trip time.
     pub(crate) fn smoothed(&self) -> Option<Duration> {
-        self.smoothed.map(|micros| Duration::from_micros(micros.into()))
+        self.smoothed
+            .map(|micros| Duration::from_micros(micros.into()))
     }
 
     /// The lowest recent measurement in microseconds; falls back to the smoothed one.
     pub(crate) fn minimum_micros(&self) -> Option<u32> {
-        if self.minimum == u32::MAX { self.smoothed } else { Some(self.minimum) }
+        if self.minimum == u32::MAX {
+            self.smoothed
+        } else {
+            Some(self.minimum)
+        }
     }
 
     /// The time-out before back-off.
@@ -73,7 +85,8 @@ impl Rtt {
         match self.smoothed {
             None => config.initial_rto,
             Some(smoothed) => {
-                let margin = Duration::from_micros(u64::from(self.variation) * 4).max(config.min_rto);
+                let margin =
+                    Duration::from_micros(u64::from(self.variation) * 4).max(config.min_rto);
                 (Duration::from_micros(smoothed.into()) + margin).min(config.max_rto)
             }
         }
@@ -86,7 +99,10 @@ mod tests {
 
     #[test]
     fn first_sample_sets_the_estimate_and_later_ones_smooth_it() {
-        let config = Config { min_rto: Duration::from_millis(10), ..Config::default() };
+        let config = Config {
+            min_rto: Duration::from_millis(10),
+            ..Config::default()
+        };
         let mut rtt = Rtt::new(None, Instant::ZERO);
         assert_eq!(rtt.timeout(&config), Duration::from_secs(1));
         rtt.sample(100_000, Instant::ZERO);
@@ -95,7 +111,10 @@ mod tests {
         rtt.sample(180_000, Instant::ZERO);
         assert_eq!(rtt.smoothed(), Some(Duration::from_millis(110)));
         // 3/4 of 50 ms and 1/4 of 80 ms.
-        assert_eq!(rtt.timeout(&config), Duration::from_micros(110_000 + 4 * 57_500));
+        assert_eq!(
+            rtt.timeout(&config),
+            Duration::from_micros(110_000 + 4 * 57_500)
+        );
     }
 
     #[test]

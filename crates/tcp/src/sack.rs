@@ -83,7 +83,12 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
-    pub(crate) fn new(board: &Scoreboard, minimum_rtt: u32, echo_end: Instant, now: Instant) -> Self {
+    pub(crate) fn new(
+        board: &Scoreboard,
+        minimum_rtt: u32,
+        echo_end: Instant,
+        now: Instant,
+    ) -> Self {
         Self {
             now,
             echo_end,
@@ -124,7 +129,13 @@ impl Scoreboard {
         let id = self.first_id.wrapping_add(self.segments.len() as u32);
         let serial = self.next_serial;
         self.next_serial = serial.wrapping_add(1);
-        self.segments.push_back(Sent { seq, length, sent_at: now, serial, marks: 0 });
+        self.segments.push_back(Sent {
+            seq,
+            length,
+            sent_at: now,
+            serial,
+            marks: 0,
+        });
         self.order.push_back((id, serial));
         self.pipe += length;
     }
@@ -135,26 +146,47 @@ impl Scoreboard {
             return None;
         }
         let start = self.lost_hint.wrapping_sub(self.first_id) as usize;
-        let start = if start < self.segments.len() { start } else { 0 };
-        let index = start + self.segments.range(start..).position(|segment| segment.is(LOST))?;
+        let start = if start < self.segments.len() {
+            start
+        } else {
+            0
+        };
+        let index = start
+            + self
+                .segments
+                .range(start..)
+                .position(|segment| segment.is(LOST))?;
         let id = self.first_id.wrapping_add(index as u32);
         self.lost_hint = id;
         let segment = self.segments[index];
-        Some(Lost { id, seq: segment.seq, length: segment.length })
+        Some(Lost {
+            id,
+            seq: segment.seq,
+            length: segment.length,
+        })
     }
 
     /// The highest segment that was not reported, for a loss probe.
     pub(crate) fn last_unreported(&self) -> Option<Lost> {
-        let index = self.segments.iter().rposition(|segment| !segment.is(SACKED))?;
+        let index = self
+            .segments
+            .iter()
+            .rposition(|segment| !segment.is(SACKED))?;
         let segment = self.segments[index];
-        Some(Lost { id: self.first_id.wrapping_add(index as u32), seq: segment.seq, length: segment.length })
+        Some(Lost {
+            id: self.first_id.wrapping_add(index as u32),
+            seq: segment.seq,
+            length: segment.length,
+        })
     }
 
     /// Notes that a segment leaves once more.
     pub(crate) fn retransmitted(&mut self, lost: Lost, now: Instant) {
         let index = lost.id.wrapping_sub(self.first_id) as usize;
         let serial = self.next_serial;
-        let Some(segment) = self.segments.get_mut(index) else { return };
+        let Some(segment) = self.segments.get_mut(index) else {
+            return;
+        };
         if segment.is(LOST) {
             self.lost_count -= 1;
             self.pipe += segment.length;
@@ -215,7 +247,9 @@ impl Scoreboard {
         // A segment counts when all of it is reported, which may take several blocks.
         while let Some(gap) = self.reported.first_gap(cursor, block.right) {
             cursor = gap.end;
-            let mut index = self.segments.partition_point(|segment| segment.end() <= gap.start);
+            let mut index = self
+                .segments
+                .partition_point(|segment| segment.end() <= gap.start);
             while let Some(segment) = self.segments.get_mut(index) {
                 if segment.seq >= gap.end {
                     break;
@@ -232,7 +266,8 @@ impl Scoreboard {
                 index += 1;
             }
         }
-        self.reported.insert(block.left, block.right, MAX_REPORTED_RANGES)
+        self.reported
+            .insert(block.left, block.right, MAX_REPORTED_RANGES)
     }
 
     /// Marks as lost what was sent longer ago than the latest delivered transmission by more than
@@ -275,7 +310,11 @@ impl Scoreboard {
     /// does not acknowledge the first segment although it reported it has thrown it away (RFC 2018
     /// §8), so then nothing that it reported counts.
     pub(crate) fn lose_all(&mut self) {
-        if self.segments.front().is_some_and(|segment| segment.is(SACKED)) {
+        if self
+            .segments
+            .front()
+            .is_some_and(|segment| segment.is(SACKED))
+        {
             self.reported.clear();
             self.sacked_count = 0;
             for segment in &mut self.segments {
@@ -317,7 +356,10 @@ impl Scoreboard {
         for segment in &self.segments {
             let mut rest = *segment;
             while rest.length > 0 {
-                let piece = Sent { length: rest.length.min(length), ..rest };
+                let piece = Sent {
+                    length: rest.length.min(length),
+                    ..rest
+                };
                 rest.seq += piece.length;
                 rest.length -= piece.length;
                 self.lost_count += u32::from(piece.is(LOST));
@@ -363,7 +405,9 @@ impl Scoreboard {
     }
     /// When the first segment left last, and its length.
     pub(crate) fn first(&self) -> Option<(Instant, u32)> {
-        self.segments.front().map(|segment| (segment.sent_at, segment.length))
+        self.segments
+            .front()
+            .map(|segment| (segment.sent_at, segment.length))
     }
 
     fn mark_lost(&mut self, index: usize) {
@@ -374,7 +418,11 @@ impl Scoreboard {
         let id = self.first_id.wrapping_add(index as u32);
         // A hint that names an acknowledged segment means the first one.
         let hint_index = self.lost_hint.wrapping_sub(self.first_id) as usize;
-        let hint_index = if hint_index < self.segments.len() { hint_index } else { 0 };
+        let hint_index = if hint_index < self.segments.len() {
+            hint_index
+        } else {
+            0
+        };
         if self.lost_count == 1 || index < hint_index {
             self.lost_hint = id;
         }
@@ -386,7 +434,11 @@ impl Scoreboard {
             self.pipe -= segment.length;
         }
         delivery.bytes += segment.length;
-        let rtt = delivery.now.0.saturating_sub(segment.sent_at.0).min(u64::from(u32::MAX)) as u32;
+        let rtt = delivery
+            .now
+            .0
+            .saturating_sub(segment.sent_at.0)
+            .min(u64::from(u32::MAX)) as u32;
         if segment.is(RETRANSMITTED) {
             // RFC 8985 §6.2 step 2: what cannot be the answer to the last transmission is no news
             // about it.
@@ -394,29 +446,47 @@ impl Scoreboard {
                 return;
             }
         } else {
-            delivery.first_sent = Some(delivery.first_sent.map_or(segment.sent_at, |sent| sent.min(segment.sent_at)));
-            delivery.last_sent = Some(delivery.last_sent.map_or(segment.sent_at, |sent| sent.max(segment.sent_at)));
-            delivery.reordered |= delivery.highest_before.is_some_and(|highest| segment.end() < highest);
+            delivery.first_sent = Some(
+                delivery
+                    .first_sent
+                    .map_or(segment.sent_at, |sent| sent.min(segment.sent_at)),
+            );
+            delivery.last_sent = Some(
+                delivery
+                    .last_sent
+                    .map_or(segment.sent_at, |sent| sent.max(segment.sent_at)),
+            );
+            delivery.reordered |= delivery
+                .highest_before
+                .is_some_and(|highest| segment.end() < highest);
         }
-        self.highest = Some(self.highest.map_or(segment.end(), |highest| highest.max(segment.end())));
-        let later =
-            self.latest.is_none_or(|latest| segment.serial.wrapping_sub(latest.serial) as i32 > 0);
+        let end = segment.end();
+        self.highest = Some(self.highest.map_or(end, |highest| highest.max(end)));
+        let later = self
+            .latest
+            .is_none_or(|latest| segment.serial.wrapping_sub(latest.serial) as i32 > 0);
         if later {
-            self.latest = Some(Latest { serial: segment.serial, rtt });
+            self.latest = Some(Latest {
+                serial: segment.serial,
+                rtt,
+            });
         }
     }
 
     /// Renumbers the transmissions in flight by their times. All of them then count as later than
     /// the latest delivered one, which delays the next judgement but cannot make a wrong one.
     fn rebuild_order(&mut self) {
-        let mut live: Vec<usize> = (0..self.segments.len()).filter(|&index| self.segments[index].in_flight()).collect();
+        let mut live: Vec<usize> = (0..self.segments.len())
+            .filter(|&index| self.segments[index].in_flight())
+            .collect();
         live.sort_by_key(|&index| (self.segments[index].sent_at, index));
         self.order.clear();
         for index in live {
             let serial = self.next_serial;
             self.next_serial = serial.wrapping_add(1);
             self.segments[index].serial = serial;
-            self.order.push_back((self.first_id.wrapping_add(index as u32), serial));
+            self.order
+                .push_back((self.first_id.wrapping_add(index as u32), serial));
         }
     }
 }
@@ -446,7 +516,10 @@ mod tests {
     }
 
     fn block(left: u32, right: u32) -> SackBlock {
-        SackBlock { left: Seq(left), right: Seq(right) }
+        SackBlock {
+            left: Seq(left),
+            right: Seq(right),
+        }
     }
 
     #[test]
@@ -533,7 +606,10 @@ mod tests {
         let mut d = delivery(&board, ms(12));
         board.report(block(0, 300), &mut d);
         board.lose_all();
-        assert_eq!((board.pipe(), board.lost_count(), board.sacked_count()), (0, 10, 0));
+        assert_eq!(
+            (board.pipe(), board.lost_count(), board.sacked_count()),
+            (0, 10, 0)
+        );
     }
 
     #[test]
@@ -543,8 +619,19 @@ mod tests {
         board.report(block(200, 400), &mut d);
         board.lose_first();
         board.split(30);
-        assert_eq!((board.count(), board.pipe(), board.lost_count(), board.sacked_count()), (40, 700, 4, 8));
-        assert_eq!(board.next_lost().map(|lost| (lost.seq, lost.length)), Some((Seq(0), 30)));
+        assert_eq!(
+            (
+                board.count(),
+                board.pipe(),
+                board.lost_count(),
+                board.sacked_count()
+            ),
+            (40, 700, 4, 8)
+        );
+        assert_eq!(
+            board.next_lost().map(|lost| (lost.seq, lost.length)),
+            Some((Seq(0), 30))
+        );
     }
 
     #[derive(Clone, Debug)]

@@ -168,7 +168,11 @@ impl Sender {
     }
 
     pub(crate) fn writable(&self) -> usize {
-        if self.fin == Fin::NotAsked { (self.limit - self.queued) as usize } else { 0 }
+        if self.fin == Fin::NotAsked {
+            (self.limit - self.queued) as usize
+        } else {
+            0
+        }
     }
     pub(crate) fn queued(&self) -> u32 {
         self.queued
@@ -214,11 +218,29 @@ mod tests {
         let mut s = sender(100_000);
         assert_eq!(s.next(1000, false), Next::Nothing);
         s.write(&[1; 1500]);
-        assert_eq!(s.next(1000, false), Next::Segment { payload: 1000, fin: false });
+        assert_eq!(
+            s.next(1000, false),
+            Next::Segment {
+                payload: 1000,
+                fin: false
+            }
+        );
         s.sent(1000);
-        assert_eq!(s.next(1000, false), Next::Segment { payload: 500, fin: false });
+        assert_eq!(
+            s.next(1000, false),
+            Next::Segment {
+                payload: 500,
+                fin: false
+            }
+        );
         s.finish();
-        assert_eq!(s.next(1000, false), Next::Segment { payload: 500, fin: true });
+        assert_eq!(
+            s.next(1000, false),
+            Next::Segment {
+                payload: 500,
+                fin: true
+            }
+        );
         s.sent(501);
         assert_eq!(s.next(1000, false), Next::Nothing);
         assert_eq!(s.acknowledge(s.nxt()), 1500);
@@ -234,12 +256,24 @@ mod tests {
         s.acknowledge(s.nxt());
         assert!(s.update_window(Seq(1), s.nxt(), 300));
         assert_eq!(s.next(1000, false), Next::WindowClosed);
-        assert_eq!(s.next(1000, true), Next::Segment { payload: 300, fin: false });
+        assert_eq!(
+            s.next(1000, true),
+            Next::Segment {
+                payload: 300,
+                fin: false
+            }
+        );
         // Half of the largest window is worth it.
         assert!(s.update_window(Seq(2), s.nxt(), 1499));
         assert_eq!(s.next(2000, false), Next::WindowClosed);
         assert!(s.update_window(Seq(3), s.nxt(), 1500));
-        assert_eq!(s.next(2000, false), Next::Segment { payload: 1500, fin: false });
+        assert_eq!(
+            s.next(2000, false),
+            Next::Segment {
+                payload: 1500,
+                fin: false
+            }
+        );
     }
 
     #[test]

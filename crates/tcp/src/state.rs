@@ -39,7 +39,11 @@ impl State {
             Self::FinWait1 => Self::FinWait2,
             Self::Closing => Self::TimeWait,
             Self::LastAck => Self::Closed,
-            Self::Established | Self::FinWait2 | Self::CloseWait | Self::TimeWait | Self::Closed => self,
+            Self::Established
+            | Self::FinWait2
+            | Self::CloseWait
+            | Self::TimeWait
+            | Self::Closed => self,
         }
     }
 

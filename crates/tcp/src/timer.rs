@@ -70,7 +70,12 @@ impl Timers {
 
     /// The earliest of them.
     pub(crate) fn earliest(&self) -> Option<Instant> {
-        let first = self.loss.min(self.ack).min(self.keepalive).min(self.linger).min(self.release);
+        let first = self
+            .loss
+            .min(self.ack)
+            .min(self.keepalive)
+            .min(self.linger)
+            .min(self.release);
         first.is_set().then_some(Instant(first.0))
     }
 }

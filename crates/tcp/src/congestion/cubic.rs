@@ -82,7 +82,11 @@ impl Cubic {
     fn reduce(&mut self) {
         let segment = f64::from(self.segment);
         // RFC 9438 §4.7: a flow whose window shrinks from loss to loss releases its share sooner.
-        self.w_max = if self.window < self.w_max { self.window * (1.0 + BETA) / 2.0 } else { self.window };
+        self.w_max = if self.window < self.w_max {
+            self.window * (1.0 + BETA) / 2.0
+        } else {
+            self.window
+        };
         self.prior = self.window;
         self.threshold = (self.window * BETA).max(2.0 * segment) as u32;
         self.epoch = None;
@@ -213,7 +217,10 @@ impl Congestion for Cubic {
     }
 
     fn snapshot(&self) -> Snapshot {
-        Snapshot { window: self.window as u32, threshold: self.threshold }
+        Snapshot {
+            window: self.window as u32,
+            threshold: self.threshold,
+        }
     }
 
     fn restore(&mut self, snapshot: Snapshot) {

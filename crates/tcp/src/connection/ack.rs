@@ -18,7 +18,11 @@ impl Connection {
         let echo = self.echo(repr, now);
         let echo_end = match echo {
             // The echoed millisecond ends so long ago.
-            Some(age) => Instant(now.0.saturating_sub(u64::from(age) * 1000).saturating_add(1000)),
+            Some(age) => Instant(
+                now.0
+                    .saturating_sub(u64::from(age) * 1000)
+                    .saturating_add(1000),
+            ),
             None => Instant(u64::MAX),
         };
         let minimum = self.rtt.minimum_micros().unwrap_or(0);
@@ -35,7 +39,8 @@ impl Connection {
         if delivery.reordered {
             self.recovery.reordering_seen();
         }
-        let window_changed = repr.ack >= una && self.send.update_window(repr.seq, repr.ack, repr.window);
+        let window_changed =
+            repr.ack >= una && self.send.update_window(repr.seq, repr.ack, repr.window);
         self.measure(&delivery, advanced, echo, now);
         let dup_delivered = self.count_duplicates(repr, una, length, advanced, window_changed);
         let delivered = delivery.bytes.saturating_sub(dup_delivered.repaid) + dup_delivered.new;
@@ -46,7 +51,14 @@ impl Connection {
         let lost_before = self.board.lost_count();
         let look_again = self.detect_loss(una, advanced, now);
         let lost_more = self.board.lost_count() > lost_before;
-        self.step_recovery(repr.ack, delivered, flight, advanced && !lost_more, undone, now);
+        self.step_recovery(
+            repr.ack,
+            delivered,
+            flight,
+            advanced && !lost_more,
+            undone,
+            now,
+        );
 
         if self.send.take_room_event() {
             self.events.insert(Events::WRITABLE);
@@ -93,13 +105,20 @@ impl Connection {
             && first.left >= una - self.send.max_window()
             && (first.right <= repr.ack || inside(&first));
         if duplicate {
-            self.recovery.duplicate_reported(self.send.una(), self.send.nxt());
+            self.recovery
+                .duplicate_reported(self.send.una(), self.send.nxt());
         }
         for block in blocks.iter().skip(usize::from(duplicate)).flatten() {
             let left = block.left.max(self.send.una());
             // A report of what was never sent is a lie or a stray.
             if left < block.right && block.right <= self.send.nxt() {
-                self.board.report(SackBlock { left, right: block.right }, delivery);
+                self.board.report(
+                    SackBlock {
+                        left,
+                        right: block.right,
+                    },
+                    delivery,
+                );
             }
         }
         duplicate
@@ -113,10 +132,15 @@ impl Connection {
             // The earliest contains the peer's delay, which the time-out has to bear.
             self.rtt.sample(micros(first), now);
             self.rtt.sample_minimum(micros(last), now);
-            self.congestion.on_round_trip(micros(last), self.send.una(), self.send.nxt());
-        } else if advanced && delivery.bytes > 0 && let Some(age) = echo {
+            self.congestion
+                .on_round_trip(micros(last), self.send.una(), self.send.nxt());
+        } else if advanced
+            && delivery.bytes > 0
+            && let Some(age) = echo
+        {
             // The echoed millisecond had begun up to a millisecond before the segment left.
-            self.rtt.sample(age.saturating_mul(1000).saturating_add(500), now);
+            self.rtt
+                .sample(age.saturating_mul(1000).saturating_add(500), now);
         }
     }
 
@@ -141,7 +165,9 @@ impl Connection {
             self.recovery.dup_acks = self.recovery.dup_acks.saturating_add(1);
             // No more segments can have left than there are behind the first one.
             let most = (self.board.count() as u32 - 1).saturating_mul(self.segment_size());
-            let bytes = self.segment_size().min(most.saturating_sub(self.recovery.dup_bytes));
+            let bytes = self
+                .segment_size()
+                .min(most.saturating_sub(self.recovery.dup_bytes));
             self.recovery.dup_bytes += bytes;
             counted.new = bytes;
         }
@@ -151,8 +177,12 @@ impl Connection {
     /// RFC 4015 §3.2: the echo comes from before the first retransmission, so the original had
     /// arrived and nothing was lost.
     fn undo_if_needless(&mut self, repr: &Repr, echo_is_ours: bool) -> bool {
-        let Some(undo) = self.recovery.undo else { return false };
-        let (Some(retransmitted), Some(timestamps)) = (undo.first_retransmission, repr.options.timestamps) else {
+        let Some(undo) = self.recovery.undo else {
+            return false;
+        };
+        let (Some(retransmitted), Some(timestamps)) =
+            (undo.first_retransmission, repr.options.timestamps)
+        else {
             return false;
         };
         self.recovery.undo = None;
@@ -169,11 +199,14 @@ impl Connection {
 
     /// RFC 8985 §7.4: whether the loss probe repaired a loss, which then counts as one.
     fn settle_probe(&mut self, repr: &Repr, advanced: bool, length: u32, duplicate_reported: bool) {
-        let Some(probe) = self.recovery.probe else { return };
+        let Some(probe) = self.recovery.probe else {
+            return;
+        };
         if repr.ack < probe.end {
             return;
         }
         if !probe.retransmission || duplicate_reported {
+            self.recovery.peer_delays |= duplicate_reported;
             self.recovery.probe = None;
         } else if repr.ack > probe.end {
             self.recovery.probe = None;
@@ -193,7 +226,9 @@ impl Connection {
         if self.sack {
             let smoothed = self.rtt.smoothed().map_or(0, |rtt| rtt.as_micros() as u32);
             let minimum = self.rtt.minimum_micros().unwrap_or(smoothed);
-            let tolerance = self.recovery.tolerance(self.board.sacked_count(), minimum, smoothed);
+            let tolerance = self
+                .recovery
+                .tolerance(self.board.sacked_count(), minimum, smoothed);
             return self.board.detect_late(tolerance, now);
         }
         // RFC 5681 §3.2, and RFC 6582 §3.2 for the acknowledgment that leaves a hole.
@@ -201,7 +236,9 @@ impl Connection {
             Phase::Open if self.recovery.dup_acks >= DUP_THRESHOLD => {
                 self.board.lose_first();
             }
-            Phase::Fast { point } if advanced && self.send.una() > una && self.send.una() < point => {
+            Phase::Fast { point }
+                if advanced && self.send.una() > una && self.send.una() < point =>
+            {
                 self.board.lose_first();
             }
             Phase::Open | Phase::Fast { .. } | Phase::Timeout { .. } => {}
@@ -210,7 +247,15 @@ impl Connection {
     }
 
     /// Moves between the phases and lets the window follow.
-    fn step_recovery(&mut self, ack: Seq, delivered: u32, flight: u32, progress: bool, undone: bool, now: Instant) {
+    fn step_recovery(
+        &mut self,
+        ack: Seq,
+        delivered: u32,
+        flight: u32,
+        progress: bool,
+        undone: bool,
+        now: Instant,
+    ) {
         let segment = self.segment_size();
         match self.recovery.phase {
             Phase::Fast { point } | Phase::Timeout { point } if ack >= point => {
@@ -231,16 +276,18 @@ impl Connection {
         match self.recovery.phase {
             Phase::Fast { .. } => {
                 let (pipe, target) = (self.pipe(), self.congestion.threshold());
-                self.recovery.pace(delivered, pipe, target, segment, progress);
+                self.recovery
+                    .pace(delivered, pipe, target, segment, progress);
             }
             Phase::Open | Phase::Timeout { .. } => {
-                // RFC 9438 §4.2 counts only what is acknowledged while the window is in full use.
+                // RFC 9438 §4.2 counts only what is acknowledged while the window is in full use. What
+                // is reported behind a hole may be the first sign of loss and lets nothing grow.
                 let window = self.congestion.window();
                 let in_slow_start = window < self.congestion.threshold();
                 let limited = self.limited_until.is_some_and(|until| ack <= until)
                     || (in_slow_start && flight >= window / 2)
                     || matches!(self.recovery.phase, Phase::Timeout { .. });
-                if delivered > 0 && limited {
+                if progress && delivered > 0 && limited {
                     self.congestion.on_ack(delivered, self.rtt.smoothed(), now);
                 }
             }

@@ -106,7 +106,10 @@ impl Connection {
             self.stats.bytes_received += u64::from(arrival.in_order);
             self.events.insert(Events::READABLE);
         }
-        self.stats.out_of_order = self.stats.out_of_order.wrapping_add(arrival.out_of_order.into());
+        self.stats.out_of_order = self
+            .stats
+            .out_of_order
+            .wrapping_add(arrival.out_of_order.into());
         self.stats.duplicates = self.stats.duplicates.wrapping_add(arrival.duplicate.into());
         if arrival.refused {
             self.count_dropped();
@@ -132,7 +135,8 @@ impl Connection {
             if idle {
                 self.acks.quick = self.config.quick_acks;
             }
-            let two = self.acks.pending >= 2 || self.acks.pending_bytes >= 2 * u32::from(self.acks.segment);
+            let two = self.acks.pending >= 2
+                || self.acks.pending_bytes >= 2 * u32::from(self.acks.segment);
             if self.acks.quick > 0 {
                 self.acks.quick -= 1;
                 self.acknowledge_now(false);
@@ -149,7 +153,9 @@ impl Connection {
     /// RFC 7323 §5.3. Segments without the option are let through: what removes options from some
     /// segments of a connection must not stop it (§3.2 says SHOULD drop).
     fn passes_paws(&mut self, repr: &Repr, length: u32, now: Instant) -> bool {
-        let (Some(clock), Some(timestamps)) = (&self.clock, repr.options.timestamps) else { return true };
+        let (Some(clock), Some(timestamps)) = (&self.clock, repr.options.timestamps) else {
+            return true;
+        };
         let older = (timestamps.tsval.wrapping_sub(clock.recent) as i32) < 0;
         if !older || now.since(clock.recent_at).as_secs() >= TIMESTAMP_VALID_SECONDS {
             return true;
@@ -201,9 +207,8 @@ impl Connection {
     }
 
     fn note_duplicate(&mut self, seq: Seq, length: u32) {
-        let right = (seq + length).min(self.recv.rcv_nxt());
-        if self.sack && seq < right {
-            self.recv.note_duplicate(seq, right);
+        if self.sack {
+            self.recv.note_duplicate(seq, seq + length);
         }
     }
 
@@ -214,10 +219,16 @@ impl Connection {
             return;
         }
         let reset = if repr.flags.contains(Flags::ACK) {
-            Reset { seq: repr.ack, ack: None }
+            Reset {
+                seq: repr.ack,
+                ack: None,
+            }
         } else {
             let syn = u32::from(repr.flags.contains(Flags::SYN));
-            Reset { seq: Seq(0), ack: Some(repr.seq + length + syn) }
+            Reset {
+                seq: Seq(0),
+                ack: Some(repr.seq + length + syn),
+            }
         };
         self.owed.reset = Some(reset);
     }
@@ -244,7 +255,11 @@ impl Connection {
     /// counts duplicates, so it gets one for each.
     pub(super) fn acknowledge_now(&mut self, pure: bool) {
         self.acks.pure |= pure;
-        self.acks.now = if pure && !self.sack { (self.acks.now + 1).min(8) } else { self.acks.now.max(1) };
+        self.acks.now = if pure && !self.sack {
+            (self.acks.now + 1).min(8)
+        } else {
+            self.acks.now.max(1)
+        };
     }
 
     pub(super) fn count_dropped(&mut self) {

@@ -15,8 +15,8 @@ use wire::tcp::{Repr, Seq};
 
 use crate::config::Config;
 use crate::congestion::{Congestion, Cubic};
-use crate::recv::Receiver;
 use crate::recovery::{Phase, Recovery};
+use crate::recv::Receiver;
 use crate::rtt::Rtt;
 use crate::sack::Scoreboard;
 use crate::send::Sender;
@@ -144,7 +144,11 @@ struct Reset {
 impl Connection {
     /// A connection in ESTABLISHED that speaks in the place of one end of an observed one.
     pub fn new(config: &Arc<Config>, takeover: &Takeover, now: Instant) -> Self {
-        let mss = if takeover.mss == 0 { DEFAULT_SEGMENT } else { takeover.mss };
+        let mss = if takeover.mss == 0 {
+            DEFAULT_SEGMENT
+        } else {
+            takeover.mss
+        };
         let mss = mss.min(config.mss_clamp).max(SMALLEST_SEGMENT);
         let clock = takeover.timestamps.map(|seed| Clock::new(seed, now));
         let segment = u32::from(mss - if clock.is_some() { TIMESTAMP_BYTES } else { 0 });
@@ -188,7 +192,12 @@ impl Connection {
                 ecn: takeover.ecn,
                 echo: false,
             },
-            peer: Peer { heard_at: now, probes: 0, challenges: 0, challenges_since: now },
+            peer: Peer {
+                heard_at: now,
+                probes: 0,
+                challenges: 0,
+                challenges_since: now,
+            },
             stats: Stats::default(),
             mss,
             sack: takeover.sack,
@@ -209,7 +218,11 @@ impl Connection {
     ///
     /// [`Events::WRITABLE`] follows a write that took less than it was given.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
-        if self.state.may_write() { self.send.write(bytes) } else { 0 }
+        if self.state.may_write() {
+            self.send.write(bytes)
+        } else {
+            0
+        }
     }
 
     /// Closes our direction: FIN follows what is queued. The other direction stays open.
@@ -226,7 +239,10 @@ impl Connection {
             return;
         }
         if self.state != State::TimeWait {
-            self.owed.reset = Some(Reset { seq: self.send.nxt(), ack: Some(self.recv.rcv_nxt()) });
+            self.owed.reset = Some(Reset {
+                seq: self.send.nxt(),
+                ack: Some(self.recv.rcv_nxt()),
+            });
         }
         self.close();
     }
@@ -271,7 +287,11 @@ impl Connection {
 
     /// Bytes that [`Self::write`] would take.
     pub fn writable(&self) -> usize {
-        if self.state.may_write() { self.send.writable() } else { 0 }
+        if self.state.may_write() {
+            self.send.writable()
+        } else {
+            0
+        }
     }
 
     /// Bytes queued that the peer has not acknowledged.
@@ -299,9 +319,22 @@ impl Connection {
         self.window() as usize
     }
 
+    /// Whether any of its buffers has memory.
+    #[cfg(test)]
+    pub(crate) fn holds_memory(&self) -> bool {
+        self.recv.holds_memory() || self.send.holds_memory() || self.board.holds_memory()
+    }
+
     /// Payload bytes of a full segment.
     fn segment_size(&self) -> u32 {
-        u32::from(self.mss - if self.clock.is_some() { TIMESTAMP_BYTES } else { 0 })
+        u32::from(
+            self.mss
+                - if self.clock.is_some() {
+                    TIMESTAMP_BYTES
+                } else {
+                    0
+                },
+        )
     }
 
     /// The window that applies in this phase.
@@ -320,7 +353,9 @@ impl Connection {
     /// The time-out with its back-off.
     fn backed_off_timeout(&self) -> Duration {
         let timeout = self.rtt.timeout(&self.config);
-        timeout.saturating_mul(1 << self.recovery.backoff.min(16)).min(self.config.max_rto)
+        timeout
+            .saturating_mul(1 << self.recovery.backoff.min(16))
+            .min(self.config.max_rto)
     }
 
     /// Enters CLOSED.
@@ -332,7 +367,10 @@ impl Connection {
         self.board = Scoreboard::default();
         self.acks.now = 0;
         self.acks.pending = 0;
-        self.owed = Owed { reset: self.owed.reset, ..Owed::default() };
+        self.owed = Owed {
+            reset: self.owed.reset,
+            ..Owed::default()
+        };
     }
 
     /// Enters TIME-WAIT, or begins it anew.
@@ -346,8 +384,13 @@ impl Connection {
 
 impl Clock {
     fn new(seed: TimestampSeed, now: Instant) -> Self {
-        let mut clock =
-            Self { base: seed.tsval, at: seed.at, first: 0, recent: seed.ts_recent, recent_at: now };
+        let mut clock = Self {
+            base: seed.tsval,
+            at: seed.at,
+            first: 0,
+            recent: seed.ts_recent,
+            recent_at: now,
+        };
         if clock.value(now) == seed.tsval {
             // The value already stands on a segment that was forwarded.
             clock.base = clock.base.wrapping_add(1);
@@ -358,7 +401,8 @@ impl Clock {
 
     /// TSval: milliseconds.
     fn value(&self, now: Instant) -> u32 {
-        self.base.wrapping_add((now.since(self.at).as_millis() & 0xffff_ffff) as u32)
+        self.base
+            .wrapping_add((now.since(self.at).as_millis() & 0xffff_ffff) as u32)
     }
 
     /// The age of an echoed value of ours in milliseconds.

@@ -19,8 +19,17 @@ impl Connection {
             if reset.ack.is_some() {
                 flags = flags.with(Flags::ACK);
             }
-            let repr = Repr { seq: reset.seq, ack: reset.ack.unwrap_or_default(), flags, ..Repr::default() };
-            return Some(self.count_sent(Transmit { repr, payload_seq: reset.seq, payload_len: 0 }));
+            let repr = Repr {
+                seq: reset.seq,
+                ack: reset.ack.unwrap_or_default(),
+                flags,
+                ..Repr::default()
+            };
+            return Some(self.count_sent(Transmit {
+                repr,
+                payload_seq: reset.seq,
+                payload_len: 0,
+            }));
         }
         if self.state == State::Closed {
             return None;
@@ -47,12 +56,20 @@ impl Connection {
             // RFC 8985 §7.3: new data if there is some, whatever the congestion window says.
             let transmit = match self.send.next(segment, false) {
                 Next::Segment { payload, fin } => {
-                    self.recovery.probe = Some(Probe { end: self.send.nxt() + payload + u32::from(fin), retransmission: false });
+                    self.recovery.probe = Some(Probe {
+                        end: self.send.nxt() + payload + u32::from(fin),
+                        retransmission: false,
+                    });
                     Some(self.new_segment(payload, fin, now))
                 }
                 Next::Nothing | Next::WindowClosed => {
-                    self.recovery.probe = Some(Probe { end: self.send.nxt(), retransmission: true });
-                    self.board.last_unreported().map(|last| self.retransmission(last, now))
+                    self.recovery.probe = Some(Probe {
+                        end: self.send.nxt(),
+                        retransmission: true,
+                    });
+                    self.board
+                        .last_unreported()
+                        .map(|last| self.retransmission(last, now))
                 }
             };
             if transmit.is_some() {
@@ -143,7 +160,8 @@ impl Connection {
         self.board.retransmitted(lost, now);
         self.stats.retransmits = self.stats.retransmits.wrapping_add(1);
         if let (Some(undo), Some(clock)) = (&mut self.recovery.undo, &self.clock) {
-            undo.first_retransmission.get_or_insert(clock.value(now));
+            undo.first_retransmission
+                .get_or_insert_with(|| clock.value(now));
         }
         self.sent_data(lost.seq, lost.length, now)
     }
@@ -163,7 +181,11 @@ impl Connection {
         }
         self.rearm_loss_timer(None, now);
         let repr = self.header(seq, flags, now);
-        self.count_sent(Transmit { repr, payload_seq: seq, payload_len: payload as usize })
+        self.count_sent(Transmit {
+            repr,
+            payload_seq: seq,
+            payload_len: payload as usize,
+        })
     }
 
     /// A segment without data at `seq`, with everything that there is to report.
@@ -172,11 +194,17 @@ impl Connection {
         let owed = self.acks.now;
         let mut repr = self.header(seq, Flags::ACK, now);
         if report {
-            repr.options.sack = self.recv.sack_blocks(if self.clock.is_some() { 3 } else { 4 });
+            repr.options.sack = self
+                .recv
+                .sack_blocks(if self.clock.is_some() { 3 } else { 4 });
         }
         self.acks.now = owed.saturating_sub(1);
         self.acks.pure = self.acks.now > 0;
-        self.count_sent(Transmit { repr, payload_seq: seq, payload_len: 0 })
+        self.count_sent(Transmit {
+            repr,
+            payload_seq: seq,
+            payload_len: 0,
+        })
     }
 
     /// The fields that every segment carries; it acknowledges, so nothing is owed after it.
@@ -189,13 +217,23 @@ impl Connection {
         self.acks.pending = 0;
         self.acks.pending_bytes = 0;
         self.timers.ack = Deadline::NEVER;
-        let timestamps = self.clock.map(|clock| Timestamps { tsval: clock.value(now), tsecr: clock.recent });
+        let timestamps = self.clock.map(|clock| Timestamps {
+            tsval: clock.value(now),
+            tsecr: clock.recent,
+        });
         Repr {
             seq,
             ack,
-            flags: if self.acks.echo { flags.with(Flags::ECE) } else { flags },
+            flags: if self.acks.echo {
+                flags.with(Flags::ECE)
+            } else {
+                flags
+            },
             window,
-            options: Options { timestamps, ..Options::default() },
+            options: Options {
+                timestamps,
+                ..Options::default()
+            },
             ..Repr::default()
         }
     }

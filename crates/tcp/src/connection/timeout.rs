@@ -41,7 +41,10 @@ impl Connection {
                 LossTimer::Probe => {
                     self.owed.loss_probe = true;
                     // Set before the probe leaves, so that the time-out is armed either way.
-                    self.recovery.probe = Some(crate::recovery::Probe { end: self.send.nxt(), retransmission: true });
+                    self.recovery.probe = Some(crate::recovery::Probe {
+                        end: self.send.nxt(),
+                        retransmission: true,
+                    });
                     self.rearm_loss_timer(None, now);
                 }
                 LossTimer::Retransmission => self.expire(now),
@@ -58,7 +61,8 @@ impl Connection {
             return;
         }
         if self.board.is_empty() {
-            let persisting = self.timers.loss_kind == LossTimer::Persist && self.timers.loss.is_set();
+            let persisting =
+                self.timers.loss_kind == LossTimer::Persist && self.timers.loss.is_set();
             let waiting = self.send.next(self.segment_size(), false) == Next::WindowClosed;
             if !waiting {
                 self.timers.loss = Deadline::NEVER;
@@ -69,7 +73,8 @@ impl Connection {
         }
         // A sending in between must not forget that a late segment is being watched.
         let look_again = look_again.map(Deadline::at).or_else(|| {
-            let watching = self.timers.loss_kind == LossTimer::Reordering && self.timers.loss.is_set();
+            let watching =
+                self.timers.loss_kind == LossTimer::Reordering && self.timers.loss.is_set();
             watching.then_some(self.timers.loss)
         });
         let expires = self.expires_at();
@@ -88,7 +93,7 @@ impl Connection {
             && self.board.sacked_count() == 0;
         if may_probe && let Some(smoothed) = self.rtt.smoothed() {
             let mut delay = smoothed * 2 + core::time::Duration::from_millis(2);
-            if self.board.count() == 1 {
+            if self.board.count() == 1 && self.recovery.peer_delays {
                 delay += self.config.probe_ack_delay;
             }
             let probe = Deadline::after(now, delay);
@@ -120,13 +125,23 @@ impl Connection {
     /// RFC 6298 §5.1 to §5.3: counted from the last transmission of the first segment, from the
     /// last progress, or from the last expiration.
     fn expires_at(&self) -> Deadline {
-        let sent = self.board.first().map_or(self.progress_at, |(sent, _)| sent);
-        Deadline::after(sent.max(self.progress_at).max(self.expired_at), self.backed_off_timeout())
+        let sent = self
+            .board
+            .first()
+            .map_or(self.progress_at, |(sent, _)| sent);
+        Deadline::after(
+            sent.max(self.progress_at).max(self.expired_at),
+            self.backed_off_timeout(),
+        )
     }
 
     /// The retransmission timer expired (RFC 6298 §5.4 to §5.6).
     fn expire(&mut self, now: Instant) {
-        if self.config.user_timeout.is_some_and(|limit| now.since(self.progress_at) >= limit) {
+        if self
+            .config
+            .user_timeout
+            .is_some_and(|limit| now.since(self.progress_at) >= limit)
+        {
             self.give_up();
             return;
         }
@@ -142,9 +157,13 @@ impl Connection {
                 Some(undo) if self.recovery.phase != Phase::Open => undo.before,
                 _ => self.congestion.snapshot(),
             };
-            self.recovery.undo = Some(Undo { before, first_retransmission: None });
+            self.recovery.undo = Some(Undo {
+                before,
+                first_retransmission: None,
+            });
         }
-        self.congestion.on_timeout(self.recovery.phase == Phase::Open);
+        self.congestion
+            .on_timeout(self.recovery.phase == Phase::Open);
         self.board.lose_all();
         self.recovery.enter_timeout(self.send.nxt());
         self.rearm_loss_timer(None, now);
@@ -154,10 +173,13 @@ impl Connection {
     /// do not reach us through a load balancer (RFC 4821 §1).
     fn shrink_segments(&mut self) {
         let expirations = self.recovery.backoff;
-        if expirations <= EXPIRATIONS_PER_STEP || !expirations.is_multiple_of(EXPIRATIONS_PER_STEP) {
+        if expirations <= EXPIRATIONS_PER_STEP || !expirations.is_multiple_of(EXPIRATIONS_PER_STEP)
+        {
             return;
         }
-        let Some((_, length)) = self.board.first() else { return };
+        let Some((_, length)) = self.board.first() else {
+            return;
+        };
         if length < self.segment_size() {
             return;
         }
@@ -167,7 +189,11 @@ impl Connection {
     }
 
     fn probe_window(&mut self, now: Instant) {
-        if self.config.user_timeout.is_some_and(|limit| now.since(self.peer.heard_at) >= limit) {
+        if self
+            .config
+            .user_timeout
+            .is_some_and(|limit| now.since(self.peer.heard_at) >= limit)
+        {
             self.give_up();
             return;
         }
@@ -202,7 +228,8 @@ impl Connection {
 
     fn release_memory(&mut self, now: Instant) {
         self.timers.release = Deadline::NEVER;
-        let busy = now.since(self.acks.data_at.max(self.sent_at).max(self.progress_at)) < BUFFERS_KEPT;
+        let busy =
+            now.since(self.acks.data_at.max(self.sent_at).max(self.progress_at)) < BUFFERS_KEPT;
         if !busy {
             self.recv.release_if_empty();
             self.send.release_if_empty();

@@ -54,7 +54,11 @@ impl App {
         let other = 1 - self.stream;
         for (index, &byte) in bytes.iter().enumerate() {
             let at = self.received + index as u64;
-            assert_eq!(byte, pattern(other, at), "stream {other} differs at byte {at}");
+            assert_eq!(
+                byte,
+                pattern(other, at),
+                "stream {other} differs at byte {at}"
+            );
         }
         self.received += bytes.len() as u64;
         assert!(self.received <= self.expects, "stream {other} is too long");

@@ -25,7 +25,14 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(config: &Arc<Config>, takeover: &Takeover, app: App, local: IpAddr, remote: IpAddr, now: u64) -> Self {
+    pub(crate) fn new(
+        config: &Arc<Config>,
+        takeover: &Takeover,
+        app: App,
+        local: IpAddr,
+        remote: IpAddr,
+        now: u64,
+    ) -> Self {
         Self {
             connection: Connection::new(config, takeover, Instant(now)),
             app,
@@ -75,11 +82,15 @@ impl Engine {
             let mut repr = transmit.repr;
             (repr.src_port, repr.dst_port) = (PORT, PORT);
             let is_reset = repr.flags.contains(Flags::RST);
-            assert!(self.closed_at.is_none() || is_reset, "sent in CLOSED: {repr:?}");
+            assert!(
+                self.closed_at.is_none() || is_reset,
+                "sent in CLOSED: {repr:?}"
+            );
             if !is_reset {
                 let edge = repr.ack + (u32::from(repr.window) << self.shift);
                 assert!(
-                    edge >= self.right_edge || self.right_edge.since(edge) as u32 <= self.edge_tolerance,
+                    edge >= self.right_edge
+                        || self.right_edge.since(edge) as u32 <= self.edge_tolerance,
                     "right edge retreats from {:?} to {edge:?}",
                     self.right_edge
                 );
@@ -100,7 +111,8 @@ impl Engine {
             }
             .emit(network);
             repr.emit(segment);
-            self.connection.copy_payload(&transmit, &mut segment[header..]);
+            self.connection
+                .copy_payload(&transmit, &mut segment[header..]);
             tcp::fill_checksum(segment, self.local, self.remote);
             out.push(packet);
             self.sent_packets += 1;
@@ -111,12 +123,15 @@ impl Engine {
 impl Host for Engine {
     fn receive(&mut self, packet: &[u8], now: u64) {
         let segment = &packet[IP_HEADER..];
-        let Ok(parsed) = tcp::Segment::parse(segment) else { return };
+        let Ok(parsed) = tcp::Segment::parse(segment) else {
+            return;
+        };
         if !parsed.verify_checksum(self.remote, self.local) {
             return;
         }
         self.received_packets += 1;
-        self.connection.handle_segment(&parsed.repr(), parsed.payload(), false, Instant(now));
+        self.connection
+            .handle_segment(&parsed.repr(), parsed.payload(), false, Instant(now));
     }
 
     fn turn(&mut self, now: u64, out: &mut Vec<Vec<u8>>) {
@@ -130,13 +145,22 @@ impl Host for Engine {
         }
         // Progress: whatever is queued has a timer that watches over it.
         if self.connection.unsent_or_unacked() > 0 {
-            assert!(self.connection.poll_timeout().is_some(), "no timer: {}", self.describe());
+            assert!(
+                self.connection.poll_timeout().is_some(),
+                "no timer: {}",
+                self.describe()
+            );
         }
     }
 
     fn wake_at(&mut self, _now: u64) -> Option<u64> {
         let app = self.app.wake_at(self.connection.readable() > 0);
-        self.connection.poll_timeout().map(|at| at.0).into_iter().chain(app).min()
+        self.connection
+            .poll_timeout()
+            .map(|at| at.0)
+            .into_iter()
+            .chain(app)
+            .min()
     }
 
     fn is_closed(&self) -> bool {

@@ -39,7 +39,13 @@ impl Link {
         }
     }
 
-    pub(crate) fn carry(&mut self, packet: Vec<u8>, now: u64, rng: &mut SmallRng, mut deliver: impl FnMut(u64, Vec<u8>)) {
+    pub(crate) fn carry(
+        &mut self,
+        packet: Vec<u8>,
+        now: u64,
+        rng: &mut SmallRng,
+        mut deliver: impl FnMut(u64, Vec<u8>),
+    ) {
         self.carried += 1;
         let start = self.busy_until.max(now as f64);
         let waiting = (start - now as f64) * self.bits_per_second as f64 / 8e6;
@@ -50,14 +56,22 @@ impl Link {
         if rng.random_bool(self.loss) {
             return;
         }
-        let copies = if rng.random_bool(self.duplicate) { 2 } else { 1 };
+        let copies = if rng.random_bool(self.duplicate) {
+            2
+        } else {
+            1
+        };
         for _ in 0..copies {
             let mut packet = packet.clone();
             if rng.random_bool(self.corrupt) {
                 let at = rng.random_range(IP_HEADER..packet.len());
                 packet[at] ^= 1 << rng.random_range(0..8);
             }
-            let jitter = if self.jitter > 0 { rng.random_range(0..=self.jitter) } else { 0 };
+            let jitter = if self.jitter > 0 {
+                rng.random_range(0..=self.jitter)
+            } else {
+                0
+            };
             deliver(self.busy_until as u64 + self.delay + jitter, packet);
         }
     }

@@ -1,5 +1,9 @@
 //! A network of two hosts and one link in virtual time, replayed from one seed.
-#![expect(dead_code, reason = "each test binary uses its part")]
+#![allow(
+    clippy::allow_attributes,
+    reason = "which part is unused differs between the test binaries"
+)]
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 pub(crate) mod app;
 pub(crate) mod engine;
@@ -71,12 +75,28 @@ pub(crate) struct Network<'a> {
 }
 
 impl<'a> Network<'a> {
-    pub(crate) fn new(hosts: [&'a mut dyn Host; 2], links: [Link; 2], start: u64, seed: u64) -> Self {
-        Self { hosts, links, now: start, rng: SmallRng::seed_from_u64(seed), in_flight: BinaryHeap::new(), order: 0 }
+    pub(crate) fn new(
+        hosts: [&'a mut dyn Host; 2],
+        links: [Link; 2],
+        start: u64,
+        seed: u64,
+    ) -> Self {
+        Self {
+            hosts,
+            links,
+            now: start,
+            rng: SmallRng::seed_from_u64(seed),
+            in_flight: BinaryHeap::new(),
+            order: 0,
+        }
     }
 
     /// Runs until `done` or until `limit`; answers whether it was `done`.
-    pub(crate) fn run(&mut self, limit: u64, mut done: impl FnMut(&[&'a mut dyn Host; 2]) -> bool) -> bool {
+    pub(crate) fn run(
+        &mut self,
+        limit: u64,
+        mut done: impl FnMut(&[&'a mut dyn Host; 2]) -> bool,
+    ) -> bool {
         let mut out = Vec::new();
         let mut due = [true; 2];
         let mut turns_at_now = 0;
@@ -90,7 +110,12 @@ impl<'a> Network<'a> {
                     let (in_flight, order) = (&mut self.in_flight, &mut self.order);
                     self.links[side].carry(packet, self.now, &mut self.rng, |at, packet| {
                         *order += 1;
-                        in_flight.push(Reverse(InFlight { at, order: *order, to: 1 - side, packet }));
+                        in_flight.push(Reverse(InFlight {
+                            at,
+                            order: *order,
+                            to: 1 - side,
+                            packet,
+                        }));
                     });
                 }
             }
@@ -98,19 +123,30 @@ impl<'a> Network<'a> {
                 return true;
             }
             let arrival = self.in_flight.peek().map(|Reverse(packet)| packet.at);
-            let wakes = [self.hosts[0].wake_at(self.now), self.hosts[1].wake_at(self.now)];
-            let Some(next) = arrival.into_iter().chain(wakes.into_iter().flatten()).min() else { return false };
+            let wakes = [
+                self.hosts[0].wake_at(self.now),
+                self.hosts[1].wake_at(self.now),
+            ];
+            let Some(next) = arrival.into_iter().chain(wakes.into_iter().flatten()).min() else {
+                return false;
+            };
             if next > limit {
                 return false;
             }
             turns_at_now = if next > self.now { 0 } else { turns_at_now + 1 };
-            assert!(turns_at_now < 10_000, "time stands still at {} us", self.now);
+            assert!(
+                turns_at_now < 10_000,
+                "time stands still at {} us",
+                self.now
+            );
             self.now = self.now.max(next);
             due = wakes.map(|wake| wake.is_some_and(|wake| wake <= self.now));
             while let Some(Reverse(packet)) = self.in_flight.peek()
                 && packet.at <= self.now
             {
-                let Some(Reverse(packet)) = self.in_flight.pop() else { break };
+                let Some(Reverse(packet)) = self.in_flight.pop() else {
+                    break;
+                };
                 self.hosts[packet.to].receive(&packet.packet, self.now);
                 due[packet.to] = true;
             }

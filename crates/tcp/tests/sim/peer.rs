@@ -85,12 +85,18 @@ fn micros(now: u64) -> smoltcp::time::Instant {
 impl Smoltcp {
     /// A host at the right end with a connection to the left end that is still closed.
     pub(crate) fn new(app: App, mtu: usize, buffers: usize, timestamps: bool, seed: u64) -> Self {
-        let mut device = Queues { arrived: VecDeque::new(), leaving: Vec::new(), mtu };
+        let mut device = Queues {
+            arrived: VecDeque::new(),
+            leaving: Vec::new(),
+            mtu,
+        };
         let mut config = iface::Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
         let mut interface = Interface::new(config, &mut device, micros(0));
         interface.update_ip_addrs(|addresses| {
-            addresses.push(IpCidr::new(Ipv4Address::new(10, 0, 0, 2).into(), 24)).expect("room for one address");
+            addresses
+                .push(IpCidr::new(Ipv4Address::new(10, 0, 0, 2).into(), 24))
+                .expect("room for one address");
         });
         let mut connection = socket::Socket::new(
             socket::SocketBuffer::new(vec![0; buffers]),
@@ -102,7 +108,14 @@ impl Smoltcp {
         }
         let mut sockets = SocketSet::new(Vec::new());
         let handle = sockets.add(connection);
-        Self { interface, sockets, handle, device, app, buffer: vec![0; 1 << 16] }
+        Self {
+            interface,
+            sockets,
+            handle,
+            device,
+            app,
+            buffer: vec![0; 1 << 16],
+        }
     }
 
     fn socket(&mut self) -> &mut socket::Socket<'static> {
@@ -128,10 +141,15 @@ impl Smoltcp {
             tcp::fill_checksum(bytes, LEFT, RIGHT);
             self.device.arrived.push_back(packet);
         }
-        self.interface.poll(micros(now), &mut self.device, &mut self.sockets);
+        self.interface
+            .poll(micros(now), &mut self.device, &mut self.sockets);
         let answer = self.device.leaving.pop()?;
         assert!(self.device.leaving.is_empty());
-        Some(tcp::Segment::parse(&answer[IP_HEADER..]).expect("smoltcp's segments are well-formed").repr())
+        Some(
+            tcp::Segment::parse(&answer[IP_HEADER..])
+                .expect("smoltcp's segments are well-formed")
+                .repr(),
+        )
     }
 
     /// Lets smoltcp open the connection to somebody with this offer and takes that one's place.
@@ -139,7 +157,9 @@ impl Smoltcp {
         let remote = IpEndpoint::new(Ipv4Address::new(10, 0, 0, 1).into(), PORT);
         let handle = self.handle;
         let connection = self.sockets.get_mut::<socket::Socket<'_>>(handle);
-        connection.connect(self.interface.context(), remote, PORT).expect("a fresh socket connects");
+        connection
+            .connect(self.interface.context(), remote, PORT)
+            .expect("a fresh socket connects");
         let syn = self.exchange(None, now).expect("a SYN");
         assert!(syn.flags == Flags::SYN);
         let answer = Repr {
@@ -152,7 +172,9 @@ impl Smoltcp {
             options: offer.options(Some(&syn.options)),
             ..Repr::default()
         };
-        let ack = self.exchange(Some(&answer), now).expect("the third segment of the handshake");
+        let ack = self
+            .exchange(Some(&answer), now)
+            .expect("the third segment of the handshake");
         offer.takeover(&answer, &syn, &ack, now)
     }
 
@@ -181,7 +203,10 @@ impl Smoltcp {
             .options
             .timestamps
             .filter(|_| answer.options.timestamps.is_some())
-            .map(|own| Timestamps { tsval: own.tsval, tsecr: 7_000 });
+            .map(|own| Timestamps {
+                tsval: own.tsval,
+                tsecr: 7_000,
+            });
         assert!(self.exchange(Some(&ack), now).is_none());
         offer.takeover(&syn, &answer, &answer, now)
     }
@@ -191,12 +216,20 @@ impl Offer {
     fn options(&self, answering: Option<&Options>) -> Options {
         Options {
             mss: Some(self.mss),
-            window_scale: self.shift.filter(|_| answering.is_none_or(|peer| peer.window_scale.is_some())),
+            window_scale: self
+                .shift
+                .filter(|_| answering.is_none_or(|peer| peer.window_scale.is_some())),
             sack_permitted: self.sack && answering.is_none_or(|peer| peer.sack_permitted),
-            timestamps: (self.timestamps && answering.is_none_or(|peer| peer.timestamps.is_some())).then(|| {
-                let echo = answering.and_then(|peer| peer.timestamps).map_or(0, |peer| peer.tsval);
-                Timestamps { tsval: 1_000_000, tsecr: echo }
-            }),
+            timestamps: (self.timestamps && answering.is_none_or(|peer| peer.timestamps.is_some()))
+                .then(|| {
+                    let echo = answering
+                        .and_then(|peer| peer.timestamps)
+                        .map_or(0, |peer| peer.tsval);
+                    Timestamps {
+                        tsval: 1_000_000,
+                        tsecr: echo,
+                    }
+                }),
             ..Options::default()
         }
     }
@@ -205,7 +238,11 @@ impl Offer {
     fn takeover(&self, ours: &Repr, theirs: &Repr, last: &Repr, now: u64) -> Takeover {
         let scaled = ours.options.window_scale.is_some() && theirs.options.window_scale.is_some();
         let shift = |repr: &Repr| repr.options.window_scale.filter(|_| scaled).unwrap_or(0);
-        let last_shift = if last.flags.contains(Flags::SYN) { 0 } else { shift(theirs) };
+        let last_shift = if last.flags.contains(Flags::SYN) {
+            0
+        } else {
+            shift(theirs)
+        };
         let rcv_nxt = theirs.seq + 1;
         Takeover {
             snd_nxt: ours.seq + 1,
@@ -216,11 +253,13 @@ impl Offer {
             rcv_right_edge: rcv_nxt + u32::from(self.window),
             mss: theirs.options.mss.unwrap_or(536),
             sack: ours.options.sack_permitted && theirs.options.sack_permitted,
-            timestamps: ours.options.timestamps.zip(theirs.options.timestamps).map(|(own, peer)| TimestampSeed {
-                tsval: own.tsval,
-                at: Instant(now),
-                ts_recent: peer.tsval,
-            }),
+            timestamps: ours.options.timestamps.zip(theirs.options.timestamps).map(
+                |(own, peer)| TimestampSeed {
+                    tsval: own.tsval,
+                    at: Instant(now),
+                    ts_recent: peer.tsval,
+                },
+            ),
             ecn: false,
             srtt: None,
         }
@@ -233,13 +272,16 @@ impl Host for Smoltcp {
     }
 
     fn turn(&mut self, now: u64, out: &mut Vec<Vec<u8>>) {
-        self.interface.poll(micros(now), &mut self.device, &mut self.sockets);
+        self.interface
+            .poll(micros(now), &mut self.device, &mut self.sockets);
         let socket = self.sockets.get_mut::<socket::Socket<'_>>(self.handle);
         let app = &mut self.app;
         if app.may_read(now) {
             let limit = app.chunk.min(self.buffer.len());
             while socket.can_recv() {
-                let Ok(count) = socket.recv_slice(&mut self.buffer[..limit]) else { break };
+                let Ok(count) = socket.recv_slice(&mut self.buffer[..limit]) else {
+                    break;
+                };
                 app.consume(&self.buffer[..count], now);
                 if app.read_pause > 0 {
                     break;
@@ -259,15 +301,22 @@ impl Host for Smoltcp {
             app.closed = true;
             socket.close();
         }
-        self.interface.poll(micros(now), &mut self.device, &mut self.sockets);
+        self.interface
+            .poll(micros(now), &mut self.device, &mut self.sockets);
         out.append(&mut self.device.leaving);
     }
 
     fn wake_at(&mut self, now: u64) -> Option<u64> {
-        let poll = self.interface.poll_at(micros(now), &self.sockets).map(|at| at.total_micros() as u64);
+        let poll = self
+            .interface
+            .poll_at(micros(now), &self.sockets)
+            .map(|at| at.total_micros() as u64);
         let readable = self.socket().can_recv();
         // smoltcp asks for now while it waits for its own window; a turn later is soon enough.
-        poll.map(|at| at.max(now + 1)).into_iter().chain(self.app.wake_at(readable)).min()
+        poll.map(|at| at.max(now + 1))
+            .into_iter()
+            .chain(self.app.wake_at(readable))
+            .min()
     }
 
     fn is_closed(&self) -> bool {
@@ -295,4 +344,3 @@ impl Host for Smoltcp {
         )
     }
 }
-

@@ -1,0 +1,231 @@
+//! Loss of our segments.
+
+use super::*;
+
+#[test]
+fn three_reported_segments_bring_the_missing_one_at_once() {
+    let mut b = Bench::new();
+    assert_eq!(b.write(10_000).len(), 10);
+    b.at(20);
+    assert_eq!(b.receive(ack(0).sack(&[(1000, 2000)])), NOTHING);
+    assert_eq!(b.receive(ack(0).sack(&[(1000, 3000)])), NOTHING);
+    assert_eq!(b.receive(ack(0).sack(&[(1000, 4000)])), ["0..1000"]);
+    assert_eq!(b.connection.stats().recoveries, 1);
+    assert_eq!(b.receive(ack(0).sack(&[(1000, 10_000)])), NOTHING);
+    assert_eq!(b.receive(ack(10_000)), NOTHING);
+    assert_eq!(b.connection.unsent_or_unacked(), 0);
+    assert_eq!(b.connection.congestion_window(), 7000);
+}
+
+#[test]
+fn several_holes_are_repaired_in_one_round_trip() {
+    let mut b = Bench::new();
+    b.write(10_000);
+    b.at(20);
+    let sent = b.receive(ack(0).sack(&[(1000, 2000), (4000, 5000), (7000, 10_000)]));
+    assert_eq!(sent[0], "0..1000");
+    let mut all = sent;
+    for _ in 0..4 {
+        b.at(20);
+        all.extend(b.receive(ack(0).sack(&[(1000, 2000), (4000, 5000), (7000, 10_000)])));
+    }
+    // The other holes follow as the retransmissions are reported.
+    b.at(40);
+    all.extend(b.receive(ack(2000).sack(&[(4000, 5000), (7000, 10_000)])));
+    b.at(41);
+    all.extend(b.receive(ack(3000).sack(&[(4000, 5000), (7000, 10_000)])));
+    all.sort();
+    assert_eq!(
+        all,
+        [
+            "0..1000",
+            "2000..3000",
+            "3000..4000",
+            "5000..6000",
+            "6000..7000"
+        ]
+    );
+    assert_eq!(b.connection.stats().timeouts, 0);
+}
+
+#[test]
+fn one_reported_segment_waits_a_quarter_of_the_round_trip_for_the_late_one() {
+    let mut b = Bench::new();
+    b.write(2000);
+    b.at(20);
+    assert_eq!(b.receive(ack(0).sack(&[(1000, 2000)])), NOTHING);
+    assert_eq!(b.at(24), NOTHING);
+    assert_eq!(b.at(26), ["25: 0..1000"]);
+}
+
+#[test]
+fn a_late_segment_within_the_tolerance_is_not_sent_again() {
+    let mut b = Bench::new();
+    b.write(2000);
+    b.at(20);
+    b.receive(ack(0).sack(&[(1000, 2000)]));
+    b.at(23);
+    assert_eq!(b.receive(ack(2000)), NOTHING);
+    assert_eq!(b.at(1000), NOTHING);
+    assert_eq!(b.connection.stats().retransmits, 0);
+}
+
+#[test]
+fn the_tail_is_probed_after_two_round_trips() {
+    let mut b = Bench::new();
+    b.write(3000);
+    assert_eq!(b.at(41), NOTHING);
+    assert_eq!(b.at(42), ["42: 2000..3000"]);
+    // The probe shows that the two before it are lost: they are late beyond any tolerance.
+    b.at(62);
+    assert_eq!(b.receive(ack(0).sack(&[(2000, 3000)])), ["0..1000"]);
+    b.at(82);
+    assert_eq!(b.receive(ack(1000).sack(&[(2000, 3000)])), ["1000..2000"]);
+    assert_eq!(b.connection.stats().timeouts, 0);
+}
+
+#[test]
+fn a_probe_sends_new_data_if_there_is_some() {
+    let mut b = Bench::new();
+    b.write(10_500);
+    assert_eq!(b.at(42), ["42: 10000..10500"]);
+}
+
+#[test]
+fn a_probe_that_repaired_a_loss_lowers_the_window() {
+    let mut b = Bench::new();
+    b.write(10_000);
+    b.at(20);
+    b.receive(ack(9000));
+    assert_eq!(b.at(70), ["62: 9000..10000"]);
+    b.at(82);
+    b.receive(ack(10_000));
+    b.write(1000);
+    b.at(102);
+    let window = b.connection.congestion_window();
+    b.receive(ack(11_000));
+    assert!(b.connection.congestion_window() < window);
+}
+
+#[test]
+fn a_needless_probe_teaches_that_the_peer_delays() {
+    let mut b = Bench::new();
+    b.write(1000);
+    assert_eq!(b.at(45), ["42: 0..1000"]);
+    b.receive(ack(1000));
+    b.receive(ack(1000).sack(&[(0, 1000)]));
+    let window = b.connection.congestion_window();
+    b.at(1000);
+    b.write(1000);
+    // Two round trips, by now larger, and 50 ms.
+    assert_eq!(b.at(1090), NOTHING);
+    b.receive(ack(2000));
+    assert!(b.connection.congestion_window() >= window);
+}
+
+#[test]
+fn the_timer_expires_with_back_off() {
+    let mut b = Bench::with(|_, takeover| takeover.sack = false);
+    b.write(2000);
+    // 20 ms and four times a variation of 10 ms, which the floor lifts to 200 ms.
+    assert_eq!(b.at(219), NOTHING);
+    assert_eq!(
+        b.at(2000),
+        ["220: 0..1000", "660: 0..1000", "1540: 0..1000"]
+    );
+    assert_eq!(b.connection.congestion_window(), 1000);
+    // The window grows from one segment; the second was lost as well.
+    assert_eq!(b.receive(ack(1000)), ["1000..2000"]);
+    b.receive(ack(2000));
+    assert_eq!(b.at(10_000), NOTHING);
+}
+
+#[test]
+fn without_sack_three_duplicates_and_partial_acknowledgments_repair() {
+    let mut b = Bench::with(|_, takeover| takeover.sack = false);
+    b.write(10_000);
+    b.at(20);
+    b.receive(ack(0));
+    b.receive(ack(0));
+    assert_eq!(b.receive(ack(0)), ["0..1000"]);
+    for _ in 0..5 {
+        b.receive(ack(0));
+    }
+    b.at(40);
+    // Everything up to 4000 had arrived; the next is missing too.
+    assert_eq!(b.receive(ack(4000)), ["4000..5000"]);
+    b.at(60);
+    assert_eq!(b.receive(ack(10_000)), NOTHING);
+    assert_eq!(b.connection.stats().timeouts, 0);
+}
+
+#[test]
+fn duplicates_that_change_the_window_are_not_counted() {
+    let mut b = Bench::with(|_, takeover| takeover.sack = false);
+    b.write(10_000);
+    for window in [50_000, 51_000, 52_000, 53_000] {
+        assert_eq!(b.receive(ack(0).window(window)), NOTHING);
+    }
+    assert_eq!(b.connection.stats().recoveries, 0);
+}
+
+#[test]
+fn an_echo_from_before_the_retransmission_undoes_the_reduction() {
+    let mut b = Bench::with(|_, takeover| {
+        takeover.timestamps = Some(TimestampSeed {
+            tsval: 500,
+            at: Instant::from_millis(1_000_000),
+            ts_recent: 77,
+        });
+    });
+    b.write(9880);
+    // The path pauses for longer than the time-out.
+    assert!(b.at(400).iter().any(|segment| segment.ends_with(" 0..988")));
+    assert_eq!(b.connection.stats().timeouts, 1);
+    assert_eq!(b.connection.congestion_window(), 988);
+    b.receive(ack(1976).stamped(80, 501));
+    assert_eq!(b.connection.stats().undone, 1);
+    assert!(b.connection.congestion_window() >= 9880);
+    // Nothing more is sent again.
+    assert_eq!(b.receive(ack(9880).stamped(80, 501)), NOTHING);
+    assert!(b.connection.stats().retransmits <= 2);
+}
+
+#[test]
+fn full_segments_that_vanish_get_smaller() {
+    let mut b = Bench::with(|_, takeover| takeover.mss = 8460);
+    b.write(8460);
+    let sent = b.at(8000);
+    assert!(sent.iter().any(|segment| segment.ends_with(" 0..8460")));
+    assert!(
+        sent.iter().any(|segment| segment.ends_with(" 0..1400")),
+        "{sent:?}"
+    );
+}
+
+#[test]
+fn data_without_progress_is_given_up() {
+    let mut b = Bench::with(|config, _| config.user_timeout = Some(Duration::from_secs(10)));
+    b.write(1000);
+    let sent = b.at(60_000);
+    assert!(
+        sent.last()
+            .is_some_and(|segment| segment.ends_with("rst 1000")),
+        "{sent:?}"
+    );
+    assert!(b.events().contains(Events::TIMED_OUT));
+    assert!(b.now < Instant::from_millis(1_060_001));
+}
+
+#[test]
+fn reports_of_what_was_never_sent_are_ignored() {
+    let mut b = Bench::new();
+    b.write(3000);
+    assert_eq!(
+        b.receive(ack(0).sack(&[(5000, 9000), (u32::MAX - 100, 50), (2000, 1000)])),
+        NOTHING
+    );
+    assert_eq!(b.connection.stats().recoveries, 0);
+    b.receive(ack(3000));
+    assert_eq!(b.connection.unsent_or_unacked(), 0);
+}

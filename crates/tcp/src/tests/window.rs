@@ -1,0 +1,129 @@
+//! Windows in both directions.
+
+use super::*;
+
+#[test]
+fn a_closed_window_is_probed_with_back_off_until_it_opens() {
+    let mut b = Bench::new();
+    b.write(1000);
+    b.at(20);
+    b.receive(ack(1000).window(0));
+    assert_eq!(b.write(5000), NOTHING);
+    let probes = b.at(1700);
+    assert_eq!(probes, ["240: ack 0", "680: ack 0", "1560: ack 0"]);
+    assert_eq!(b.last().seq, OURS + 999);
+    assert_eq!(b.receive(ack(1000).window(10_000)).len(), 5);
+    b.receive(ack(6000));
+    assert_eq!(b.at(60_000), NOTHING);
+}
+
+#[test]
+fn a_probed_peer_that_answers_is_never_given_up() {
+    let mut b = Bench::with(|config, _| config.user_timeout = Some(Duration::from_secs(10)));
+    b.receive(ack(0).window(0));
+    b.write(5000);
+    for step in 1..600u64 {
+        for probe in b.at(step * 1000) {
+            assert!(probe.ends_with("ack 0"));
+        }
+        b.receive(ack(0).window(0));
+    }
+    assert_eq!(b.state(), State::Established);
+    // Silence is another thing.
+    b.at(800_000);
+    assert_eq!(b.state(), State::Closed);
+}
+
+#[test]
+fn a_crumb_of_a_window_is_used_only_after_a_while() {
+    let mut b = Bench::new();
+    b.write(1000);
+    b.at(20);
+    b.receive(ack(1000).window(300));
+    assert_eq!(b.write(5000), NOTHING);
+    assert_eq!(b.at(250), ["240: 1000..1300"]);
+}
+
+#[test]
+fn a_window_that_shrinks_stops_new_data_and_nothing_else() {
+    let mut b = Bench::new();
+    b.write(5000);
+    assert_eq!(b.receive(ack(1000).window(1000)), NOTHING);
+    assert_eq!(b.write(1000), NOTHING);
+    b.receive(ack(5000).window(0));
+    assert_eq!(b.connection.unsent_or_unacked(), 1000);
+    assert_eq!(b.receive(ack(5000).window(1000)), ["5000..6000"]);
+}
+
+#[test]
+fn our_window_closes_and_its_opening_is_announced() {
+    let mut b = Bench::with(|config, _| config.recv_buffer_max = 10_000);
+    for at in (0..10_000).step_by(1000) {
+        b.receive(data(at, 1000));
+    }
+    assert_eq!(b.last().window, 0);
+    // Beyond the window: refused, but answered.
+    assert_eq!(b.receive(data(10_000, 1)), ["ack 10000"]);
+    let mut out = [0; 500];
+    b.connection.read(&mut out);
+    assert_eq!(b.drain(), NOTHING);
+    b.connection.read(&mut out);
+    assert_eq!(b.drain(), ["ack 10000"]);
+    assert_eq!(b.last().window, 1000);
+}
+
+#[test]
+fn an_acknowledgment_beside_refused_data_counts() {
+    let mut b = Bench::with(|config, _| config.recv_buffer_max = 10_000);
+    b.write(2000);
+    for at in (0..10_000).step_by(1000) {
+        b.receive(data(at, 1000));
+    }
+    b.receive(data(10_000, 100).acks(2000));
+    assert_eq!(b.connection.unsent_or_unacked(), 0);
+}
+
+#[test]
+fn a_promise_made_before_the_take_over_is_kept() {
+    let mut b = Bench::with(|config, takeover| {
+        config.recv_buffer_max = 4000;
+        takeover.rcv_right_edge = THEIRS + 64_000;
+    });
+    b.receive(data(0, 1000));
+    assert_eq!(b.receive(data(1000, 1000)), ["ack 2000"]);
+    assert_eq!(b.last().window, 62_000);
+    // What does not fit is refused and comes again; the promise stands.
+    b.receive(data(2000, 1000));
+    b.receive(data(3000, 1000));
+    assert_eq!(b.receive(data(4000, 1000)), ["ack 4000"]);
+    assert_eq!(b.last().window, 60_000);
+    assert_eq!(b.read().len(), 4000);
+    b.receive(data(4000, 1000));
+    assert_eq!(b.connection.readable(), 1000);
+}
+
+#[test]
+fn windows_are_scaled_in_both_directions() {
+    let mut b = Bench::with(|_, takeover| {
+        takeover.rcv_shift = 4;
+        takeover.snd_shift = 3;
+        takeover.snd_wnd = 2000;
+    });
+    assert_eq!(b.write(20_000).len(), 2);
+    assert_eq!(b.receive(ack(2000).window(1000)).len(), 8);
+    b.receive(data(0, 100));
+    b.receive(data(100, 100));
+    assert_eq!(u32::from(b.last().window), ((1u32 << 20) - 200) >> 4);
+}
+
+#[test]
+fn an_event_tells_of_room_after_a_short_write() {
+    let mut b = Bench::with(|config, _| config.send_buffer_max = 5000);
+    assert_eq!(b.connection.write(&[0; 8000]), 5000);
+    assert_eq!(b.connection.writable(), 0);
+    b.drain();
+    assert!(!b.events().contains(Events::WRITABLE));
+    b.receive(ack(2000));
+    assert!(b.events().contains(Events::WRITABLE));
+    assert_eq!(b.connection.writable(), 2000);
+}
