@@ -27,6 +27,8 @@
 mod authority;
 pub mod detect;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod http1;
 mod http2;
 mod limits;

@@ -64,6 +64,7 @@ pub(crate) fn split(
         io: Rc::clone(&io),
         buffer: BytesMut::new(),
         finished: false,
+        is_unclean: false,
         progress: Rc::clone(&progress),
         from_client,
     };
@@ -86,6 +87,8 @@ pub(crate) struct Inbound {
     pub(crate) buffer: BytesMut,
     /// Whether the peer has ended its direction.
     finished: bool,
+    /// Whether that end came without the closure alert of TLS (RFC 8446 §6.1).
+    is_unclean: bool,
     progress: Rc<Progress>,
     from_client: bool,
 }
@@ -115,9 +118,26 @@ impl Inbound {
         if polled.is_pending() && self.buffer.is_empty() {
             self.buffer = BytesMut::new();
         }
-        let count = ready!(polled)?;
+        let count = self.count(ready!(polled))?;
         self.note(count);
         Poll::Ready(Ok(count))
+    }
+
+    /// Whether the peer's end may have been made up by somebody on the way: it must not end a message
+    /// that has no end of its own.
+    pub(crate) fn is_unclean(&self) -> bool {
+        self.is_unclean
+    }
+
+    /// Takes an end without a closure alert for an end: many peers leave the alert out.
+    fn count(&mut self, read: io::Result<usize>) -> io::Result<usize> {
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.is_unclean = true;
+                Ok(0)
+            }
+            other => other,
+        }
     }
 
     /// Notes what a read has brought; nothing is the end.
@@ -160,6 +180,7 @@ impl Inbound {
             io: Rc::clone(&self.io),
             buffer: std::mem::take(&mut self.buffer),
             finished: self.finished,
+            is_unclean: self.is_unclean,
             progress: Rc::clone(&self.progress),
             from_client: self.from_client,
         };
@@ -370,8 +391,9 @@ impl AsyncRead for Joined {
             return Poll::Ready(Ok(()));
         }
         let before = space.filled().len();
-        ready!(Pin::new(&mut **self.io.borrow_mut()).poll_read(cx, space))?;
-        let count = space.filled().len().saturating_sub(before);
+        let read = ready!(Pin::new(&mut **self.io.borrow_mut()).poll_read(cx, space));
+        let filled = space.filled().len().saturating_sub(before);
+        let count = self.inbound.count(read.map(|()| filled))?;
         self.inbound.note(count);
         Poll::Ready(Ok(()))
     }

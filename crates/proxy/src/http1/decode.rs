@@ -120,14 +120,15 @@ impl Decoder {
     }
 
     /// The peer has ended the connection: says whether the body may end so.
-    pub(crate) fn end_of_stream(&mut self) -> Result<(), Fault> {
+    pub(crate) fn end_of_stream(&mut self, is_unclean: bool) -> Result<(), Fault> {
         match self {
             Self::Done => Ok(()),
-            Self::ToEnd => {
+            // RFC 9112 §9.8: without the closure alert of TLS nobody knows whether this is all.
+            Self::ToEnd if !is_unclean => {
                 *self = Self::Done;
                 Ok(())
             }
-            Self::Length(_) | Self::Chunked(_) => Err(Fault::BodyTruncated),
+            Self::ToEnd | Self::Length(_) | Self::Chunked(_) => Err(Fault::BodyTruncated),
         }
     }
 }

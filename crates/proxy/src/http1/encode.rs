@@ -217,7 +217,11 @@ pub(crate) async fn send_body(
                     ready!(out.poll_flush(cx)).map_err(SendError::Io)?;
                     return Poll::Pending;
                 }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(SendError::Body(error))),
+                Poll::Ready(Some(Err(error))) => {
+                    // What came before the failure still counts, as far as it is taken at once.
+                    let _ = out.poll_flush(cx);
+                    return Poll::Ready(Err(SendError::Body(error)));
+                }
                 Poll::Ready(Some(Ok(Frame::Data(data)))) if data.is_empty() => {}
                 Poll::Ready(Some(Ok(Frame::Data(data)))) => {
                     if let Some(missing) = &mut missing {

@@ -4,6 +4,7 @@
 mod decode;
 mod encode;
 mod exchange;
+pub(crate) mod fuzzing;
 mod head;
 mod scan;
 mod source;
@@ -142,17 +143,19 @@ impl Session {
     /// A request that the server got only in part ends with a reset of its leg, not with a FIN that
     /// might be taken for its end.
     async fn close(mut self, request_complete: bool) -> Result<(), ProxyError> {
-        if request_complete {
-            // A server that is gone already cannot be told that the client is.
-            let _ = self.server_out.shutdown().await;
-        }
-        self.client_out
-            .shutdown()
-            .await
-            .map_err(|error| ProxyError::Io {
-                side: Side::Client,
-                error,
-            })?;
+        let client_out = &mut self.client_out;
+        let server_out = &mut self.server_out;
+        let to_server = async {
+            if request_complete {
+                // A server that is gone, or that takes nothing, cannot be told that the client is.
+                let _ = tokio::time::timeout(LINGER, server_out.shutdown()).await;
+            }
+        };
+        let (closed, ()) = tokio::join!(client_out.shutdown(), to_server);
+        closed.map_err(|error| ProxyError::Io {
+            side: Side::Client,
+            error,
+        })?;
         self.linger().await;
         Ok(())
     }
@@ -170,7 +173,7 @@ impl Session {
         };
         if between {
             // The server has no request open: its leg ends in good order.
-            let _ = self.server_out.shutdown().await;
+            let _ = tokio::time::timeout(LINGER, self.server_out.shutdown()).await;
         }
         let mut response = respond::answer_and_close(reason);
         let framing = encode::frame_response(

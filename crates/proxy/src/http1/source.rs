@@ -165,7 +165,7 @@ impl Source {
                 }
             }
             match ready!(self.poll_fill(cx)) {
-                Ok(0) => match self.decoder.end_of_stream() {
+                Ok(0) => match self.decoder.end_of_stream(self.inbound.is_unclean()) {
                     Ok(()) => return Poll::Ready(None),
                     Err(fault) => {
                         self.failure = Some(self.fault(fault));

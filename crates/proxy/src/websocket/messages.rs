@@ -331,3 +331,30 @@ fn check_close(payload: &[u8]) -> Result<(), Fault> {
     std::str::from_utf8(reason).map_err(|_| Fault::WebSocketText)?;
     Ok(())
 }
+
+/// Reads bytes given in pieces of `step`: what came out, and the fault that ended it.
+pub(super) fn decode_all(
+    bytes: &[u8],
+    step: usize,
+    from_client: bool,
+) -> (Vec<String>, Option<Fault>) {
+    let side = if from_client {
+        Side::Client
+    } else {
+        Side::Server
+    };
+    let mut reader = Reader::new(side, 1 << 16);
+    let mut buffer = BytesMut::new();
+    let mut items = Vec::new();
+    for piece in bytes.chunks(step) {
+        buffer.extend_from_slice(piece);
+        loop {
+            match reader.decode(&mut buffer) {
+                Ok(Some(item)) => items.push(format!("{item:?}")),
+                Ok(None) => break,
+                Err(fault) => return (items, Some(fault)),
+            }
+        }
+    }
+    (items, None)
+}

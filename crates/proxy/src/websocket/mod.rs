@@ -6,6 +6,7 @@
 //! frame each; the offer of extensions has been taken out of the handshake before.
 
 mod frame;
+pub(crate) mod fuzzing;
 mod handshake;
 mod messages;
 mod relay;

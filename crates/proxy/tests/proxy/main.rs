@@ -1,5 +1,10 @@
 //! Whole connections in memory: the client's bytes in, the exact bytes at the origin and back at the
 //! client, on a paused clock.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 
 mod detect;
 mod http1;

@@ -89,13 +89,18 @@ async fn a_large_download_arrives_whole_and_stops_when_the_client_does_not_read(
         };
         let receive = async {
             let mut seen = Vec::new();
-            while !seen.ends_with(&body[length - 16..]) || seen.len() < length {
+            loop {
                 client.read_buf(&mut seen).await.unwrap();
+                let head = seen.windows(4).take(200).position(|w| w == b"\r\n\r\n");
+                if head.is_some_and(|at| seen.len() >= at + 4 + length) {
+                    break;
+                }
             }
             seen
         };
         let ((), seen) = tokio::join!(send, receive);
         assert!(seen.ends_with(&body));
+        assert!(seen.len() < length + 200);
     };
     tokio::select! {
         () = talk => {}
@@ -202,4 +207,83 @@ async fn a_client_that_goes_away_takes_the_server_leg_with_it() {
     let (result, end) = tokio::join!(served, talk);
     assert_eq!(end.unwrap(), 0);
     assert_eq!(result.unwrap_err().outcome(), "body-truncated");
+}
+
+/// A stream that ends without a closure alert, as rustls reports it.
+struct Unclean(tokio::io::DuplexStream);
+
+impl tokio::io::AsyncRead for Unclean {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        space: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        let before = space.filled().len();
+        std::task::ready!(std::pin::Pin::new(&mut self.0).poll_read(cx, space))?;
+        std::task::Poll::Ready(if space.filled().len() == before {
+            Err(std::io::ErrorKind::UnexpectedEof.into())
+        } else {
+            Ok(())
+        })
+    }
+}
+
+impl tokio::io::AsyncWrite for Unclean {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::pin::Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_without_a_closure_alert_ends_a_connection_but_not_a_body() {
+    for (reply, outcome) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", None),
+        ("HTTP/1.1 200 OK\r\n\r\nis this all", Some("body-truncated")),
+    ] {
+        let (mut client, client_leg) = tokio::io::duplex(4096);
+        let (mut origin, server_leg) = tokio::io::duplex(4096);
+        let limits = flowdog_proxy::Limits::default();
+        let served = flowdog_proxy::serve(
+            client_leg,
+            Unclean(server_leg),
+            flowdog_proxy::Protocol::Http1,
+            sdk::Chain::default(),
+            std::sync::Arc::new(sdk::testing::flow()),
+            &limits,
+        );
+        let talk = async {
+            let mut buffer = [0; 1024];
+            client
+                .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                .await
+                .unwrap();
+            let _ = origin.read(&mut buffer).await.unwrap();
+            origin.write_all(reply.as_bytes()).await.unwrap();
+            drop(origin);
+            let mut seen = String::new();
+            client.read_to_string(&mut seen).await.unwrap();
+            seen
+        };
+        let (result, seen) = tokio::join!(served, talk);
+        assert_eq!(seen, reply);
+        assert_eq!(result.err().map(|error| error.outcome()), outcome);
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flowdog_proxy::{Limits, ProxyError, Summary};
 use sdk::{Chain, Link, OnError};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncWriteExt as _, DuplexStream};
 
 use crate::rig::{Bench, Messages, connect, read_until_quiet};
 

@@ -1,0 +1,17 @@
+//! What the fuzz targets in `fuzz/` run, and what the replay of their committed corpora runs in the
+//! ordinary tests.
+
+/// A client's bytes as a request with its body.
+pub fn http1_request(bytes: &[u8]) {
+    crate::http1::fuzzing::request(bytes);
+}
+
+/// A server's bytes as a response with its body.
+pub fn http1_response(bytes: &[u8]) {
+    crate::http1::fuzzing::response(bytes);
+}
+
+/// A peer's bytes as WebSocket frames.
+pub fn websocket_frame(bytes: &[u8]) {
+    crate::websocket::fuzzing::frames(bytes);
+}
