@@ -7,7 +7,7 @@ mod settings;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -21,6 +21,9 @@ use lab::sim::Side;
 use lab::tour::{self, Style};
 use lab::{ApplianceCommand, Lab, LabReport, LinkConfig, Network, UserspaceLab};
 use settings::Settings;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::exit;
 
 /// What the machine would have to provide is missing (`EX_UNAVAILABLE` of sysexits.h).
 const UNAVAILABLE: u8 = 69;
@@ -80,7 +83,22 @@ enum Net {
 }
 
 /// Runs the lab. Must be called while the process has a single thread.
-pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> ExitCode {
+    match try_run(args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("flowdog lab: {error:#}");
+            let faulty_config = error.downcast_ref::<flowdog::Faults>().is_some();
+            if faulty_config {
+                ExitCode::from(exit::CONFIG)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn try_run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.net == Net::Host && args.command.is_empty() {
         bail!("--net host needs a command: the tour visits the lab's own servers");
     }
@@ -125,11 +143,10 @@ fn in_namespaces(args: &Args) -> anyhow::Result<ExitCode> {
         .endpoints
         .map_or(if is_tour { 2 } else { 1 }, usize::from);
     let link = args.link.clone().unwrap_or_default();
-    let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
     let settings = Settings::new(
         args.config.as_deref(),
-        SocketAddr::new(loopback, 6081),
-        SocketAddr::new(loopback, 8080),
+        lab::addresses::APPLIANCE,
+        SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
     )?;
     let mut lab = Lab::builder()
         .endpoints(endpoints)
@@ -167,7 +184,7 @@ fn in_namespaces(args: &Args) -> anyhow::Result<ExitCode> {
             .build()?;
         let _interrupts = {
             let _context = runtime.enter();
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?
+            signal(SignalKind::interrupt())?
         };
         let status = lab.run_command(&args.command, &trust.client)?;
         ExitCode::from(lab::command::exit_code(status))
@@ -191,7 +208,7 @@ fn in_user_space(args: &Args) -> anyhow::Result<ExitCode> {
             UserspaceLab::free_addresses().context("cannot find a free loopback address")?;
         let settings = Settings::new(
             args.config.as_deref(),
-            addresses.appliance.into(),
+            addresses.appliance,
             addresses.health,
         )?;
         let other = link.with_seed(link.seed.wrapping_add(1 << 32));
@@ -238,7 +255,14 @@ async fn tell(args: &Args, environment: &dyn tour::Environment) -> anyhow::Resul
         (false, true) => Style::Colour,
         (false, false) => Style::Plain,
     };
-    let all_right = tour::run(environment, style, &mut stdout).await?;
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut terminations = signal(SignalKind::terminate())?;
+    // Leaving in order removes the lab's files, the key of its authority among them.
+    let all_right = tokio::select! {
+        told = tour::run(environment, style, &mut stdout) => told?,
+        _ = interrupts.recv() => bail!("interrupted"),
+        _ = terminations.recv() => bail!("terminated"),
+    };
     Ok(if all_right {
         ExitCode::SUCCESS
     } else {

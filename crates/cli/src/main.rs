@@ -68,10 +68,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
-        Command::Lab(args) => lab::run(&args).unwrap_or_else(|error| {
-            eprintln!("flowdog lab: {error:#}");
-            ExitCode::FAILURE
-        }),
+        Command::Lab(args) => lab::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,

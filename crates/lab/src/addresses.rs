@@ -14,8 +14,10 @@ pub const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x000a, 0, 0, 0, 0, 0, 0x0
 pub const DNS_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 53);
 /// The lab's name server over IPv6.
 pub const DNS_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xc612, 0, 0, 0, 0, 0, 0x0053);
-/// Where the appliance listens for GENEVE in its namespace.
-pub const APPLIANCE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, GENEVE_PORT);
+/// Where the appliance gets GENEVE in its namespace: the address of its only network device.
+pub const APPLIANCE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(100, 64, 0, 10), GENEVE_PORT);
+/// The load balancer's address in each zone.
+pub const ZONES: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 64, 1, 1), Ipv4Addr::new(100, 64, 2, 1)];
 
 /// The networks in which clients live; all else is the server side.
 #[must_use]
@@ -47,4 +49,9 @@ pub(crate) fn client_interface() -> Vec<IpNet> {
 /// Addresses that a server host uses as its own, among all those it answers for.
 pub(crate) fn server_addresses() -> [IpAddr; 2] {
     [DNS_V4.into(), DNS_V6.into()]
+}
+
+/// An address in the network between load balancer and appliance.
+pub(crate) fn in_appliance_network(address: Ipv4Addr) -> IpNet {
+    Ipv4Net::new_assert(address, 10).into()
 }

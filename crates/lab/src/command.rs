@@ -64,11 +64,12 @@ impl Resolver {
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
         let bind = |from: &Path, to: &Path| mount(Some(from), to, none, MsFlags::MS_BIND, none);
-        // A local resolver daemon would answer from outside the lab: hide its directory, which may
-        // also be where /etc/resolv.conf points to.
-        let daemon = Path::new("/run/systemd/resolve");
-        if daemon.is_dir() {
-            bind(&self.directory, daemon)?;
+        // A local resolver or cache daemon would answer from outside the lab: hide its directory,
+        // which may also be where /etc/resolv.conf points to.
+        for daemon in ["/run/systemd/resolve", "/run/nscd", "/var/run/nscd"].map(Path::new) {
+            if daemon.is_dir() {
+                bind(&self.directory, daemon)?;
+            }
         }
         let file = Path::new("/etc/resolv.conf");
         if file.exists() {

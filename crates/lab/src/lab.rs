@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tempfile::TempDir;
 use wire::gwlb::VpcEndpointId;
 
@@ -24,6 +25,8 @@ use crate::sim::{GwlbConfig, Side};
 
 /// MTU of the hosts' devices, in bytes: the most that the load balancer carries.
 const MTU: u32 = 8_500;
+/// MTU between load balancer and appliance, as on AWS: room for the GENEVE header.
+const JUMBO_MTU: u32 = 9_001;
 /// How long a healthy start may take.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
@@ -94,6 +97,7 @@ impl Default for LabBuilder {
             gwlb: GwlbConfig {
                 client_networks: addresses::client_networks(),
                 appliance: addresses::APPLIANCE,
+                zones: addresses::ZONES.to_vec(),
                 ports: (41_000..41_008).collect(),
                 ..GwlbConfig::default()
             },
@@ -156,6 +160,17 @@ impl LabBuilder {
             .map(|number| VpcEndpointId(0x00f1_0d09_0000_0000 + number))
             .collect();
         let appliance_namespace = Namespace::new("appliance")?;
+        // Apart from the appliance, which may take port 6081 on every address it has.
+        let gwlb_namespace = Namespace::new("load balancer")?;
+        let zones: Vec<IpNet> = gwlb
+            .zones
+            .iter()
+            .map(|zone| addresses::in_appliance_network(*zone))
+            .collect();
+        let appliance = [addresses::in_appliance_network(*gwlb.appliance.ip())];
+        gwlb_namespace
+            .join(&zones, &appliance_namespace, &appliance, JUMBO_MTU)
+            .map_err(step("connect load balancer and appliance"))?;
         let mut hosts = Vec::new();
         let mut ports = Vec::new();
         let mut host_networks = Vec::new();
@@ -192,7 +207,7 @@ impl LabBuilder {
             });
         }
         let fabric = Fabric::new(gwlb, &self.client_link, &self.server_link);
-        let driver = Driver::start(fabric, ports, Some(&appliance_namespace))
+        let driver = Driver::start(fabric, ports, Some(&gwlb_namespace))
             .map_err(step("open the load balancer's sockets"))?;
         let directory =
             TempDir::with_prefix("flowdog-lab-").map_err(step("make a temporary directory"))?;

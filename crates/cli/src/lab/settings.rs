@@ -41,31 +41,37 @@ impl Settings {
     /// Reads the user's configuration, or writes the lab's own with a fresh authority.
     pub(crate) fn new(
         config: Option<&Path>,
-        gwlb: SocketAddr,
+        gwlb: SocketAddrV4,
         health: SocketAddr,
     ) -> anyhow::Result<Self> {
         let directory =
             TempDir::with_prefix("flowdog-lab-").context("cannot make a temporary directory")?;
         fs::create_dir(directory.path().join("empty"))?;
         match config {
-            Some(file) => Self::of_user(directory, file),
+            Some(file) => Self::of_user(directory, file, gwlb),
             None => Self::of_lab(directory, gwlb, health),
         }
     }
 
-    fn of_user(directory: TempDir, file: &Path) -> anyhow::Result<Self> {
-        let config = match flowdog::Config::load(file, &flowdog::built_in()) {
-            Ok(config) => config,
-            Err(faults) => bail!("{faults}"),
-        };
+    fn of_user(directory: TempDir, file: &Path, gwlb: SocketAddrV4) -> anyhow::Result<Self> {
+        let config = flowdog::Config::load(file, &flowdog::built_in())?;
         let mut gwlb_address = config.gwlb.listen;
-        if gwlb_address.ip().is_unspecified() {
-            gwlb_address.set_ip(Ipv4Addr::LOCALHOST);
-        }
-        if !gwlb_address.ip().is_loopback() {
+        if gwlb.ip().is_loopback() {
+            // The load balancer shares the host's loopback network with the appliance.
+            if !gwlb_address.ip().is_loopback() {
+                bail!(
+                    "{}: gwlb.listen is {gwlb_address}; in a lab without namespaces it must be a loopback address, as {gwlb}",
+                    file.display()
+                );
+            }
+        } else if gwlb_address.ip().is_unspecified() {
+            gwlb_address.set_ip(*gwlb.ip());
+        } else if gwlb_address.ip() != gwlb.ip() {
             bail!(
-                "{}: gwlb.listen is {gwlb_address}; in the lab it must be 0.0.0.0 or a loopback address",
-                file.display()
+                "{}: gwlb.listen is {gwlb_address}; in the lab it must be 0.0.0.0:{port} or {}:{port}",
+                file.display(),
+                gwlb.ip(),
+                port = gwlb_address.port()
             );
         }
         let mut health_address = config.health.listen;
@@ -82,20 +88,23 @@ impl Settings {
         })
     }
 
-    fn of_lab(directory: TempDir, gwlb: SocketAddr, health: SocketAddr) -> anyhow::Result<Self> {
-        let SocketAddr::V4(gwlb_address) = gwlb else {
-            bail!("{gwlb} is not IPv4")
-        };
+    fn of_lab(directory: TempDir, gwlb: SocketAddrV4, health: SocketAddr) -> anyhow::Result<Self> {
         let path = |name: &str| directory.path().join(name);
         let authority = path("ca.pem");
         tls::Authority::create_files("flowdog lab root", &authority, &path("ca.key"))
             .context("cannot make the lab's certificate authority")?;
         let file = path("flowdog.toml");
         let (name, value) = ADDED_FIELD;
+        let listen = if gwlb.ip().is_loopback() {
+            *gwlb.ip()
+        } else {
+            Ipv4Addr::UNSPECIFIED
+        };
+        let port = gwlb.port();
         let text = format!(
             r#"# Written by `flowdog lab`: every flow is intercepted.
 [gwlb]
-listen = "{gwlb}"
+listen = "{listen}:{port}"
 [health]
 listen = "{health}"
 [tls.ca]
@@ -125,7 +134,7 @@ interceptors = ["who", "edit", "song"]
             directory,
             file,
             authority: Some(authority),
-            gwlb_address,
+            gwlb_address: gwlb,
             health_address: health,
         })
     }
@@ -160,8 +169,10 @@ interceptors = ["who", "edit", "song"]
     pub(crate) fn write_trust(&self, origins: Option<&str>) -> anyhow::Result<Trust> {
         let public = match origins {
             Some(origins) => origins.to_owned(),
-            None => SYSTEM_ROOTS
-                .iter()
+            None => std::env::var_os("SSL_CERT_FILE")
+                .into_iter()
+                .map(PathBuf::from)
+                .chain(SYSTEM_ROOTS.map(PathBuf::from))
                 .find_map(|file| fs::read_to_string(file).ok())
                 .context(
                     "this system has no file of public certificate roots (package ca-certificates)",

@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use nix::net::if_::if_nametoindex;
 
-use super::netlink::Netlink;
+use super::netlink::{Netlink, VethEnd};
 use super::sys;
 
 /// Name of the device that hosts see.
@@ -75,7 +75,12 @@ impl Device {
     }
 
     fn veth(netlink: &mut Netlink, mtu: u32) -> io::Result<Self> {
-        netlink.add_veth(NAME, MAC, FAR, FAR_MAC)?;
+        let end = |name, mac| VethEnd {
+            name,
+            mac: Some(mac),
+            namespace: None,
+        };
+        netlink.add_veth(&end(NAME, MAC), &end(FAR, FAR_MAC))?;
         let index = if_nametoindex(NAME)?;
         let far = if_nametoindex(FAR)?;
         sys::disable_offloads(NAME)?;
@@ -178,7 +183,7 @@ fn raise(netlink: &mut Netlink, index: u32, mtu: u32) -> io::Result<()> {
     if let Err(error) = netlink.no_link_local(index) {
         tracing::debug!(%error, "the device keeps its link-local address");
     }
-    netlink.bring_up(index, Some(mtu))
+    netlink.bring_up_device(index, mtu, false)
 }
 
 fn nothing_yet(read: io::Result<usize>) -> io::Result<Option<usize>> {

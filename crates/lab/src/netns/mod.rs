@@ -11,6 +11,7 @@ pub(crate) mod sys;
 use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use ipnet::IpNet;
@@ -19,7 +20,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{getegid, geteuid};
 
 pub use device::{Device, DeviceKind};
-use netlink::{Netlink, RouteKind};
+use netlink::{Netlink, RouteKind, VethEnd};
 
 /// Why this machine cannot make namespaces, and what to change.
 #[derive(Debug)]
@@ -127,7 +128,7 @@ impl Namespace {
                 let file = File::open("/proc/thread-self/ns/net")
                     .map_err(|error| failed("cannot open the network namespace", error))?;
                 prepare_kernel();
-                let raise = || Netlink::open()?.bring_up(if_nametoindex("lo")?, None);
+                let raise = || Netlink::open()?.bring_up(if_nametoindex("lo")?);
                 raise().map_err(|error| failed("cannot raise the loopback device", error))?;
                 Ok(file)
             });
@@ -217,6 +218,44 @@ impl Namespace {
             }
             Ok(device)
         })
+    }
+
+    /// Lays an Ethernet cable to another namespace, and gives both ends their addresses.
+    ///
+    /// # Errors
+    /// The system refused a step.
+    pub fn join(
+        &self,
+        addresses: &[IpNet],
+        other: &Self,
+        other_addresses: &[IpNet],
+        mtu: u32,
+    ) -> io::Result<()> {
+        const NAME: &str = "eth0";
+        self.run(|| {
+            let near = VethEnd {
+                name: NAME,
+                mac: None,
+                namespace: None,
+            };
+            let far = VethEnd {
+                namespace: Some(other.file.as_fd()),
+                ..near
+            };
+            Netlink::open()?.add_veth(&near, &far)
+        })?;
+        for (namespace, addresses) in [(self, addresses), (other, other_addresses)] {
+            namespace.run(|| {
+                let mut netlink = Netlink::open()?;
+                let index = if_nametoindex(NAME)?;
+                netlink.bring_up_device(index, mtu, true)?;
+                for address in addresses {
+                    netlink.add_address(index, address.addr(), address.prefix_len())?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     /// Makes sockets in the namespace answer for every address of a network.

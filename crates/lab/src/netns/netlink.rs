@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use ipnet::IpNet;
 use nix::sys::socket::{
@@ -33,6 +33,29 @@ pub(super) enum RouteKind {
     Local,
 }
 
+/// One end of a virtual Ethernet pair.
+pub(super) struct VethEnd<'a> {
+    pub(super) name: &'a str,
+    /// Hardware address; the kernel chooses one for `None`.
+    pub(super) mac: Option<[u8; 6]>,
+    /// The namespace it goes to; `None` is the socket's own.
+    pub(super) namespace: Option<BorrowedFd<'a>>,
+}
+
+impl VethEnd<'_> {
+    fn emit(&self) -> Vec<u8> {
+        let mut body = interface(0, 0);
+        attribute(&mut body, 3, &zero_terminated(self.name));
+        if let Some(mac) = self.mac {
+            attribute(&mut body, 1, &mac);
+        }
+        if let Some(namespace) = self.namespace {
+            attribute(&mut body, 28, &namespace.as_raw_fd().to_ne_bytes());
+        }
+        body
+    }
+}
+
 /// A netlink socket in the namespace of the thread that opened it.
 pub(super) struct Netlink {
     fd: OwnedFd,
@@ -50,20 +73,27 @@ impl Netlink {
         Ok(Self { fd, sequence: 0 })
     }
 
-    /// Brings a link up with a queue for bursts; `mtu` of `None` leaves the MTU as it is.
-    ///
-    /// Neighbours are never resolved: there is one at most, and it takes everything.
-    pub(super) fn bring_up(&mut self, index: u32, mtu: Option<u32>) -> io::Result<()> {
-        let flags = if mtu.is_some() {
-            IFF_UP | IFF_NOARP
-        } else {
+    /// Brings a link up; the loopback device needs nothing more.
+    pub(super) fn bring_up(&mut self, index: u32) -> io::Result<()> {
+        self.request(RTM_NEWLINK, 0, &interface(index, IFF_UP))
+    }
+
+    /// Brings a device up with a queue for bursts. Without neighbours, addresses are not resolved:
+    /// whatever is at the far end takes everything.
+    pub(super) fn bring_up_device(
+        &mut self,
+        index: u32,
+        mtu: u32,
+        neighbours: bool,
+    ) -> io::Result<()> {
+        let flags = if neighbours {
             IFF_UP
+        } else {
+            IFF_UP | IFF_NOARP
         };
         let mut body = interface(index, flags);
-        if let Some(mtu) = mtu {
-            attribute(&mut body, 4, &mtu.to_ne_bytes());
-            attribute(&mut body, 13, &8_192_u32.to_ne_bytes());
-        }
+        attribute(&mut body, 4, &mtu.to_ne_bytes());
+        attribute(&mut body, 13, &8_192_u32.to_ne_bytes());
         self.request(RTM_NEWLINK, 0, &body)
     }
 
@@ -78,25 +108,14 @@ impl Netlink {
         self.request(RTM_NEWLINK, 0, &body)
     }
 
-    /// Makes a pair of virtual Ethernet devices with given hardware addresses.
-    pub(super) fn add_veth(
-        &mut self,
-        name: &str,
-        mac: [u8; 6],
-        peer: &str,
-        peer_mac: [u8; 6],
-    ) -> io::Result<()> {
-        let mut other = interface(0, 0);
-        attribute(&mut other, 3, &zero_terminated(peer));
-        attribute(&mut other, 1, &peer_mac);
+    /// Makes a pair of virtual Ethernet devices, the peer in another namespace if one is given.
+    pub(super) fn add_veth(&mut self, near: &VethEnd<'_>, far: &VethEnd<'_>) -> io::Result<()> {
         let mut data = Vec::new();
-        attribute(&mut data, 1, &other);
+        attribute(&mut data, 1, &far.emit());
         let mut info = Vec::new();
         attribute(&mut info, 1, b"veth");
         attribute(&mut info, 2, &data);
-        let mut body = interface(0, 0);
-        attribute(&mut body, 3, &zero_terminated(name));
-        attribute(&mut body, 1, &mac);
+        let mut body = near.emit();
         attribute(&mut body, 18, &info);
         self.request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &body)
     }
