@@ -4,6 +4,8 @@
 //! flowdog-tcp --test simulation NAME` replays it alone. `FLOWDOG_SEEDS=5000` runs so many of each
 //! kind.
 
+#![expect(clippy::expect_used, reason = "a malformed seed is the developer's to mend")]
+
 mod sim;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -117,7 +119,7 @@ fn patience(links: &[Link; 2], bytes: u64, chunk: [usize; 2], pause: [u64; 2]) -
     let reading: u64 = (0..2)
         .map(|side| bytes / chunk[side] as u64 * pause[side])
         .sum();
-    let unlucky = if link.loss > 0.1 { 300 } else { 60 };
+    let unlucky = if link.loss > 0.1 { 2_000 } else { 60 };
     unlucky * SECOND + 10 * serial + rounds * rtt + 4 * reading
 }
 
@@ -142,7 +144,14 @@ fn engine_world(seed: u64, loss: f64, sizes: [u64; 2]) {
     let rng = &mut SmallRng::seed_from_u64(seed);
     let links = links(rng, loss);
     let takeovers = pair(rng, START);
-    let configs = [config(rng), config(rng)];
+    let mut configs = [config(rng), config(rng)];
+    if loss > 0.1 {
+        // Bad luck for two minutes is to be expected here.
+        for config in &mut configs {
+            Arc::make_mut(config).user_timeout = None;
+            Arc::make_mut(config).keepalive = None;
+        }
+    }
     let mut apps = [
         App::new(0, sizes[0], sizes[1]),
         App::new(1, sizes[1], sizes[0]),
@@ -170,10 +179,9 @@ fn engine_world(seed: u64, loss: f64, sizes: [u64; 2]) {
     );
     for (host, takeover) in [(&left, &takeovers[0]), (&right, &takeovers[1])] {
         let stats = host.connection.stats();
-        if total_loss < 0.2 {
-            // With more, the last acknowledgment may be lost until the peer has left TIME-WAIT.
-            assert_eq!(stats.bytes_acked, host.app.to_send);
-        }
+        // If the last acknowledgments are lost until the peer has left TIME-WAIT, its CLOSED answers
+        // with a reset; what it received is checked by its application.
+        assert!(host.was_reset || stats.bytes_acked == host.app.to_send);
         assert_eq!(stats.bytes_received, host.app.expects);
         // Amplification: what left is in proportion to what there was to say and to what came.
         let segment = u64::from(takeover.mss - 12).min(host.app.chunk as u64);
@@ -192,7 +200,9 @@ fn engine_world(seed: u64, loss: f64, sizes: [u64; 2]) {
 
 fn smoltcp_world(seed: u64, loss: f64, sizes: [u64; 2]) {
     let rng = &mut SmallRng::seed_from_u64(seed);
-    let links = links(rng, loss);
+    let mut links = links(rng, loss);
+    // smoltcp overruns a smaller queue again and again and backs off for minutes.
+    links[1].queue = links[1].queue.max(250_000);
     // Each segment that is refused for want of ranges costs smoltcp a second.
     let config = Arc::new(Config {
         max_ranges: 256,

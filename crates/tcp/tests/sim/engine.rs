@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use flowdog_tcp::{Config, Connection, Flags, Instant, Seq, State, Takeover};
+use flowdog_tcp::{Config, Connection, Events, Flags, Instant, Seq, State, Takeover};
 use wire::{ip, tcp};
 
 use super::app::App;
@@ -19,6 +19,8 @@ pub(crate) struct Engine {
     /// Most by which the right edge may move back: the rounding of the window scale.
     edge_tolerance: u32,
     closed_at: Option<u64>,
+    /// The peer has reset the connection.
+    pub(crate) was_reset: bool,
     pub(crate) sent_packets: u64,
     pub(crate) received_packets: u64,
     buffer: Vec<u8>,
@@ -42,6 +44,7 @@ impl Engine {
             right_edge: takeover.rcv_right_edge,
             edge_tolerance: (1 << takeover.rcv_shift) - 1,
             closed_at: None,
+            was_reset: false,
             sent_packets: 0,
             received_packets: 0,
             buffer: vec![0; 1 << 16],
@@ -62,6 +65,7 @@ impl Engine {
                 }
             }
         }
+        self.was_reset |= self.connection.take_events().contains(Events::RESET);
         self.app.saw_end |= self.connection.is_read_finished();
         loop {
             let count = self.app.produce(&mut self.buffer);

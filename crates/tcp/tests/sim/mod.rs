@@ -4,6 +4,7 @@
     reason = "which part is unused differs between the test binaries"
 )]
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::expect_used, reason = "a test that cannot go on fails")]
 
 pub(crate) mod app;
 pub(crate) mod engine;
@@ -101,10 +102,7 @@ impl<'a> Network<'a> {
         let mut due = [true; 2];
         let mut turns_at_now = 0;
         loop {
-            for side in 0..2 {
-                if !due[side] {
-                    continue;
-                }
+            for (side, _) in due.iter().enumerate().filter(|(_, due)| **due) {
                 self.hosts[side].turn(self.now, &mut out);
                 for packet in out.drain(..) {
                     let (in_flight, order) = (&mut self.in_flight, &mut self.order);
