@@ -145,6 +145,26 @@ pub async fn run(
     teller.end()
 }
 
+/// How many columns a line of text takes, without its indentation.
+const WIDTH: usize = 76;
+
+/// Breaks a line between words so that no part is wider than `width`, words aside that are.
+fn wrapped(line: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in line.split_whitespace() {
+        let Some(last) = lines.last_mut() else { break };
+        if last.is_empty() {
+            last.push_str(word);
+        } else if last.chars().count() + 1 + word.chars().count() <= width {
+            last.push(' ');
+            last.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
+}
+
 struct Teller<'o> {
     style: Style,
     out: &'o mut dyn Write,
@@ -194,7 +214,7 @@ impl Teller<'_> {
             Style::Plain => writeln!(self.out, "{sign} {title}")?,
         }
         if self.style != Style::Json {
-            for line in text.lines() {
+            for line in text.lines().flat_map(|line| wrapped(line, WIDTH)) {
                 writeln!(self.out, "    {line}")?;
             }
         }

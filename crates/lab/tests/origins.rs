@@ -1,6 +1,10 @@
 //! The origins and the tour's client on kernel sockets, in one namespace and with nothing in between.
 //!
 //! Has its own `main`: user namespaces can only be entered while the process has one thread.
+#![expect(
+    clippy::print_stdout,
+    reason = "a test harness of its own tells what it ran"
+)]
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -41,7 +45,8 @@ fn main() -> ExitCode {
         .iter()
         .filter(|argument| !argument.starts_with('-'))
         .peekable();
-    let filtered_out = filters.peek().is_some() && !filters.any(|part| TEST.contains(part.as_str()));
+    let filtered_out =
+        filters.peek().is_some() && !filters.any(|part| TEST.contains(part.as_str()));
     if filtered_out || arguments.iter().any(|argument| argument == "--ignored") {
         return ExitCode::SUCCESS;
     }
@@ -76,7 +81,7 @@ fn test() -> Result<(), Box<dyn Error>> {
     LocalSet::new().block_on(&runtime, async {
         tokio::task::spawn_local(async move {
             if let Err(error) = sockets.serve(origins).await {
-                println!("the origins ended: {error}");
+                eprintln!("the origins ended: {error}");
             }
         });
         for server in [DNS_V4.into(), DNS_V6.into()] {

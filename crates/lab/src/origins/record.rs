@@ -12,8 +12,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// How many bytes are remembered; longer request heads than this are not served anyhow.
-const MAX_REMEMBERED: usize = 512 * 1024;
+/// How many bytes are remembered at least; longer request heads than this are not served anyhow.
+const MAX_REMEMBERED: usize = 320 * 1024;
 
 /// The bytes last read from a stream.
 #[derive(Clone, Debug, Default)]
@@ -22,11 +22,12 @@ pub(super) struct Recording(Rc<RefCell<Vec<u8>>>);
 impl Recording {
     fn push(&self, bytes: &[u8]) {
         let mut kept = self.0.borrow_mut();
-        if kept.len() + bytes.len() > MAX_REMEMBERED {
-            let excess = (kept.len() + bytes.len() - MAX_REMEMBERED).min(kept.len());
+        kept.extend_from_slice(bytes);
+        // Moving the rest is worth it only now and then.
+        if kept.len() > 2 * MAX_REMEMBERED {
+            let excess = kept.len() - MAX_REMEMBERED;
             kept.drain(..excess);
         }
-        kept.extend_from_slice(bytes);
     }
 
     /// Takes out the field lines of the next request head with this method and target, as (name,

@@ -1,3 +1,5 @@
+//! Each service as a client meets it, over in-memory pipes.
+
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};

@@ -573,8 +573,8 @@ async fn unknown_protocol(tour: &Tour<'_>) -> Told {
         ),
     )?;
     Ok(format!(
-        "{} bytes went there and back unchanged, the end of the stream with them.",
-        sent.len()
+        "{},000 bytes went there and back unchanged, the end of the stream with them.",
+        sent.len() / 1000
     ))
 }
 

@@ -1,3 +1,5 @@
+//! The tour with nothing between client and origins: what needs an appliance must fail.
+
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -142,6 +144,13 @@ fn colours_come_only_when_asked_for() {
         "{text:?}"
     );
     assert!(text.ends_with("All 1 steps were right.\n"), "{text:?}");
+}
+
+#[test]
+fn long_lines_break_between_words() {
+    assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
+    assert_eq!(wrapped("überlanges wort", 4), ["überlanges", "wort"]);
+    assert_eq!(wrapped("", 4), [""]);
 }
 
 #[test]

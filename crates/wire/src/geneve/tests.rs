@@ -1,3 +1,5 @@
+//! GENEVE headers: golden vectors, every layout, every reason to drop.
+
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! ICMP messages: types of both families, quotes, answers that are allowed and not.
+
 use etherparse::{Icmpv4Slice, Icmpv6Slice, PacketBuilder};
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! IP packets: hand-made vectors, round trips, etherparse as the oracle.
+
 use etherparse::{IpNumber, Ipv4Header, NetSlice, PacketBuilder, SlicedPacket};
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Segments: hand-made vectors, round trips, etherparse as the oracle, edits in place.
+
 use core::net::IpAddr;
 
 use etherparse::{PacketBuilder, TcpHeader, TcpHeaderSlice, TcpOptionElement};

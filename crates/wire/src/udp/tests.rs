@@ -1,3 +1,5 @@
+//! UDP datagrams: every malformed one, and etherparse as the oracle.
+
 use etherparse::UdpHeader;
 use proptest::prelude::*;
 
