@@ -18,8 +18,10 @@ pub struct Limits {
     pub trailer_bytes: usize,
     /// Longest time from the first to the last byte of a request head; then 408 and the end. 30 s.
     pub head_time: Duration,
-    /// Longest time in which neither side moves a byte; then the connection ends.
-    /// 350 s: a Gateway Load Balancer forgets an idle TCP flow after that time by default.
+    /// Longest time in which neither side moves a byte; then the connection ends, at the latest after
+    /// one and a half times as long. 1 h.
+    /// This catches peers that only keep TCP alive; a flow without any packets ends much earlier by
+    /// the idle time of its flow (350 s for TCP behind a Gateway Load Balancer by default).
     pub idle_time: Duration,
     /// Most interim (1xx) responses to one request. 32.
     pub interim_count: usize,
@@ -56,7 +58,7 @@ impl Default for Limits {
             header_count: 256,
             trailer_bytes: 16 * 1024,
             head_time: Duration::from_secs(30),
-            idle_time: Duration::from_secs(350),
+            idle_time: Duration::from_secs(3600),
             interim_count: 32,
             drain_bytes: 256 * 1024,
             sniff_time: Duration::from_secs(10),

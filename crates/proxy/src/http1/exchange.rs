@@ -252,9 +252,8 @@ impl Session {
         }
         response.version = asked.version;
         let framing = encode::frame_response(&mut response, &asked.method, asked.version, None);
-        let is_empty_in_10 = asked.version == Version::HTTP_10 && framing == Framing::ToEnd;
         let mut reusable =
-            asked.persistent && !is_empty_in_10 && !head::says_close(&response.headers);
+            asked.persistent && framing != Framing::ToEnd && !head::says_close(&response.headers);
         // A client that waits for a 100 will never get one, and may or may not send its body.
         let is_unsure = expects_continue && !self.client.borrow().is_message_complete();
         if is_unsure && reusable {

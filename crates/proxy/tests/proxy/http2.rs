@@ -381,3 +381,95 @@ async fn threat_25_goaway_of_the_origin_reaches_the_client_and_open_streams_end_
         })
         .await;
 }
+
+/// Opens a WebSocket by extended CONNECT through the proxy; `None` when it was not offered.
+async fn extended_connect(bench: Bench) -> Option<Vec<u8>> {
+    let (client, origin, served) = connect(h2_bench(bench));
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let origin = async {
+                let mut connection = h2::server::Builder::new()
+                    .enable_connect_protocol()
+                    .handshake::<_, Bytes>(origin)
+                    .await
+                    .unwrap();
+                let mut tasks = tokio::task::JoinSet::new();
+                while let Some(Ok((request, respond))) = connection.accept().await {
+                    let protocol = request.extensions().get::<h2::ext::Protocol>();
+                    assert_eq!(protocol.map(h2::ext::Protocol::as_str), Some("websocket"));
+                    tasks.spawn_local(origin_answer(request, respond));
+                }
+            };
+            let session = async {
+                let (sender, connection) = h2::client::handshake(client).await.unwrap();
+                tokio::task::spawn_local(connection);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                let mut sender = sender.ready().await.unwrap();
+                if !sender.is_extended_connect_protocol_enabled() {
+                    return None;
+                }
+                let mut request = get("/chat");
+                *request.method_mut() = http::Method::CONNECT;
+                let websocket = h2::ext::Protocol::from_static("websocket");
+                request.extensions_mut().insert(websocket);
+                let (response, mut up) = sender.send_request(request, false).unwrap();
+                let mut down = response.await.unwrap().into_body();
+                up.send_data(Bytes::from_static(b"\x81\x80abcd"), false)
+                    .unwrap();
+                let echoed = down.data().await.unwrap().unwrap();
+                up.send_data(Bytes::new(), true).unwrap();
+                Some(echoed.to_vec())
+            };
+            let (result, (), out) = tokio::join!(served, origin, session);
+            result.unwrap();
+            out
+        })
+        .await
+}
+
+#[tokio::test(start_paused = true)]
+async fn threat_26_extended_connect_is_offered_only_when_it_can_be_kept() {
+    let echoed = extended_connect(Bench::default()).await;
+    assert_eq!(echoed.as_deref(), Some(&b"\x81\x80abcd"[..]));
+    // With an interceptor that wants messages the client has to use HTTP/1.1 for WebSocket.
+    let bench = Bench::with(crate::rig::Messages::default());
+    assert_eq!(extended_connect(bench).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn threat_19_rapid_resets_end_the_connection() {
+    let (client, origin, served) = connect(h2_bench(Bench::default()));
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let origin = async {
+                let mut connection = h2::server::handshake(origin).await.unwrap();
+                let mut tasks = tokio::task::JoinSet::new();
+                while let Some(Ok((request, respond))) = connection.accept().await {
+                    tasks.spawn_local(origin_answer(request, respond));
+                }
+            };
+            let session = async {
+                let (mut sender, connection) = h2::client::handshake(client).await.unwrap();
+                let driver = tokio::task::spawn_local(connection);
+                for _ in 0..200 {
+                    // Requests and their resets in one burst, before anybody can answer.
+                    for _ in 0..50 {
+                        let Ok((_, mut body)) = sender.send_request(get("/wait"), false) else {
+                            break;
+                        };
+                        body.send_reset(Reason::CANCEL);
+                    }
+                    tokio::task::yield_now().await;
+                }
+                drop(sender);
+                driver.await.unwrap()
+            };
+            let (result, (), ended) = tokio::join!(served, origin, session);
+            assert!(result.is_err());
+            let reason = ended.unwrap_err().reason();
+            assert_eq!(reason, Some(Reason::ENHANCE_YOUR_CALM));
+        })
+        .await;
+}

@@ -28,9 +28,9 @@ async fn a_large_upload_stops_when_the_origin_does_not_read() {
         let mut seen = Vec::new();
         let upload = async {
             // The write that timed out may have written a part; go on by what is missing in all.
-            let mut byte = vec![7u8; 16 * 1024];
+            let more = vec![7u8; 16 * 1024];
             loop {
-                if client.write(&mut byte).await.is_err() {
+                if client.write(&more).await.is_err() {
                     break;
                 }
             }
