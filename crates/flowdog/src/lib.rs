@@ -28,6 +28,7 @@
 mod appliance;
 pub mod config;
 mod control;
+mod endpoints;
 mod flow_task;
 mod health;
 mod logging;

@@ -1,9 +1,11 @@
 //! Counters as Prometheus text (exposition format 0.0.4), asked of the shards when someone looks.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
 use dataplane::{BypassReason, DropReason};
 
+use crate::endpoints::EndpointCounters;
 use crate::health::State;
 use crate::shard::Snapshot;
 use crate::telemetry::read;
@@ -20,6 +22,7 @@ pub(crate) fn render(state: &State, snapshots: &[Snapshot]) -> String {
     shell(&mut text, state);
     shards(&mut text, snapshots);
     dataplane(&mut text, snapshots);
+    endpoints(&mut text, snapshots);
     interceptors(&mut text, state);
     text.out
 }
@@ -281,6 +284,57 @@ fn dataplane(text: &mut Exposition, snapshots: &[Snapshot]) {
                 &[("shard", &snapshot.index), ("reason", &reason.as_str())],
                 snapshot.dataplane.bypassed(*reason),
             );
+        }
+    }
+}
+
+fn endpoints(text: &mut Exposition, snapshots: &[Snapshot]) {
+    let mut sums = BTreeMap::<String, EndpointCounters>::new();
+    for (endpoint, counters) in snapshots.iter().flat_map(|s| s.endpoints.entries()) {
+        let sum = sums.entry(endpoint).or_default();
+        sum.opened += counters.opened;
+        sum.ended += counters.ended;
+        sum.intercepted += counters.intercepted;
+        for side in 0..2 {
+            sum.packets[side] += counters.packets[side];
+            sum.bytes[side] += counters.bytes[side];
+        }
+    }
+    type Read = fn(&EndpointCounters) -> u64;
+    let plain: [(&str, &str, Read); 3] = [
+        ("flows_opened_total", "Flows opened.", |c| c.opened),
+        ("flows_ended_total", "Flows ended.", |c| c.ended),
+        (
+            "flows_intercepted_total",
+            "Flows ended that had been intercepted.",
+            |c| c.intercepted,
+        ),
+    ];
+    for (name, help, read) in plain {
+        text.family(&format!("flowdog_endpoint_{name}"), "counter", help);
+        for (endpoint, counters) in &sums {
+            text.sample(&[("endpoint", endpoint)], read(counters));
+        }
+    }
+    type Sides = fn(&EndpointCounters) -> [u64; 2];
+    let sided: [(&str, &str, Sides); 2] = [
+        (
+            "packets_total",
+            "Inner packets of flows that have ended, by their sender.",
+            |c| c.packets,
+        ),
+        (
+            "bytes_total",
+            "Inner bytes of flows that have ended, by their sender.",
+            |c| c.bytes,
+        ),
+    ];
+    for (name, help, read) in sided {
+        text.family(&format!("flowdog_endpoint_{name}"), "counter", help);
+        for (endpoint, counters) in &sums {
+            for (side, count) in ["client", "server"].iter().zip(read(counters)) {
+                text.sample(&[("endpoint", endpoint), ("from", side)], count);
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::Config;
+use crate::endpoints::Endpoints;
 use crate::flow_task::FlowTask;
 use crate::policy::{self, Decision, Facts, PassReason};
 use crate::socket::reply::ReplyCounters;
@@ -104,6 +105,7 @@ pub(crate) struct Snapshot {
     pub(crate) flows_active: usize,
     pub(crate) flows_intercepted: usize,
     pub(crate) shard: ShardCounters,
+    pub(crate) endpoints: Endpoints,
     pub(crate) send: SendCounters,
     pub(crate) reply: (ReplyCounters, usize, usize),
     /// The kernel's count of datagrams lost for want of receive buffer.
@@ -167,6 +169,7 @@ struct Shard {
     strays: mpsc::Receiver<Stray>,
     others: Vec<mpsc::Sender<Stray>>,
     counters: ShardCounters,
+    endpoints: Endpoints,
     /// Datagrams of our own making on their way to the kernel.
     outgoing: Vec<u8>,
     pieces: Vec<Piece>,
@@ -191,6 +194,7 @@ impl Shard {
             strays: parts.strays,
             others: parts.others,
             counters: ShardCounters::default(),
+            endpoints: Endpoints::default(),
             outgoing: Vec::with_capacity(FLUSH_BYTES + 16 * 1024),
             pieces: Vec::new(),
             stopping: false,
@@ -283,6 +287,7 @@ impl Shard {
             flows_active: dataplane.flows_active(),
             flows_intercepted: dataplane.intercepted_flows(),
             shard: self.counters,
+            endpoints: self.endpoints.clone(),
             send: self.sender.counters(),
             reply: self.sender.reply_counters(),
             receive_drops: self.socket.receive_drops().unwrap_or(0),
@@ -315,6 +320,7 @@ impl Shard {
             }
             Event::FlowEnded { flow, summary } => {
                 self.core.wake_all(flow);
+                self.endpoints.count_ended(&summary);
                 tracing::debug!(
                     %flow,
                     endpoint = %summary.key.endpoint,
@@ -336,6 +342,7 @@ impl Shard {
         let Some(view) = dataplane.flow(flow) else {
             return;
         };
+        self.endpoints.count_opened(view.endpoint);
         let verdict = policy::at_open(&self.config.load(), &Facts::from(&view), mid_flow);
         tracing::debug!(
             %flow,
