@@ -57,6 +57,9 @@ const MAX_CONNECTIONS: usize = 8192;
 /// How long a client may take for its part of the TLS handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(15);
 
+/// How long to wait before accepting again when the system is out of something.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
 /// What is spoken on a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
@@ -171,6 +174,18 @@ impl Origins {
                 // The client was gone before we came to it.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {
                     self.connections.add_permits(1);
+                    continue;
+                }
+                // Out of descriptors or memory: some connection will end and give back its own.
+                Err(error)
+                    if matches!(
+                        error.raw_os_error(),
+                        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+                    ) =>
+                {
+                    debug!(%error, "an origin cannot accept for now");
+                    self.connections.add_permits(1);
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
                 Err(error) => return Err(error),

@@ -231,6 +231,27 @@ fn kernel_sockets_serve_connections_with_both_ends_known() {
     });
 }
 
+#[test]
+fn a_listener_that_runs_out_of_descriptors_goes_on_when_there_are_some() {
+    struct Flaky(u32);
+    impl Listener for Flaky {
+        type Stream = DuplexStream;
+        async fn accept(&mut self) -> io::Result<(DuplexStream, SocketAddr, SocketAddr)> {
+            self.0 += 1;
+            match self.0 {
+                1 => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+                2 => Err(io::ErrorKind::ConnectionAborted.into()),
+                _ => Err(io::Error::other("the third is for good")),
+            }
+        }
+    }
+    run(async {
+        let origins = Rc::new(Origins::new().unwrap());
+        let error = origins.serve(Service::Http, Flaky(0)).await.unwrap_err();
+        assert_eq!(error.to_string(), "the third is for good");
+    });
+}
+
 fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
