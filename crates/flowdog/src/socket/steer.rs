@@ -2,8 +2,8 @@
 //! or cookie its packets carry.
 //!
 //! The kernel runs [`program`] on each datagram before it chooses a socket. The program knows the
-//! usual outer header and inner packets without options; [`owner`] computes the same for those,
-//! and a shard that gets another one hands it over.
+//! usual outer header and inner packets without options, and sends the rest to the first shard;
+//! [`owner`] knows them all, and a shard hands over what is not its own.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -18,8 +18,7 @@ const SPREAD: u32 = 0x9E37_79B1;
 
 /// The shard that a datagram belongs to.
 ///
-/// A datagram that the program below does not understand belongs to the first shard, which is also
-/// where the kernel puts it.
+/// A datagram that cannot be understood belongs to the first shard.
 pub(crate) fn owner(datagram: &[u8], shards: usize) -> usize {
     if shards <= 1 {
         return 0;
@@ -47,23 +46,22 @@ pub(crate) fn attach(socket: &impl AsFd, shards: usize) -> io::Result<()> {
 /// Fragments have no ports in all but the first, so no fragment's ports count; they are passed
 /// raw and need no common shard with their flow.
 fn hash(datagram: &[u8]) -> Option<u32> {
-    let at = INNER;
-    let mixed = match word(datagram, 0)? {
-        0x0800_0800 => {
-            if byte(datagram, at)? != 0x45 {
-                return None;
-            }
+    // RFC 8926 §3.4: the length of the options in words of four bytes, behind eight bytes.
+    let at = 8 + (byte(datagram, 0)? & 0x3f) * 4;
+    let mixed = match half(datagram, 2)? {
+        0x0800 => {
             let addresses = word(datagram, at + 12)? ^ word(datagram, at + 16)?;
             let whole = half(datagram, at + 6)? & 0x3fff == 0;
-            let ports = matches!(byte(datagram, at + 9)?, 6 | 17) && whole;
-            if ports {
-                addresses ^ half(datagram, at + 20)? ^ half(datagram, at + 22)?
+            if matches!(byte(datagram, at + 9)?, 6 | 17) && whole {
+                // RFC 791 §3.1: the length of the header in words of four bytes.
+                let ports = at + (byte(datagram, at)? & 0x0f) * 4;
+                addresses ^ half(datagram, ports)? ^ half(datagram, ports + 2)?
             } else {
                 addresses
             }
         }
         // The addresses alone: extension headers may stand before the ports.
-        0x0800_86dd => {
+        0x86dd => {
             let mut mixed = 0;
             for offset in (8..40).step_by(4) {
                 mixed ^= word(datagram, at + offset)?;
@@ -91,7 +89,7 @@ fn word(datagram: &[u8], at: u32) -> Option<u32> {
         .map(|bytes| u32::from_be_bytes(*bytes))
 }
 
-/// [`hash`] in classic BPF. A load past the end makes the program return 0: the first shard.
+/// [`hash`] in classic BPF, for the usual headers. A load past the end makes the program return 0: the first shard.
 fn program(shards: u32) -> Vec<sock_filter> {
     use op::*;
     let at = INNER;

@@ -77,6 +77,23 @@ fn gwlb_b05_both_directions_of_a_flow_have_one_owner_whatever_the_cookie() {
 }
 
 #[test]
+fn further_options_change_no_owner() {
+    for sample in samples() {
+        let mut longer = sample.clone();
+        longer[0] += 1;
+        longer.splice(8..8, [0x01, 0x99, 0x05, 0x00]);
+        assert_eq!(owner(&longer, 4), owner(&sample, 4));
+        // IPv4 with an option: four bytes of no-operation.
+        if sample[2] == 0x08 {
+            let mut with_option = sample.clone();
+            with_option[40] = 0x46;
+            with_option.splice(60..60, [1, 1, 1, 1]);
+            assert_eq!(owner(&with_option, 4), owner(&sample, 4));
+        }
+    }
+}
+
+#[test]
 fn flows_spread_over_the_shards() {
     let mut counts = [0; 4];
     for n in 0..1000_u16 {
@@ -95,7 +112,7 @@ fn what_is_not_understood_belongs_to_the_first_shard() {
             assert_eq!(owner(&sample[..cut], 4), 0);
         }
         let mut other = sample.clone();
-        other[0] = 0x09;
+        other[2] = 0x99;
         assert_eq!(owner(&other, 4), 0);
     }
 }
