@@ -27,6 +27,41 @@ pub const MAX_SNIFF: usize = 64;
 /// The HTTP/2 connection preface of the client (RFC 9113 §3.4).
 pub const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// What a server says that speaks before its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerFirst {
+    /// The SETTINGS of HTTP/2, which a server may send before it has the client's preface
+    /// (RFC 9113 §3.4): the client's bytes decide.
+    Http2Settings,
+    /// Too few bytes to tell.
+    NeedMore,
+    /// Anything else: the stream is to be relayed as it is.
+    Opaque,
+}
+
+/// Says what a server speaks that did not wait for its client.
+pub fn sniff_server(bytes: &[u8]) -> ServerFirst {
+    // RFC 9113 §4.1 and §6.5: length, a multiple of 6 and below 256; type 4; no flags; stream 0.
+    const FRAME: [fn(u8) -> bool; 9] = [
+        |length| length == 0,
+        |length| length == 0,
+        |length| length % 6 == 0,
+        |frame_type| frame_type == 4,
+        |flags| flags == 0,
+        |stream| stream == 0,
+        |stream| stream == 0,
+        |stream| stream == 0,
+        |stream| stream == 0,
+    ];
+    if !bytes.iter().zip(FRAME).all(|(&byte, fits)| fits(byte)) {
+        return ServerFirst::Opaque;
+    }
+    if bytes.len() < FRAME.len() {
+        return ServerFirst::NeedMore;
+    }
+    ServerFirst::Http2Settings
+}
+
 /// Longest method that is taken for HTTP; IANA's longest is `UPDATEREDIRECTREF`, 17 letters.
 const MAX_METHOD: usize = 24;
 
@@ -202,6 +237,23 @@ mod tests {
                 let answer = sniff(&whole[..cut]);
                 assert!(answer == Sniff::NeedMore || answer == last, "{cut}");
             }
+        }
+    }
+
+    #[test]
+    fn settings_of_a_server_are_told_from_greetings() {
+        let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100];
+        for cut in 0..9 {
+            assert_eq!(sniff_server(&settings[..cut]), ServerFirst::NeedMore);
+        }
+        assert_eq!(sniff_server(&settings), ServerFirst::Http2Settings);
+        for greeting in [
+            &b"SSH-2.0-x\r\n"[..],
+            b"220 mail\r\n",
+            b"\0\0\x05\x04",
+            b"\x4a\0\0\0\x0a",
+        ] {
+            assert_eq!(sniff_server(greeting), ServerFirst::Opaque);
         }
     }
 

@@ -10,7 +10,7 @@ use std::task::Poll;
 use sdk::{Chain, FlowInfo};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::detect::{Sniff, sniff};
+use crate::detect::{ServerFirst, Sniff, sniff, sniff_server};
 use crate::error::{ProxyError, Side};
 use crate::limits::Limits;
 use crate::stream::{self, Progress};
@@ -76,8 +76,8 @@ where
 /// Serves two legs after their TLS handshakes.
 ///
 /// `alpn` is what both sides have agreed on. `h2` and `http/1.1` decide the protocol, and another name
-/// makes it opaque. Without ALPN the client's first bytes decide; if the server speaks first, the
-/// connection is relayed unread.
+/// makes it opaque. Without ALPN the client's first bytes decide; if the server speaks first, and not
+/// with the SETTINGS of HTTP/2, the connection is relayed unread.
 ///
 /// # Errors
 /// As [`serve`].
@@ -137,44 +137,51 @@ impl Connection {
         let progress = Rc::clone(&self.progress);
         let limits = Rc::clone(&self.limits);
         let sniff_time = limits.sniff_time;
-        let first = {
+        {
             let legs = &mut self.legs;
             // The clock runs from the first byte on: before it there is nothing to decide.
-            let waited = pin!(legs.client_in.has_bytes_or_other(&mut legs.server_in));
-            with_idle_limit(&progress, &limits, waited).await?
-        };
-        if first == Side::Server {
-            return Ok(Protocol::Opaque);
+            let waited = pin!(legs.client_in.wait_for_either(&mut legs.server_in));
+            with_idle_limit(&progress, &limits, waited).await?;
         }
         let legs = &mut self.legs;
         let decided = poll_fn(|cx| {
-            loop {
+            let client = loop {
                 match sniff(&legs.client_in.buffer) {
                     Sniff::NeedMore => {}
-                    Sniff::Http1 => return Poll::Ready(Ok(Protocol::Http1)),
-                    Sniff::Http2PriorKnowledge => return Poll::Ready(Ok(Protocol::Http2)),
-                    // TLS inside TLS is nobody's business here.
-                    Sniff::Opaque | Sniff::Tls => return Poll::Ready(Ok(Protocol::Opaque)),
+                    decided => break Some(decided),
                 }
                 match legs.client_in.poll_fill(cx) {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Protocol::Opaque)),
+                    Poll::Ready(Ok(0)) => break Some(Sniff::Opaque),
                     Poll::Ready(Ok(_)) => {}
-                    Poll::Ready(Err(error)) => {
-                        return Poll::Ready(Err(ProxyError::Io {
-                            side: Side::Client,
-                            error,
-                        }));
-                    }
-                    Poll::Pending => break,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(io(Side::Client, error))),
+                    Poll::Pending => break None,
                 }
-            }
-            match legs.server_in.poll_fill(cx) {
-                Poll::Ready(Ok(_)) => Poll::Ready(Ok(Protocol::Opaque)),
-                Poll::Ready(Err(error)) => Poll::Ready(Err(ProxyError::Io {
-                    side: Side::Server,
-                    error,
-                })),
-                Poll::Pending => Poll::Pending,
+            };
+            let server = loop {
+                let bytes = &legs.server_in.buffer;
+                match sniff_server(bytes) {
+                    ServerFirst::NeedMore => {}
+                    decided => break decided,
+                }
+                // A request line or a preface is enough when the server is silent.
+                if bytes.is_empty() && client.is_some() {
+                    break ServerFirst::NeedMore;
+                }
+                match legs.server_in.poll_fill(cx) {
+                    Poll::Ready(Ok(0)) => break ServerFirst::Opaque,
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(io(Side::Server, error))),
+                    Poll::Pending => break ServerFirst::NeedMore,
+                }
+            };
+            let has_spoken = !legs.server_in.buffer.is_empty();
+            match (client, server) {
+                (_, ServerFirst::Opaque) => Poll::Ready(Ok(Protocol::Opaque)),
+                (None, _) => Poll::Pending,
+                (Some(Sniff::Http2PriorKnowledge), _) => Poll::Ready(Ok(Protocol::Http2)),
+                (Some(Sniff::Http1), _) if !has_spoken => Poll::Ready(Ok(Protocol::Http1)),
+                // TLS inside TLS is nobody's business here.
+                (Some(_), _) => Poll::Ready(Ok(Protocol::Opaque)),
             }
         });
         match tokio::time::timeout(sniff_time, decided).await {
@@ -223,6 +230,10 @@ impl Connection {
             bytes_from_server: progress.from_server.get(),
         })
     }
+}
+
+fn io(side: Side, error: std::io::Error) -> ProxyError {
+    ProxyError::Io { side, error }
 }
 
 /// Runs `work` until it is done or no byte has moved for the idle time.

@@ -151,18 +151,15 @@ impl Inbound {
         counter.set(counter.get().wrapping_add(count as u64));
     }
 
-    /// Waits until either half has bytes or has ended, and says which.
-    pub(crate) async fn has_bytes_or_other(
-        &mut self,
-        other: &mut Self,
-    ) -> Result<Side, ProxyError> {
+    /// Waits until either half has bytes or has ended.
+    pub(crate) async fn wait_for_either(&mut self, other: &mut Self) -> Result<(), ProxyError> {
         poll_fn(|cx| {
             for (half, side) in [(&mut *self, Side::Client), (&mut *other, Side::Server)] {
                 if !half.buffer.is_empty() {
-                    return Poll::Ready(Ok(side));
+                    return Poll::Ready(Ok(()));
                 }
                 match half.poll_fill(cx) {
-                    Poll::Ready(Ok(_)) => return Poll::Ready(Ok(side)),
+                    Poll::Ready(Ok(_)) => return Poll::Ready(Ok(())),
                     Poll::Ready(Err(error)) => {
                         return Poll::Ready(Err(ProxyError::Io { side, error }));
                     }

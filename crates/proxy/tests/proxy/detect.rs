@@ -82,3 +82,32 @@ async fn a_request_line_is_http1() {
     let (protocol, _, at_origin) = detected(None, request, b"").await;
     assert_eq!((protocol, &at_origin[..]), (Protocol::Http1, &request[..]));
 }
+
+#[tokio::test(start_paused = true)]
+async fn settings_before_the_preface_do_not_hide_http2() {
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let preface = [flowdog_proxy::detect::HTTP2_PREFACE, &settings].concat();
+    let (mut client, client_leg) = tokio::io::duplex(4096);
+    let (mut origin, server_leg) = tokio::io::duplex(4096);
+    let flow = Arc::new(sdk::testing::flow());
+    let limits = Limits::default();
+    let chain = Chain::default();
+    let served = serve_detected(client_leg, server_leg, None, chain, flow, &limits);
+    let talk = async {
+        origin.write_all(&settings).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        client.write_all(&preface).await.unwrap();
+        let (mut at_client, mut at_origin) = (Vec::new(), Vec::new());
+        let quiet = Duration::from_millis(100);
+        crate::rig::read_until_quiet(&mut origin, &mut at_origin, quiet).await;
+        crate::rig::read_until_quiet(&mut client, &mut at_client, quiet).await;
+        client.shutdown().await.unwrap();
+        origin.shutdown().await.unwrap();
+        // The proxy speaks HTTP/2 of its own: its windows are not the peers'.
+        assert!(at_origin.starts_with(flowdog_proxy::detect::HTTP2_PREFACE));
+        assert_ne!(at_origin, preface);
+        assert_eq!(at_client.get(3), Some(&4));
+    };
+    let (result, ()) = tokio::join!(served, talk);
+    assert_eq!(result.unwrap().protocol, Protocol::Http2);
+}
