@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wire::gwlb::FlowCookie;
 
-use super::gwlb::Stickiness;
+use super::config::Stickiness;
 use super::inner::{ACK, FIN, RST, SYN, TCP, Tuple, UDP};
 
 /// Replaced routes kept per flow at most, and for how long: longer than any answer is under way.

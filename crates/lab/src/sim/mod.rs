@@ -4,6 +4,7 @@
 //! flow table that a real load balancer keeps, gives each flow its cookie, and judges every answer
 //! of the appliance: what a real one would drop is dropped and counted by kind.
 
+mod config;
 mod flow;
 mod gwlb;
 mod header;
@@ -12,8 +13,7 @@ pub(crate) mod inner;
 mod tests;
 mod violation;
 
-pub use gwlb::{
-    Delivery, GENEVE_PORT, Gwlb, GwlbConfig, GwlbStats, Side, Stickiness, Switches, ToAppliance,
-};
+pub use config::{GENEVE_PORT, GwlbConfig, GwlbStats, Stickiness, Switches};
+pub use gwlb::{Delivery, Gwlb, Side, ToAppliance};
 pub use header::ExtraOption;
 pub use violation::{Violation, Violations};
