@@ -29,6 +29,8 @@
 mod config;
 mod congestion;
 mod connection;
+#[doc(hidden)]
+pub mod fuzzing;
 mod ranges;
 mod recovery;
 mod recv;

@@ -4,7 +4,10 @@
 //! flowdog-tcp --test simulation NAME` replays it alone. `FLOWDOG_SEEDS=5000` runs so many of each
 //! kind.
 
-#![expect(clippy::expect_used, reason = "a malformed seed is the developer's to mend")]
+#![expect(
+    clippy::expect_used,
+    reason = "a malformed seed is the developer's to mend"
+)]
 
 mod sim;
 
