@@ -1,5 +1,6 @@
 //! Limits and times, each with its default and where that comes from.
 
+use core::net::Ipv4Addr;
 use core::time::Duration;
 
 use crate::event::Verdict;
@@ -7,6 +8,9 @@ use crate::event::Verdict;
 /// How the data plane behaves. `Default` is right behind a load balancer with default settings.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Networks (address and prefix length) whose datagrams are taken; the load balancer's subnets.
+    /// Empty, the default, means all: security groups are the usual guard.
+    pub allowed_sources: Vec<(Ipv4Addr, u8)>,
     /// A TCP flow is forgotten after this long without a packet. 350 s, the load balancer's own
     /// default (`tcp.idle_timeout.seconds`); keep both the same. Intercepted legs send keep-alives
     /// below half of it.
@@ -69,6 +73,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            allowed_sources: Vec::new(),
             tcp_idle: Duration::from_secs(350),
             other_idle: Duration::from_secs(120),
             handshake_idle: Duration::from_secs(120),
@@ -94,5 +99,18 @@ impl Default for Config {
             mss_clamp_v6: 8440,
             tcp: tcp::Config::default(),
         }
+    }
+}
+
+impl Config {
+    /// Whether a datagram from this outer address is taken.
+    pub(crate) fn allows(&self, source: Ipv4Addr) -> bool {
+        let is_in = |(network, prefix): &(Ipv4Addr, u8)| {
+            let mask = u32::MAX
+                .checked_shl(32u32.saturating_sub(u32::from(*prefix)))
+                .unwrap_or(0);
+            (network.to_bits() ^ source.to_bits()) & mask == 0
+        };
+        self.allowed_sources.is_empty() || self.allowed_sources.iter().any(is_in)
     }
 }

@@ -26,6 +26,8 @@ macro_rules! reasons {
 reasons! {
     /// Why a datagram was not answered.
     DropReason {
+        /// The sender is in none of the allowed networks.
+        ForeignSource = "foreign_source",
         /// The datagram is shorter than the fixed GENEVE header.
         GeneveTruncated = "geneve_truncated",
         /// The GENEVE version is not 0.
@@ -143,9 +145,10 @@ counters! {
     transmitted_bytes,
     /// Datagrams consumed by a leg, parked or held.
     absorbed_packets,
-    /// Datagrams with a virtual network identifier other than 0, a reserved bit, the control or the critical bit.
+    /// Datagrams with something unusual but legal in the GENEVE header: network identifier, attachment,
+    /// reserved, control or critical bit, unknown option.
     unusual_outer,
-    /// Datagrams with a GENEVE header that is not the usual 32 bytes of options.
+    /// Datagrams whose GENEVE options are not the usual three in the usual order.
     slow_path_outer,
     /// Packets of flows without state that were passed: SYN-ACK, FIN or RST of a connection not seen.
     stateless_packets,

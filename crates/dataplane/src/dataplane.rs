@@ -87,7 +87,12 @@ impl Dataplane {
     ) -> Disposition {
         self.shared.counters.received_packets += 1;
         self.shared.counters.received_bytes += datagram.len() as u64;
-        let fate = match Seen::parse(datagram) {
+        let seen = if self.shared.config.allows(*outer.gwlb.ip()) {
+            Seen::parse(datagram)
+        } else {
+            Err(DropReason::ForeignSource)
+        };
+        let fate = match seen {
             Ok(seen) => self.route(datagram, &seen, outer, now),
             Err(reason) => Fate::Dropped(reason),
         };
@@ -323,6 +328,8 @@ impl Dataplane {
         let counters = &mut self.shared.counters;
         if !seen.oddities.is_empty() {
             counters.unusual_outer += 1;
+            let layout = seen.oddities.contains(wire::geneve::Oddities::LAYOUT);
+            counters.slow_path_outer += u64::from(layout);
         }
         if seen.inner_len() > MAX_INNER {
             counters.oversize_received += 1;

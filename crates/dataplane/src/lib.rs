@@ -1,10 +1,10 @@
 //! Datagram to flow to verdict to datagram: the data plane of one shard, without I/O and without a clock.
 //!
-//! A datagram from the load balancer is parsed ([`seen`]), its flow looked up ([`table`]), and treated by
-//! the flow's state ([`dispatch`]): parked while a verdict is awaited ([`park`]), forwarded raw from the
-//! buffer it came in ([`bypass`]), watched while two hosts shake hands ([`tracker`]), or consumed by one
-//! of the two connections of an intercepted flow ([`legs`]). How a flow changes state is in
-//! [`lifecycle`].
+//! A datagram from the load balancer is parsed (`seen`), its flow looked up (`table`), and treated by
+//! the flow's state (`dispatch`): parked while a verdict is awaited (`park`), forwarded raw from the
+//! buffer it came in (`bypass`), watched while two hosts shake hands (`tracker`), or consumed by one
+//! of the two connections of an intercepted flow (`legs`). How a flow changes state is in
+//! `lifecycle`.
 //!
 //! The data plane never calls policy: it reports [`Event`]s and is told [`Verdict`]s.
 #![forbid(unsafe_code)]

@@ -1,4 +1,11 @@
 //! Section C of the load balancer checklist: sizes, ICMP and fragments.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::allow_attributes,
+    reason = "a test may fail by panicking, its helpers too"
+)]
 
 mod bench;
 

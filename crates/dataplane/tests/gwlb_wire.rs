@@ -1,4 +1,11 @@
 //! Section A of the load balancer checklist: what is accepted, what goes back.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::allow_attributes,
+    reason = "a test may fail by panicking, its helpers too"
+)]
 
 mod bench;
 
@@ -201,6 +208,22 @@ fn gwlb_a10_identifiers_are_reported_as_the_load_balancer_prints_them() {
     assert_eq!(view.attachment.to_string(), "0000000000000000");
     assert_eq!(view.cookie.to_string(), "11223344");
     assert_eq!((view.client, view.server), (client(), server()));
+}
+
+#[test]
+fn gwlb_a11_threat_54_senders_outside_the_allowed_networks_are_refused() {
+    let mut bench = Bench::new(flowdog_dataplane::Config {
+        allowed_sources: vec![([10, 9, 0, 0].into(), 24), ([192, 0, 2, 1].into(), 32)],
+        ..flowdog_dataplane::Config::default()
+    });
+    bench.verdict = Some(Verdict::Pass);
+    assert_eq!(bench.give(&syn().packet()).len(), 1);
+    let mut foreign = gwlb(1, 50_000);
+    foreign.gwlb.set_ip([10, 9, 1, 1].into());
+    let refused = Answer::Dropped(DropReason::ForeignSource);
+    assert_eq!(bench.deliver(&syn().packet().via(foreign)), refused);
+    foreign.gwlb.set_ip([192, 0, 2, 1].into());
+    assert_eq!(bench.give(&syn().packet().via(foreign)).len(), 1);
 }
 
 #[test]

@@ -1,4 +1,11 @@
 //! Garbage of every kind: nothing panics, nothing grows, and flows beside it go on.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::allow_attributes,
+    reason = "a test may fail by panicking, its helpers too"
+)]
 
 mod bench;
 
@@ -203,12 +210,13 @@ fn connection(port: u16, random: &mut SmallRng) -> Vec<Packet> {
 
 /// Real datagrams of other kinds.
 fn specimens(random: &mut SmallRng) -> Vec<Packet> {
-    let mut all = Vec::new();
-    all.push(udp(client(), server(), b"query"));
-    all.push(udp(client6(), server6(), b"query"));
-    all.push(echo(client(), server(), true));
-    all.push(echo(client6(), server6(), true));
-    all.push(other(client(), server(), Protocol::GRE, b"tunnel"));
+    let mut all = vec![
+        udp(client(), server(), b"query"),
+        udp(client6(), server6(), b"query"),
+        echo(client(), server(), true),
+        echo(client6(), server6(), true),
+        other(client(), server(), Protocol::GRE, b"tunnel"),
+    ];
     let mut quoted = vec![3, 4, 0, 0, 0, 0, 2, 0];
     quoted.extend_from_slice(&from_client(0, b"x").inner()[..28]);
     wire::icmp::fill_checksum(&mut quoted, server().ip(), client().ip());

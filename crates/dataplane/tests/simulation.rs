@@ -2,6 +2,13 @@
 //!
 //! Both hosts are smoltcp; the load balancer is the GENEVE header around their packets; the shell is a
 //! splice that copies bytes between the legs. Every run is a function of its seed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::allow_attributes,
+    reason = "a test may fail by panicking, its helpers too"
+)]
 
 mod bench;
 

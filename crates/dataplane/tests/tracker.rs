@@ -1,4 +1,11 @@
 //! The state table of the tracker, row by row: what a packet does to a connection that is watched.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::allow_attributes,
+    reason = "a test may fail by panicking, its helpers too"
+)]
 
 mod bench;
 

@@ -2,6 +2,12 @@
 #![allow(dead_code, reason = "every test file uses its own part of the bench")]
 #![allow(unreachable_pub, reason = "a module shared by test files")]
 #![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may fail by panicking"
+)]
+#![allow(
     clippy::allow_attributes,
     reason = "an unused part is an error in one test file and none in another"
 )]
@@ -164,7 +170,7 @@ impl Tcp {
         let mut bytes = vec![0; repr.header_len()];
         repr.emit(&mut bytes);
         bytes.extend_from_slice(&self.raw_options);
-        while bytes.len() % 4 != 0 {
+        while !bytes.len().is_multiple_of(4) {
             bytes.push(1);
         }
         bytes[12] = (bytes.len() as u8 / 4) << 4 | bytes[12] & 0x0f;
