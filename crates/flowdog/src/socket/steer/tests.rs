@@ -1,3 +1,5 @@
+//! The steering program in the kernel against the same computation here.
+
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
