@@ -28,7 +28,9 @@ impl Appliance {
         let config = folder.path().join("flowdog.toml");
         std::fs::write(
             &config,
-            format!("[gwlb]\nlisten = \"{address}:6081\"\n[health]\nlisten = \"{address}:8080\"\n{more}"),
+            format!(
+                "[gwlb]\nlisten = \"{address}:6081\"\n[health]\nlisten = \"{address}:8080\"\n{more}"
+            ),
         )?;
         let log = std::fs::File::create(folder.path().join("log"))?;
         let child = crate::flowdog()
@@ -38,14 +40,24 @@ impl Appliance {
             .stderr(log)
             .spawn()
             .context("start flowdog run")?;
-        let mut appliance = Self { child, address, folder };
+        let mut appliance = Self {
+            child,
+            address,
+            folder,
+        };
         let start = Instant::now();
-        while !appliance.get("/health").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
+        while !appliance
+            .get("/health")
+            .is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+        {
             if let Some(status) = appliance.child.try_wait()? {
                 bail!("flowdog run ended at once, {status}:\n{}", appliance.log());
             }
             if start.elapsed() > Duration::from_secs(10) {
-                bail!("flowdog run is not healthy after 10 s:\n{}", appliance.log());
+                bail!(
+                    "flowdog run is not healthy after 10 s:\n{}",
+                    appliance.log()
+                );
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -67,7 +79,10 @@ impl Appliance {
     /// # Errors
     /// Those of the file.
     pub fn write_config(&self, text: &str) -> Result<()> {
-        Ok(std::fs::write(self.folder.path().join("flowdog.toml"), text)?)
+        Ok(std::fs::write(
+            self.folder.path().join("flowdog.toml"),
+            text,
+        )?)
     }
 
     /// One GET of the health server: the whole answer.
@@ -77,7 +92,10 @@ impl Appliance {
     pub fn get(&self, path: &str) -> Result<String> {
         let mut stream = TcpStream::connect((self.address, 8080))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: health\r\nConnection: close\r\n\r\n")?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: health\r\nConnection: close\r\n\r\n"
+        )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
@@ -102,7 +120,10 @@ impl Appliance {
     /// If the process is gone.
     pub fn resident(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("VmRSS")?;
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .context("VmRSS")?;
         let kilobytes: u64 = line.split_whitespace().nth(1).context("VmRSS")?.parse()?;
         Ok(kilobytes * 1024)
     }
@@ -112,7 +133,10 @@ impl Appliance {
     /// # Errors
     /// If the process is gone.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
+        Ok(kill(
+            Pid::from_raw(i32::try_from(self.child.id())?),
+            signal,
+        )?)
     }
 
     /// Waits for the end and returns the exit code; `None` if it was ended by a signal.

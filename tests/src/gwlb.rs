@@ -25,7 +25,12 @@ impl Zone {
         let sender = UdpSocket::bind((address, 0))?;
         let receiver = UdpSocket::bind((address, 6081))?;
         receiver.set_read_timeout(Some(Duration::from_secs(5)))?;
-        Ok(Self { address, sender, receiver, appliance })
+        Ok(Self {
+            address,
+            sender,
+            receiver,
+            appliance,
+        })
     }
 
     /// Sends one datagram to the appliance.
@@ -67,7 +72,13 @@ pub fn header(endpoint: u64, cookie: u32) -> Vec<u8> {
 }
 
 /// A UDP packet between two inner addresses inside the header of a flow.
-pub fn udp_packet(endpoint: u64, cookie: u32, from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
+pub fn udp_packet(
+    endpoint: u64,
+    cookie: u32,
+    from: SocketAddrV4,
+    to: SocketAddrV4,
+    payload: &[u8],
+) -> Vec<u8> {
     let mut datagram = header(endpoint, cookie);
     let udp_len = 8 + payload.len();
     let repr = ip::Repr {

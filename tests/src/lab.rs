@@ -18,8 +18,10 @@ pub struct Lab {
 pub struct Outcome {
     /// Standard output.
     pub stdout: String,
-    /// Standard error, the appliance's log among it.
+    /// Standard error.
     pub stderr: String,
+    /// The appliance's log.
+    pub log: String,
     /// The exit code of the program.
     pub code: Option<i32>,
     /// The lab's report.
@@ -32,7 +34,10 @@ impl Lab {
     /// # Errors
     /// If no temporary folder can be made.
     pub fn new() -> Result<Self> {
-        Ok(Self { arguments: Vec::new(), folder: tempfile::tempdir()? })
+        Ok(Self {
+            arguments: Vec::new(),
+            folder: tempfile::tempdir()?,
+        })
     }
 
     /// With links like `loss=1%,delay=10ms`.
@@ -67,13 +72,23 @@ impl Lab {
     fn run_raw(&self, program: &[&str]) -> Result<(Output, Value)> {
         let report = self.folder.path().join("report.json");
         let mut command: Command = crate::flowdog();
-        command.arg("lab").args(&self.arguments).arg("--report").arg(&report);
+        command
+            .arg("lab")
+            .args(&self.arguments)
+            .arg("--report")
+            .arg(&report);
+        command
+            .arg("--log")
+            .arg(self.folder.path().join("appliance.log"));
         if !program.is_empty() {
             command.arg("--").args(program);
         }
         let output = command.output().context("start flowdog lab")?;
         let text = std::fs::read_to_string(&report).with_context(|| {
-            format!("no report; the lab said:\n{}", String::from_utf8_lossy(&output.stderr))
+            format!(
+                "no report; the lab said:\n{}",
+                String::from_utf8_lossy(&output.stderr)
+            )
         })?;
         Ok((output, serde_json::from_str(&text)?))
     }
@@ -87,6 +102,8 @@ impl Lab {
         Ok(Outcome {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            log: std::fs::read_to_string(self.folder.path().join("appliance.log"))
+                .unwrap_or_default(),
             code: output.status.code(),
             report,
         })
@@ -100,16 +117,21 @@ impl Lab {
         let outcome = self.run(&["bash", "-euo", "pipefail", "-c", script])?;
         if outcome.code != Some(0) {
             bail!(
-                "script failed with {:?}\n--- stdout\n{}\n--- stderr\n{}\n--- report\n{:#}",
+                "script failed with {:?}\n--- stdout\n{}\n--- stderr\n{}\n--- report\n{:#}\n--- appliance\n{}",
                 outcome.code,
                 outcome.stdout,
                 outcome.stderr,
-                outcome.report
+                outcome.report,
+                outcome.log
             );
         }
         let violations = outcome.violations();
         if violations != 0 {
-            bail!("{violations} violations\n{:#}\n--- stderr\n{}", outcome.report, outcome.stderr);
+            bail!(
+                "{violations} violations\n{:#}\n--- appliance\n{}",
+                outcome.report,
+                outcome.log
+            );
         }
         Ok(outcome)
     }
@@ -121,11 +143,26 @@ impl Lab {
     pub fn python(&self, program: &str) -> Result<Outcome> {
         let path = self.folder.path().join("program.py");
         std::fs::write(&path, program)?;
-        self.shell(&format!("exec {} {}", crate::python().display(), path.display()))
+        self.shell(&format!(
+            "exec {} {}",
+            crate::python().display(),
+            path.display()
+        ))
     }
 }
 
 impl Outcome {
+    /// The sum of all series of one of the appliance's metrics whose labels contain `label`, at the end.
+    pub fn metric(&self, name: &str, label: &str) -> f64 {
+        let series = self.report.get("metrics").and_then(Value::as_object);
+        series
+            .into_iter()
+            .flatten()
+            .filter(|(series, _)| series.starts_with(name) && series.contains(label))
+            .filter_map(|(_, value)| value.as_f64())
+            .sum()
+    }
+
     /// All violations that the simulated load balancer counted, of whatever kind.
     pub fn violations(&self) -> u64 {
         fn sum(value: &Value) -> u64 {

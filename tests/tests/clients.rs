@@ -6,10 +6,17 @@ use serde_json::Value;
 
 /// What an origin's `/echo` reported of a request's field.
 fn field<'a>(echo: &'a Value, name: &str) -> Vec<&'a str> {
-    let fields = echo["headers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let fields = echo["headers"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     fields
         .iter()
-        .filter(|pair| pair[0].as_str().is_some_and(|found| found.eq_ignore_ascii_case(name)))
+        .filter(|pair| {
+            pair[0]
+                .as_str()
+                .is_some_and(|found| found.eq_ignore_ascii_case(name))
+        })
         .filter_map(|pair| pair[1].as_str())
         .collect()
 }
@@ -52,24 +59,38 @@ fn curl_speaks_every_version_over_both_families_on_usual_and_odd_ports() -> Resu
         );
         let expected = match name {
             name if name.contains("http2") => ("2", "HTTP/2"),
-            name if name.contains("http1.0") => ("1.", "HTTP/1.0"),
+            name if name.contains("http1.0") => ("1", "HTTP/1.0"),
             _ => ("1.1", "HTTP/1.1"),
         };
-        assert!(version.context("version")?.starts_with(expected.0), "{name}: {ends}");
+        assert!(
+            version.context("version")?.starts_with(expected.0),
+            "{name}: {ends}"
+        );
         assert_eq!(echo["protocol"], expected.1, "{name}");
         if name.contains("https://") {
             let tls12 = name.contains("tls-max") || name.contains("tls12");
             let tls = echo["tls"].as_str().context("tls")?;
-            assert_eq!(tls.contains("1.2") || tls.contains("1_2"), tls12, "{name}: {tls}");
+            assert_eq!(
+                tls.contains("1.2") || tls.contains("1_2"),
+                tls12,
+                "{name}: {tls}"
+            );
         }
         // The interceptor's change arrived, on the request and on the answer.
         let endpoint = field(&echo, "x-gwlb-vpc-endpoint-id");
         assert_eq!(endpoint.len(), 1, "{name}: {echo}");
         let digits = endpoint[0].strip_prefix("vpce-").context("vpce-")?;
-        assert!(digits.len() == 17 && digits.chars().all(|c| c.is_ascii_hexdigit()), "{name}: {digits}");
+        assert!(
+            digits.len() == 17 && digits.chars().all(|c| c.is_ascii_hexdigit()),
+            "{name}: {digits}"
+        );
         assert_eq!(field(&echo, "x-gwlb-attachment-id")[0].len(), 16, "{name}");
         assert_eq!(field(&echo, "x-gwlb-flow-cookie")[0].len(), 8, "{name}");
-        assert_eq!(answered.trim(), "3", "{name}: the answer's own X-Gwlb- fields");
+        assert_eq!(
+            answered.trim(),
+            "3",
+            "{name}: the answer's own X-Gwlb- fields"
+        );
         cases += 1;
     }
     assert_eq!(cases, 36);
@@ -81,18 +102,27 @@ fn a_name_changes_its_case_and_a_request_outgrows_its_packet() -> Result<()> {
     let long = "x".repeat(3000);
     let lab = Lab::new()?.config(&format!(
         "[[interceptor]]\nname = \"edit\"\nuse = \"edit-headers\"\n\
-         request.rename = {{ \"User-Agent\" = \"user-agent\" }}\n\
-         request.set = {{ \"X-Long\" = \"{long}\" }}\n\
-         response.remove = [\"Server\"]\n\
+         request = [{{ rename = \"User-Agent\", to = \"user-agent\" }}, {{ set = \"X-Long\", value = \"{long}\" }}]\n\
+         response = [{{ remove = \"Server\" }}]\n\
          [[rule]]\naction = \"intercept\"\ninterceptors = [\"edit\"]\n"
     ))?;
     let outcome = lab.shell("curl -sS -D /dev/stderr https://any.lab.name/echo --http1.1; curl -sS http://any.lab.name/echo")?;
     for line in outcome.stdout.lines() {
         let echo: Value = serde_json::from_str(line)?;
-        let names: Vec<&str> =
-            echo["headers"].as_array().context("headers")?.iter().filter_map(|pair| pair[0].as_str()).collect();
-        assert!(names.contains(&"user-agent") && !names.contains(&"User-Agent"), "{names:?}");
-        assert!(names.contains(&"Host") && names.contains(&"Accept"), "untouched names keep their case: {names:?}");
+        let names: Vec<&str> = echo["headers"]
+            .as_array()
+            .context("headers")?
+            .iter()
+            .filter_map(|pair| pair[0].as_str())
+            .collect();
+        assert!(
+            names.contains(&"user-agent") && !names.contains(&"User-Agent"),
+            "{names:?}"
+        );
+        assert!(
+            names.contains(&"Host") && names.contains(&"Accept"),
+            "untouched names keep their case: {names:?}"
+        );
         assert_eq!(field(&echo, "x-long"), [long.as_str()]);
     }
     assert_eq!(outcome.stdout.lines().count(), 2);
@@ -110,10 +140,16 @@ fn the_caller_identity_is_another_with_right_lengths_and_with_gzip() -> Result<(
     )?;
     assert_eq!(outcome.stdout.lines().count(), 4, "{}", outcome.stdout);
     for answer in outcome.stdout.lines() {
-        let user = answer.split("<UserId>").nth(1).and_then(|rest| rest.split("</UserId>").next());
+        let user = answer
+            .split("<UserId>")
+            .nth(1)
+            .and_then(|rest| rest.split("</UserId>").next());
         let user = user.with_context(|| answer.to_owned())?;
         assert!(user.contains("youtu"), "not rolled: {user}");
-        assert!(answer.contains("<Account>") && answer.contains("</GetCallerIdentityResponse>"), "{answer}");
+        assert!(
+            answer.contains("<Account>") && answer.contains("</GetCallerIdentityResponse>"),
+            "{answer}"
+        );
     }
     Ok(())
 }
@@ -128,13 +164,28 @@ fn openssl_and_nghttp_are_served() -> Result<()> {
          done; \
          nghttp -v https://any.lab.name/echo https://any.lab.name/bytes/100000 2>&1 | grep -aE 'x-gwlb|recv GOAWAY|:status' | sort | uniq -c",
     )?;
-    let echoes: Vec<Value> = outcome.stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let echoes: Vec<Value> = outcome
+        .stdout
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
     assert_eq!(echoes.len(), 2, "{}", outcome.stdout);
     for echo in echoes {
         assert_eq!(field(&echo, "x-gwlb-vpc-endpoint-id").len(), 1);
     }
-    assert!(outcome.stdout.contains(":status: 200"), "{}", outcome.stdout);
-    assert!(outcome.stdout.to_lowercase().contains("x-gwlb-vpc-endpoint-id"), "{}", outcome.stdout);
+    assert!(
+        outcome.stdout.contains(":status: 200"),
+        "{}",
+        outcome.stdout
+    );
+    assert!(
+        outcome
+            .stdout
+            .to_lowercase()
+            .contains("x-gwlb-vpc-endpoint-id"),
+        "{}",
+        outcome.stdout
+    );
     Ok(())
 }
 
@@ -167,7 +218,12 @@ async def main():
 asyncio.run(main())
 "#,
     )?;
-    assert_eq!(outcome.stdout.matches("OK").count(), 5, "{}", outcome.stdout);
+    assert_eq!(
+        outcome.stdout.matches("OK").count(),
+        5,
+        "{}",
+        outcome.stdout
+    );
     Ok(())
 }
 

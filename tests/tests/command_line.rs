@@ -19,7 +19,11 @@ fn a_broken_file_is_refused_with_file_line_key_and_fix() -> Result<()> {
     )?;
     let output = flowdog().args(["check", "--config"]).arg(&path).output()?;
     assert_eq!(output.status.code(), Some(78));
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     for (line, key, word) in [
         (2, "listen", "nowhere"),
         (3, "lissten", "listen"),
@@ -28,7 +32,8 @@ fn a_broken_file_is_refused_with_file_line_key_and_fix() -> Result<()> {
     ] {
         let wanted = format!("broken.toml:{line}:");
         assert!(
-            said.lines().any(|said| said.contains(&wanted) && said.contains(key) && said.contains(word)),
+            said.lines()
+                .any(|said| said.contains(&wanted) && said.contains(key) && said.contains(word)),
             "no line for {wanted} {key} {word} in:\n{said}"
         );
     }
@@ -43,17 +48,28 @@ fn an_empty_file_and_the_example_are_right() -> Result<()> {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../flowdog.example.toml").into();
     for path in [empty, example] {
         let output = flowdog().args(["check", "--config"]).arg(&path).output()?;
-        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(())
 }
 
 #[test]
 fn wrong_use_is_64_and_completions_are_printed() -> Result<()> {
-    assert_eq!(flowdog().arg("--no-such-flag").output()?.status.code(), Some(64));
+    assert_eq!(
+        flowdog().arg("--no-such-flag").output()?.status.code(),
+        Some(64)
+    );
     for shell in ["bash", "zsh", "fish"] {
         let output = flowdog().args(["completions", shell]).output()?;
-        assert!(output.status.success() && output.stdout.len() > 500, "{shell}");
+        assert!(
+            output.status.success() && output.stdout.len() > 500,
+            "{shell}"
+        );
     }
     Ok(())
 }
@@ -62,7 +78,12 @@ fn wrong_use_is_64_and_completions_are_printed() -> Result<()> {
 fn gwlb_d03_sigterm_drains_and_exits_with_zero() -> Result<()> {
     let mut appliance = Appliance::start(Ipv4Addr::new(127, 77, 2, 1), "")?;
     appliance.signal(Signal::SIGTERM)?;
-    assert_eq!(appliance.wait(Duration::from_secs(20))?, Some(0), "{}", appliance.log());
+    assert_eq!(
+        appliance.wait(Duration::from_secs(20))?,
+        Some(0),
+        "{}",
+        appliance.log()
+    );
     Ok(())
 }
 

@@ -7,9 +7,18 @@ use flowdog_tests::lab::Lab;
 fn the_tour_is_right_in_every_step() -> Result<()> {
     let outcome = Lab::new()?.run(&[])?;
     println!("{}\n{}", outcome.stdout, outcome.stderr);
-    assert_eq!(outcome.code, Some(0), "{}\n{}", outcome.stdout, outcome.stderr);
+    assert_eq!(
+        outcome.code,
+        Some(0),
+        "{}\n{}",
+        outcome.stdout,
+        outcome.stderr
+    );
     assert_eq!(outcome.violations(), 0, "{:#}", outcome.report);
-    assert!(!outcome.stdout.contains('\u{1b}'), "colours belong on terminals only");
+    assert!(
+        !outcome.stdout.contains('\u{1b}'),
+        "colours belong on terminals only"
+    );
     Ok(())
 }
 
@@ -17,7 +26,13 @@ fn the_tour_is_right_in_every_step() -> Result<()> {
 fn the_tour_runs_where_namespaces_are_forbidden() -> Result<()> {
     let outcome = Lab::new()?.argument("--user-space").run(&[])?;
     println!("{}\n{}", outcome.stdout, outcome.stderr);
-    assert_eq!(outcome.code, Some(0), "{}\n{}", outcome.stdout, outcome.stderr);
+    assert_eq!(
+        outcome.code,
+        Some(0),
+        "{}\n{}",
+        outcome.stdout,
+        outcome.stderr
+    );
     assert_eq!(outcome.violations(), 0, "{:#}", outcome.report);
     Ok(())
 }

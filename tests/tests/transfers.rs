@@ -48,9 +48,20 @@ fn transfers(link: Option<&str>) -> Result<()> {
     let outcome = lab.shell(&script)?;
     println!("{link:?}\n{}", outcome.stdout);
     let uploaded = outcome.stdout.split_whitespace().next().unwrap_or_default();
-    assert_eq!(outcome.stdout.matches(&expected(9, LEN)).count(), 2, "downloads differ");
-    assert_eq!(outcome.stdout.matches(uploaded).count(), 3, "uploads differ");
-    assert_eq!(outcome.stdout.matches(&format!("\"bytes\":{LEN}")).count(), 2);
+    assert_eq!(
+        outcome.stdout.matches(&expected(9, LEN)).count(),
+        2,
+        "downloads differ"
+    );
+    assert_eq!(
+        outcome.stdout.matches(uploaded).count(),
+        3,
+        "uploads differ"
+    );
+    assert_eq!(
+        outcome.stdout.matches(&format!("\"bytes\":{LEN}")).count(),
+        2
+    );
     Ok(())
 }
 
