@@ -27,6 +27,8 @@ pub(crate) enum Phase {
 pub(crate) struct Probe {
     pub(crate) end: Seq,
     pub(crate) retransmission: bool,
+    /// Our timestamp on it; an older echo comes from the original.
+    pub(crate) stamp: Option<u32>,
 }
 
 /// How to take a reduction back (RFC 4015): an echo from before the first retransmission shows

@@ -19,8 +19,9 @@ fn committed_seeds_pass() {
 
 #[test]
 fn random_scripts_pass() {
-    let count = std::env::var("FLOWDOG_SEEDS")
-        .map_or(2_000, |count| count.parse().expect("FLOWDOG_SEEDS is a number"));
+    let count = std::env::var("FLOWDOG_SEEDS").map_or(2_000, |count| {
+        count.parse().expect("FLOWDOG_SEEDS is a number")
+    });
     for seed in 0..count {
         let rng = &mut SmallRng::seed_from_u64(seed);
         let mut script = vec![0; 1 + 8 * rng.random_range(1..200usize)];

@@ -205,8 +205,13 @@ impl Connection {
         if repr.ack < probe.end {
             return;
         }
-        if !probe.retransmission || duplicate_reported {
-            self.recovery.peer_delays |= duplicate_reported;
+        let echo = repr.options.timestamps.map(|timestamps| timestamps.tsecr);
+        let answers_original = probe
+            .stamp
+            .zip(echo)
+            .is_some_and(|(stamp, echo)| advanced && (echo.wrapping_sub(stamp) as i32) < 0);
+        if !probe.retransmission || duplicate_reported || answers_original {
+            self.recovery.peer_delays |= probe.retransmission;
             self.recovery.probe = None;
         } else if repr.ack > probe.end {
             self.recovery.probe = None;

@@ -52,6 +52,7 @@ impl Connection {
     /// Segments that timers asked for.
     fn owed_segment(&mut self, now: Instant) -> Option<Transmit> {
         let segment = self.segment_size();
+        let stamp = self.clock.map(|clock| clock.value(now));
         if core::mem::take(&mut self.owed.loss_probe) && !self.board.is_empty() {
             // RFC 8985 §7.3: new data if there is some, whatever the congestion window says.
             let transmit = match self.send.next(segment, false) {
@@ -59,6 +60,7 @@ impl Connection {
                     self.recovery.probe = Some(Probe {
                         end: self.send.nxt() + payload + u32::from(fin),
                         retransmission: false,
+                        stamp,
                     });
                     Some(self.new_segment(payload, fin, now))
                 }
@@ -66,6 +68,7 @@ impl Connection {
                     self.recovery.probe = Some(Probe {
                         end: self.send.nxt(),
                         retransmission: true,
+                        stamp,
                     });
                     self.board
                         .last_unreported()

@@ -44,6 +44,7 @@ impl Connection {
                     self.recovery.probe = Some(crate::recovery::Probe {
                         end: self.send.nxt(),
                         retransmission: true,
+                        stamp: None,
                     });
                     self.rearm_loss_timer(None, now);
                 }

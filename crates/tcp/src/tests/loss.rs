@@ -124,6 +124,26 @@ fn a_needless_probe_teaches_that_the_peer_delays() {
 }
 
 #[test]
+fn an_echo_from_before_the_probe_teaches_the_same() {
+    let mut b = Bench::with(|_, takeover| {
+        takeover.timestamps = Some(TimestampSeed {
+            tsval: 500,
+            at: Instant::from_millis(1_000_000),
+            ts_recent: 77,
+        });
+    });
+    b.write(500);
+    assert_eq!(b.at(45), ["42: 0..500"]);
+    b.receive(ack(500).stamped(80, 501));
+    b.at(1000);
+    let window = b.connection.congestion_window();
+    b.write(500);
+    assert_eq!(b.at(1060), NOTHING);
+    b.receive(ack(1000).stamped(90, 1501));
+    assert!(b.connection.congestion_window() >= window);
+}
+
+#[test]
 fn the_timer_expires_with_back_off() {
     let mut b = Bench::with(|_, takeover| takeover.sack = false);
     b.write(2000);
