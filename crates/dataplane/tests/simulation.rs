@@ -251,7 +251,11 @@ impl World {
                 delay += Duration::from_micros(self.random.random_range(0..20_000));
             }
             let mut bytes = bytes.clone();
-            if self.random.random_bool(scenario.corrupt) && bytes.len() > 40 {
+            // Two flips on two hops can cancel out in the checksum; where the middle does not verify
+            // it, only one hop flips.
+            let is_raw = matches!(scenario.policy, Policy::Pass | Policy::Bypass);
+            let may_flip = to == Place::Middle || !is_raw;
+            if may_flip && self.random.random_bool(scenario.corrupt) && bytes.len() > 40 {
                 let at = self.random.random_range(40..bytes.len());
                 bytes[at] ^= 1 << self.random.random_range(0..8);
             }
@@ -418,6 +422,17 @@ impl World {
         let (mut said, mut heard, mut echo, mut bannered) = (0, Vec::new(), VecDeque::new(), 0);
         let deadline = self.now + Duration::from_secs(900);
         loop {
+            let counters = self.dataplane.counters();
+            let unusable = counters.dropped(flowdog_dataplane::DropReason::TcpMalformed);
+            let sent_on = counters.hairpinned_packets + counters.transmitted_packets + unusable;
+            let is_raw = matches!(scenario.policy, Policy::Pass | Policy::Bypass);
+            let made = counters.acks_synthesised;
+            if self.now >= deadline && is_raw && counters.received_packets + made == sent_on {
+                // Every packet went on as it came: the two hosts stall without our help, as smoltcp
+                // does on some bad networks.
+                assert!(expected.starts_with(&heard));
+                return self;
+            }
             assert!(
                 self.now < deadline,
                 "stalled at {said} said, {} heard: {scenario:?}, client {:?}, server {:?}, {:?}",
@@ -584,21 +599,20 @@ fn a_server_that_speaks_first_is_bypassed() {
 
 #[test]
 fn bytes_arrive_the_same_over_a_bad_network() {
-    for seed in 0..100 {
+    // `FLOWDOG_SEEDS=20000` makes it a long run.
+    let seeds = std::env::var("FLOWDOG_SEEDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    for seed in 0..seeds.unwrap_or(100) {
         let policy = POLICIES[seed as usize % POLICIES.len()];
         let mut random = SmallRng::seed_from_u64(seed);
-        // Raw, smoltcp talks to itself, and stalls for good on some bad networks without our help.
-        let worst = match policy {
-            Policy::Pass | Policy::Bypass => 0.0,
-            _ => 1.0,
-        };
         World::new(Scenario {
             v6: seed % 2 == 1,
             bytes: random.random_range(1..60_000),
-            loss: random.random_range(0.0..0.02) + random.random_range(0.0..0.06) * worst,
-            reorder: random.random_range(0.0..0.3) * worst,
-            duplicate: random.random_range(0.0..0.1) * worst,
-            corrupt: random.random_range(0.0..0.02) * worst,
+            loss: random.random_range(0.0..0.08),
+            reorder: random.random_range(0.0..0.3),
+            duplicate: random.random_range(0.0..0.1),
+            corrupt: random.random_range(0.0..0.02),
             delay: Duration::from_micros(random.random_range(50..40_000)),
             ..Scenario::clean(seed, policy)
         })
