@@ -157,7 +157,10 @@ impl Connection {
             return true;
         };
         let older = (timestamps.tsval.wrapping_sub(clock.recent) as i32) < 0;
-        if !older || now.since(clock.recent_at).as_secs() >= TIMESTAMP_VALID_SECONDS {
+        if !older
+            || !clock.recent_is_ours
+            || now.since(clock.recent_at).as_secs() >= TIMESTAMP_VALID_SECONDS
+        {
             return true;
         }
         self.count_dropped();
@@ -178,8 +181,12 @@ impl Connection {
             && repr.seq <= last_ack
         {
             let newer = timestamps.tsval.wrapping_sub(clock.recent) as i32 >= 0;
-            if newer || now.since(clock.recent_at).as_secs() >= TIMESTAMP_VALID_SECONDS {
+            if newer
+                || !clock.recent_is_ours
+                || now.since(clock.recent_at).as_secs() >= TIMESTAMP_VALID_SECONDS
+            {
                 clock.recent = timestamps.tsval;
+                clock.recent_is_ours = true;
                 clock.recent_at = now;
             }
         }

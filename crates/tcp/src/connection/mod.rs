@@ -89,6 +89,9 @@ struct Clock {
     first: u32,
     /// TS.Recent and when it was taken.
     recent: u32,
+    /// It comes from a segment that this connection took. The observer's value may stem from an
+    /// acknowledgment that overtook data which is still to be replayed, so it rejects nothing.
+    recent_is_ours: bool,
     recent_at: Instant,
 }
 
@@ -389,6 +392,7 @@ impl Clock {
             at: seed.at,
             first: 0,
             recent: seed.ts_recent,
+            recent_is_ours: false,
             recent_at: now,
         };
         if clock.value(now) == seed.tsval {

@@ -123,6 +123,22 @@ fn a_timestamp_from_the_past_is_rejected_and_data_acknowledged() {
 }
 
 #[test]
+fn data_replayed_after_the_take_over_may_be_older_than_what_the_observer_saw() {
+    let mut b = Bench::with(|_, takeover| {
+        takeover.timestamps = Some(TimestampSeed {
+            tsval: 1,
+            at: Instant::from_millis(1_000_000),
+            ts_recent: 1000,
+        });
+    });
+    b.receive(data(0, 100).stamped(990, 0));
+    b.receive(data(100, 100).stamped(995, 0));
+    assert_eq!(b.connection.readable(), 200);
+    b.receive(data(200, 100).stamped(900, 0));
+    assert_eq!(b.connection.readable(), 200);
+}
+
+#[test]
 fn a_hole_may_be_filled_with_an_older_timestamp_than_what_follows_it() {
     let mut b = Bench::with(|_, takeover| {
         takeover.timestamps = Some(TimestampSeed {
