@@ -53,6 +53,18 @@ impl Lab {
         self
     }
 
+    /// With a Python program as one more server, in the network of the lab's own servers. It may use
+    /// [`Lab::folder`].
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn server(self, program: &str) -> Result<Self> {
+        let path = self.folder.path().join("server.py");
+        std::fs::write(&path, program)?;
+        let command = format!("exec {} {}", crate::python().display(), path.display());
+        Ok(self.argument("--server").argument(&command))
+    }
+
     /// With this configuration instead of the default one.
     ///
     /// # Errors

@@ -56,6 +56,9 @@ pub(crate) struct Args {
     /// What is behind the appliance: the lab's own servers, or the network of this machine
     #[arg(long, value_name = "NET", value_enum, default_value_t)]
     net: Net,
+    /// A shell command to run as one more server, in the network of the lab's own servers
+    #[arg(long, value_name = "SHELL", conflicts_with = "user_space")]
+    server: Option<String>,
     /// Write what the load balancer counted to this file, as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -170,6 +173,12 @@ fn in_namespaces(args: &Args) -> anyhow::Result<ExitCode> {
     lab.start_appliance(command, settings.health_address)
         .map_err(|error| with_log(error.into(), log.as_deref()))?;
 
+    let _server = args
+        .server
+        .as_deref()
+        .map(|script| start_server(&lab, script))
+        .transpose()?;
+
     let code = if is_tour {
         let environment = KernelEnvironment::new(&lab, settings.authority_pem()?)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -189,11 +198,31 @@ fn in_namespaces(args: &Args) -> anyhow::Result<ExitCode> {
         let status = lab.run_command(&args.command, &trust.client)?;
         ExitCode::from(lab::command::exit_code(status))
     };
+    let mut report = lab.report();
+    report.metrics = lab
+        .appliance_metrics(settings.health_address)
+        .unwrap_or_default();
     if let Some(appliance) = lab.appliance_mut() {
         appliance.terminate(DRAIN_LIMIT)?;
     }
-    conclude(args, &lab.report(), is_tour)?;
+    // What the appliance sends while it drains is judged too.
+    report.violations = lab.report().violations;
+    conclude(args, &report, is_tour)?;
     Ok(code)
+}
+
+/// Runs a server of the user's beside the lab's own; it ends with what is returned.
+fn start_server(lab: &Lab, script: &str) -> anyhow::Result<lab::Appliance> {
+    let network = lab
+        .server(0)
+        .context("with --net host there is no network of servers to run one in")?;
+    let command = ApplianceCommand {
+        program: "sh".into(),
+        arguments: vec!["-c".to_owned(), script.to_owned()],
+        environment: Vec::new(),
+        log: None,
+    };
+    lab::Appliance::start(command, Some(network)).context("cannot start the server of --server")
 }
 
 fn in_user_space(args: &Args) -> anyhow::Result<ExitCode> {
@@ -276,6 +305,15 @@ fn appliance_command(
     settings: &Settings,
     roots: &Path,
 ) -> anyhow::Result<ApplianceCommand> {
+    // "system" among the upstream roots means this file: the lab's servers are its public Internet.
+    let mut environment = vec![
+        ("SSL_CERT_FILE".to_owned(), roots.display().to_string()),
+        (
+            "SSL_CERT_DIR".to_owned(),
+            settings.empty_directory().display().to_string(),
+        ),
+    ];
+    environment.extend_from_slice(settings.environment());
     Ok(ApplianceCommand {
         program: std::env::current_exe().context("cannot find this program's own file")?,
         arguments: vec![
@@ -283,14 +321,7 @@ fn appliance_command(
             "--config".to_owned(),
             settings.file().display().to_string(),
         ],
-        // "system" among the upstream roots means this file: the lab's servers are its public Internet.
-        environment: vec![
-            ("SSL_CERT_FILE".to_owned(), roots.display().to_string()),
-            (
-                "SSL_CERT_DIR".to_owned(),
-                settings.empty_directory().display().to_string(),
-            ),
-        ],
+        environment,
         log: Some(args.log.clone().unwrap_or_else(|| settings.log())),
     })
 }

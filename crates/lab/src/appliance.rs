@@ -1,5 +1,6 @@
 //! The appliance under test as a child process that knows nothing of the lab.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -119,6 +120,26 @@ impl Appliance {
         }
     }
 
+    /// What its metrics page says at this moment, by series.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn metrics(
+        &self,
+        namespace: Option<&Namespace>,
+        address: SocketAddr,
+    ) -> io::Result<BTreeMap<String, f64>> {
+        in_namespace(namespace, || get(address, "/metrics")).map(|page| series(&page))
+    }
+
+    /// How it ended, if it did.
+    ///
+    /// # Errors
+    /// The system does not know the process.
+    pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
+    }
+
     /// Kills it at once, as a crash would.
     ///
     /// # Errors
@@ -211,15 +232,49 @@ fn spawn(command: &ApplianceCommand) -> io::Result<Child> {
     })
 }
 
-/// One plain HTTP/1.1 request, as a load balancer's health check makes it.
+/// Most bytes of an answer that are read: pages of metrics have some tens of kilobytes.
+const MAX_ANSWER: u64 = 4 << 20;
+
+/// Whether the health page says that all is well.
 fn ask_health(address: SocketAddr) -> io::Result<bool> {
+    let answer = get(address, "/")?;
+    Ok(answer.starts_with("HTTP/1.1 2") || answer.starts_with("HTTP/1.0 2"))
+}
+
+/// One plain HTTP/1.1 request, as a load balancer's health check makes it; the whole answer.
+fn get(address: SocketAddr, path: &str) -> io::Result<String> {
     let limit = Duration::from_secs(2);
     let mut stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_read_timeout(Some(limit))?;
     stream.write_all(
-        format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes(),
+        format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes(),
     )?;
-    let mut head = [0; 12];
-    stream.read_exact(&mut head)?;
-    Ok(head.starts_with(b"HTTP/1.1 2") || head.starts_with(b"HTTP/1.0 2"))
+    let mut answer = String::new();
+    stream.take(MAX_ANSWER).read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// The series of a page in the Prometheus text format, by name and labels.
+fn series(page: &str) -> BTreeMap<String, f64> {
+    let lines = page.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_are_told_from_comments_and_heads() {
+        let page = "HTTP/1.1 200 OK\r\n\r\n# HELP a b 1\na_total{x=\"y z\"} 3\nb 0.5\n";
+        let series = series(page);
+        assert_eq!(series.get("a_total{x=\"y z\"}"), Some(&3.0));
+        assert_eq!(series.get("b"), Some(&0.5));
+        assert_eq!(series.len(), 2);
+    }
 }

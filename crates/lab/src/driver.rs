@@ -108,6 +108,7 @@ impl LabHandle {
             links: fabric.link_stats(),
             endpoints: fabric.gwlb().config().endpoints.len(),
             device_errors: self.shared.device_errors.load(Ordering::Relaxed),
+            ..LabReport::default()
         }
     }
 

@@ -1,5 +1,6 @@
 //! A whole lab: hosts in namespaces, links, load balancer; the appliance is added by the caller.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
@@ -27,6 +28,10 @@ use crate::sim::{GwlbConfig, Side};
 const MTU: u32 = 8_500;
 /// MTU between load balancer and appliance, as on AWS: room for the GENEVE header.
 const JUMBO_MTU: u32 = 9_001;
+/// The environment variable that tells a command where the appliance's process id stands.
+pub const PID_VARIABLE: &str = "FLOWDOG_LAB_APPLIANCE_PID";
+/// How often the appliance is looked after while a command runs.
+const WATCH_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a healthy start may take.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
@@ -220,7 +225,8 @@ impl LabBuilder {
             hosts,
             appliance_namespace,
             resolver,
-            _directory: directory,
+            directory,
+            restarts: 0,
         })
     }
 }
@@ -261,7 +267,8 @@ pub struct Lab {
     hosts: Vec<Hosts>,
     appliance_namespace: Namespace,
     resolver: Resolver,
-    _directory: TempDir,
+    directory: TempDir,
+    restarts: u64,
 }
 
 impl Lab {
@@ -358,18 +365,44 @@ impl Lab {
     }
 
     /// Runs a program as the first client, on the caller's terminal, and waits for it. `roots` is
-    /// the PEM file that it is told to trust.
+    /// the PEM file that it is told to trust; the file that [`PID_VARIABLE`] names tells the
+    /// appliance's process id. An appliance that ends meanwhile is started anew.
     ///
     /// # Errors
-    /// The program cannot be started.
-    pub fn run_command(&self, command: &[OsString], roots: &Path) -> io::Result<ExitStatus> {
-        let environment = command::certificate_environment(roots);
-        command::run(
-            self.client_or_error(0)?,
-            &self.resolver,
-            command,
-            &environment,
-        )
+    /// The program cannot be started, or the appliance cannot be started again.
+    pub fn run_command(&mut self, command: &[OsString], roots: &Path) -> io::Result<ExitStatus> {
+        let pid_file = self.directory.path().join("appliance.pid");
+        let mut environment = command::certificate_environment(roots);
+        environment.push((PID_VARIABLE.to_owned(), pid_file.display().to_string()));
+        if let Some(appliance) = &self.appliance {
+            write_pid(&pid_file, appliance)?;
+        }
+        let (appliance, restarts) = (&mut self.appliance, &mut self.restarts);
+        let appliance_namespace = &self.appliance_namespace;
+        let client = self
+            .hosts
+            .first()
+            .map(|hosts| &hosts.client)
+            .ok_or(io::ErrorKind::NotFound)?;
+        let resolver = &self.resolver;
+        std::thread::scope(|scope| {
+            let running = scope.spawn(|| command::run(client, resolver, command, &environment));
+            while !running.is_finished() {
+                std::thread::sleep(WATCH_INTERVAL);
+                let Some(appliance) = appliance.as_mut() else {
+                    continue;
+                };
+                if let Some(status) = appliance.ended()? {
+                    tracing::warn!(%status, "the appliance ended; starting it again");
+                    appliance.restart(Some(appliance_namespace))?;
+                    write_pid(&pid_file, appliance)?;
+                    *restarts += 1;
+                }
+            }
+            running
+                .join()
+                .map_err(|_panic| io::Error::other("the command's thread panicked"))?
+        })
     }
 
     fn client_or_error(&self, endpoint: usize) -> io::Result<&Namespace> {
@@ -390,6 +423,28 @@ impl Lab {
     /// The numbers so far.
     #[must_use]
     pub fn report(&self) -> LabReport {
-        self.driver.handle().report()
+        LabReport {
+            appliance_restarts: self.restarts,
+            ..self.driver.handle().report()
+        }
     }
+
+    /// What the appliance's metrics page at `health` says at this moment; empty without an appliance.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn appliance_metrics(&self, health: SocketAddr) -> io::Result<BTreeMap<String, f64>> {
+        match &self.appliance {
+            Some(appliance) => appliance.metrics(Some(&self.appliance_namespace), health),
+            None => Ok(BTreeMap::new()),
+        }
+    }
+}
+
+/// Tells a program in the lab which process to kill.
+fn write_pid(file: &Path, appliance: &Appliance) -> io::Result<()> {
+    // Readers must never see half a number.
+    let new = file.with_extension("new");
+    std::fs::write(&new, appliance.id().to_string())?;
+    std::fs::rename(new, file)
 }

@@ -28,9 +28,9 @@ pub mod stack;
 pub mod tour;
 pub mod userspace;
 
-pub use appliance::ApplianceCommand;
+pub use appliance::{Appliance, ApplianceCommand};
 pub use driver::LabHandle;
-pub use lab::{Lab, LabBuilder, LabError, Network};
+pub use lab::{Lab, LabBuilder, LabError, Network, PID_VARIABLE};
 pub use link::LinkConfig;
 pub use report::LabReport;
 pub use userspace::UserspaceLab;

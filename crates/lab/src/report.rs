@@ -1,12 +1,14 @@
 //! What a run of the lab amounts to, for people and for `--report FILE`.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::link::LinkStats;
 use crate::sim::{GwlbStats, Violations};
 
 /// The numbers of a lab.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct LabReport {
     /// Rules of the load balancer that the appliance broke.
     pub violations: Violations,
@@ -18,6 +20,10 @@ pub struct LabReport {
     pub endpoints: usize,
     /// Errors of the lab's own sockets and devices; their packets are lost.
     pub device_errors: u64,
+    /// How often the appliance ended by itself, or was killed by the command, and was started anew.
+    pub appliance_restarts: u64,
+    /// The appliance's own metrics at the end, by series.
+    pub metrics: BTreeMap<String, f64>,
 }
 
 impl LabReport {

@@ -438,7 +438,7 @@ fn host_network() -> Outcome {
 }
 
 fn command_in_lab() -> Outcome {
-    let lab = Lab::builder().build()?;
+    let mut lab = Lab::builder().build()?;
     let roots = std::path::Path::new("/nowhere/roots.pem");
     let script = "grep -q 198.18.0.53 /etc/resolv.conf && test \"$SSL_CERT_FILE\" = /nowhere/roots.pem && exit 42";
     let command = ["sh", "-c", script].map(Into::into);

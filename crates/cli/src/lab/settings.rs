@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use flowdog::config::Ca;
 use lab::tour::{ADDED_FIELD, RENAMED_FIELD};
 use tempfile::TempDir;
 
@@ -21,7 +22,8 @@ const SYSTEM_ROOTS: [&str; 4] = [
 pub(crate) struct Settings {
     directory: TempDir,
     file: PathBuf,
-    authority: Option<PathBuf>,
+    authority: PathBuf,
+    environment: Vec<(String, String)>,
     /// Where the appliance takes GENEVE.
     pub(crate) gwlb_address: SocketAddrV4,
     /// Where it answers health checks.
@@ -35,6 +37,17 @@ pub(crate) struct Trust {
     pub(crate) appliance: PathBuf,
     /// What the client believes.
     pub(crate) client: PathBuf,
+}
+
+/// Makes a certificate authority for this lab only; returns the files of its certificate and key.
+fn create_authority(directory: &TempDir) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let (certificate, key) = (
+        directory.path().join("ca.pem"),
+        directory.path().join("ca.key"),
+    );
+    tls::Authority::create_files("flowdog lab root", &certificate, &key)
+        .context("cannot make the lab's certificate authority")?;
+    Ok((certificate, key))
 }
 
 impl Settings {
@@ -78,22 +91,32 @@ impl Settings {
         if health_address.ip().is_unspecified() {
             health_address.set_ip(IpAddr::from(Ipv4Addr::LOCALHOST));
         }
-        let authority = config.tls.ca.map(|ca| ca.certificate);
+        let (authority, environment) = match config.tls.ca {
+            Some(ca) => (ca.certificate, Vec::new()),
+            // Rules are worth little in a lab that cannot read TLS.
+            None => {
+                let (certificate, key) = create_authority(&directory)?;
+                let path = |path: &Path| path.display().to_string();
+                let environment = vec![
+                    (Ca::CERTIFICATE_VARIABLE.to_owned(), path(&certificate)),
+                    (Ca::KEY_VARIABLE.to_owned(), path(&key)),
+                ];
+                (certificate, environment)
+            }
+        };
         Ok(Self {
             directory,
             file: file.to_owned(),
             authority,
+            environment,
             gwlb_address,
             health_address,
         })
     }
 
     fn of_lab(directory: TempDir, gwlb: SocketAddrV4, health: SocketAddr) -> anyhow::Result<Self> {
-        let path = |name: &str| directory.path().join(name);
-        let authority = path("ca.pem");
-        tls::Authority::create_files("flowdog lab root", &authority, &path("ca.key"))
-            .context("cannot make the lab's certificate authority")?;
-        let file = path("flowdog.toml");
+        let (authority, _key) = create_authority(&directory)?;
+        let file = directory.path().join("flowdog.toml");
         let (name, value) = ADDED_FIELD;
         let listen = if gwlb.ip().is_loopback() {
             *gwlb.ip()
@@ -133,7 +156,8 @@ interceptors = ["who", "edit", "song"]
         Ok(Self {
             directory,
             file,
-            authority: Some(authority),
+            authority,
+            environment: Vec::new(),
             gwlb_address: gwlb,
             health_address: health,
         })
@@ -142,6 +166,11 @@ interceptors = ["who", "edit", "song"]
     /// The configuration file.
     pub(crate) fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// Variables that tell the appliance what its file does not.
+    pub(crate) fn environment(&self) -> &[(String, String)] {
+        &self.environment
     }
 
     /// Where the appliance's log goes unless the user wants it elsewhere.
@@ -154,14 +183,10 @@ interceptors = ["who", "edit", "song"]
         self.directory.path().join("empty")
     }
 
-    /// The root of the appliance's authority, in PEM; empty without one.
+    /// The root of the appliance's authority, in PEM.
     pub(crate) fn authority_pem(&self) -> anyhow::Result<String> {
-        self.authority.as_deref().map_or_else(
-            || Ok(String::new()),
-            |file| {
-                fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
-            },
-        )
+        fs::read_to_string(&self.authority)
+            .with_context(|| format!("cannot read {}", self.authority.display()))
     }
 
     /// Writes the files of trusted roots. With `origins`, the lab's servers are the whole Internet;

@@ -216,6 +216,23 @@ pub struct Ca {
     pub key: PathBuf,
 }
 
+impl Ca {
+    /// The environment variable that names the certificate's file where the file has no `[tls.ca]`.
+    pub const CERTIFICATE_VARIABLE: &str = "FLOWDOG_CA_CERTIFICATE";
+    /// The environment variable that names the key's file where the file has no `[tls.ca]`.
+    pub const KEY_VARIABLE: &str = "FLOWDOG_CA_KEY";
+
+    /// The authority that the environment names, if it names both files: where a secret is mounted is
+    /// often known to the one who starts the process only.
+    fn from_environment() -> Option<Self> {
+        let path = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        Some(Self {
+            certificate: path(Self::CERTIFICATE_VARIABLE)?.into(),
+            key: path(Self::KEY_VARIABLE)?.into(),
+        })
+    }
+}
+
 /// One entry of `[tls.upstream] roots`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Root {

@@ -292,6 +292,7 @@ impl Reader<'_> {
                 );
                 None
             }
+            (None, None) if !section.is_present() => Ca::from_environment(),
             _ => None,
         }
     }
