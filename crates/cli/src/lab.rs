@@ -212,7 +212,7 @@ fn in_namespaces(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Runs a server of the user's beside the lab's own; it ends with what is returned.
-fn start_server(lab: &Lab, script: &str) -> anyhow::Result<lab::Appliance> {
+fn start_server(lab: &Lab, script: &str) -> anyhow::Result<lab::appliance::Appliance> {
     let network = lab
         .server(0)
         .context("with --net host there is no network of servers to run one in")?;
@@ -222,7 +222,7 @@ fn start_server(lab: &Lab, script: &str) -> anyhow::Result<lab::Appliance> {
         environment: Vec::new(),
         log: None,
     };
-    lab::Appliance::start(command, Some(network)).context("cannot start the server of --server")
+    lab::appliance::Appliance::start(command, Some(network)).context("cannot start the server of --server")
 }
 
 fn in_user_space(args: &Args) -> anyhow::Result<ExitCode> {

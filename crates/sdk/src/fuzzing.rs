@@ -8,8 +8,10 @@
 
 use http::Method;
 
-use crate::content::{self, Coding, ContentLimits};
-use crate::{ByteSize, FieldName, InnerPacket, Target, VpcEndpointId};
+use crate::coding;
+use crate::{
+    ByteSize, Coding, ContentLimits, FieldName, Filter, InnerPacket, Target, VpcEndpointId,
+};
 
 /// Small enough that a fuzzer reaches the caps.
 const LIMITS: ContentLimits = ContentLimits {
@@ -23,17 +25,25 @@ pub fn content(bytes: &[u8]) {
     let Some((choice, encoded)) = bytes.split_first() else {
         return;
     };
-    let coding = [Coding::Deflate, Coding::Gzip][usize::from(choice & 1)];
-    let Ok(data) = content::decode(encoded, coding, &LIMITS) else {
+    let all = [Coding::Deflate, Coding::Gzip, Coding::Brotli, Coding::Zstd];
+    let coding = all[usize::from(choice & 3)];
+    let Ok(data) = coding::decode(encoded, coding, &LIMITS) else {
         return;
     };
     assert!(data.len() <= LIMITS.decoded);
-    let again = content::encode(&data, coding).unwrap_or_default();
+    let again = coding::encode(&data, coding).unwrap_or_default();
     let wide = ContentLimits {
         ratio: usize::MAX,
         ..LIMITS
     };
-    assert_eq!(content::decode(&again, coding, &wide), Ok(data));
+    assert_eq!(coding::decode(&again, coding, &wide), Ok(data));
+}
+
+/// A filter, as an operator might write it.
+pub fn filter(bytes: &[u8]) {
+    if let Ok(filter) = String::from_utf8_lossy(bytes).parse::<Filter>() {
+        assert_eq!(filter.to_string().parse(), Ok(filter));
+    }
 }
 
 /// A request target, a field name and a size: texts that are kept as they were written.
