@@ -1,5 +1,7 @@
 //! Benchmarks: programs that print ratios against a yardstick run at the same moment.
 
+mod tcp;
+
 use anyhow::{Result, bail};
 use serde::Serialize;
 
@@ -11,6 +13,9 @@ pub(crate) struct Args {
     /// One JSON object a line per measure instead of a table.
     #[arg(long)]
     json: bool,
+    /// Replaces the committed table, where the benchmark has one.
+    #[arg(long)]
+    write: bool,
 }
 
 /// One measured figure beside what it is measured against.
@@ -25,10 +30,14 @@ pub(crate) struct Measure {
     pub(crate) kind: &'static str,
 }
 
-type Bench = fn() -> Result<Vec<Measure>>;
+type Bench = fn(&Args) -> Result<Vec<Measure>>;
 
 /// Every benchmark: name, what it measures, and the function that does.
-const BENCHES: &[(&str, &str, Bench)] = &[];
+const BENCHES: &[(&str, &str, Bench)] = &[(
+    "tcp",
+    "goodput and short transfers beside smoltcp, in virtual time, and beside Linux as recorded",
+    tcp::measure,
+)];
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let Some(name) = &args.name else {
@@ -44,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             known.join(", ")
         );
     };
-    let measures = bench()?;
+    let measures = bench(args)?;
     if args.json {
         for measure in &measures {
             println!("{}", serde_json::to_string(measure)?);

@@ -19,6 +19,8 @@ pub(crate) struct App {
     pub(crate) saw_end: bool,
     /// When the last expected byte was read.
     pub(crate) complete_at: Option<u64>,
+    /// Whether bytes are made and compared; measurements save the time.
+    pub(crate) checks: bool,
     next_read: u64,
 }
 
@@ -36,6 +38,7 @@ impl App {
             closed: false,
             saw_end: false,
             complete_at: None,
+            checks: true,
             next_read: 0,
         }
     }
@@ -43,7 +46,8 @@ impl App {
     /// Fills the next bytes to write; answers how many.
     pub(crate) fn produce(&self, buffer: &mut [u8]) -> usize {
         let count = (self.to_send - self.written).min(buffer.len().min(self.chunk) as u64) as usize;
-        for (index, byte) in buffer[..count].iter_mut().enumerate() {
+        let made = if self.checks { count } else { 0 };
+        for (index, byte) in buffer[..made].iter_mut().enumerate() {
             *byte = pattern(self.stream, self.written + index as u64);
         }
         count
@@ -52,7 +56,8 @@ impl App {
     /// Checks received bytes.
     pub(crate) fn consume(&mut self, bytes: &[u8], now: u64) {
         let other = 1 - self.stream;
-        for (index, &byte) in bytes.iter().enumerate() {
+        let compared = if self.checks { bytes.len() } else { 0 };
+        for (index, &byte) in bytes[..compared].iter().enumerate() {
             let at = self.received + index as u64;
             assert_eq!(
                 byte,

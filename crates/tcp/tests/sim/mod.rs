@@ -9,6 +9,7 @@
 pub(crate) mod app;
 pub(crate) mod engine;
 pub(crate) mod link;
+pub(crate) mod measure;
 pub(crate) mod peer;
 
 use std::cmp::Reverse;

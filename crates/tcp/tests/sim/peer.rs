@@ -2,6 +2,7 @@
 //! that takes its connection over after the handshake.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 use flowdog_tcp::{Flags, Instant, Options, Repr, Seq, Takeover, TimestampSeed, Timestamps};
 use smoltcp::iface::{self, Interface, SocketHandle, SocketSet};
@@ -19,6 +20,7 @@ pub(crate) struct Smoltcp {
     handle: SocketHandle,
     device: Queues,
     pub(crate) app: App,
+    pub(crate) sent_packets: u64,
     buffer: Vec<u8>,
 }
 
@@ -85,6 +87,46 @@ fn micros(now: u64) -> smoltcp::time::Instant {
 impl Smoltcp {
     /// A host at the right end with a connection to the left end that is still closed.
     pub(crate) fn new(app: App, mtu: usize, buffers: usize, timestamps: bool, seed: u64) -> Self {
+        Self::at(RIGHT, app, mtu, buffers, timestamps, seed)
+    }
+
+    /// Two hosts that have shaken hands without spending time, with the buffers and the settings
+    /// that smoltcp has without being asked.
+    pub(crate) fn pair(
+        apps: [App; 2],
+        mtu: usize,
+        buffers: usize,
+        seed: u64,
+        now: u64,
+    ) -> [Self; 2] {
+        let [app_left, app_right] = apps;
+        let mut left = Self::at(LEFT, app_left, mtu, buffers, true, seed);
+        let mut right = Self::at(RIGHT, app_right, mtu, buffers, true, !seed);
+        right.socket().listen(PORT).expect("a fresh socket listens");
+        let remote = IpEndpoint::new(Ipv4Address::new(10, 0, 0, 2).into(), PORT);
+        let handle = left.handle;
+        let connection = left.sockets.get_mut::<socket::Socket<'_>>(handle);
+        connection
+            .connect(left.interface.context(), remote, PORT)
+            .expect("a fresh socket connects");
+        for _ in 0..4 {
+            left.step(now);
+            right.device.arrived.extend(left.device.leaving.drain(..));
+            right.step(now);
+            left.device.arrived.extend(right.device.leaving.drain(..));
+        }
+        assert!(left.socket().may_send() && right.socket().may_send());
+        [left, right]
+    }
+
+    fn at(
+        address: IpAddr,
+        app: App,
+        mtu: usize,
+        buffers: usize,
+        timestamps: bool,
+        seed: u64,
+    ) -> Self {
         let mut device = Queues {
             arrived: VecDeque::new(),
             leaving: Vec::new(),
@@ -95,7 +137,7 @@ impl Smoltcp {
         let mut interface = Interface::new(config, &mut device, micros(0));
         interface.update_ip_addrs(|addresses| {
             addresses
-                .push(IpCidr::new(Ipv4Address::new(10, 0, 0, 2).into(), 24))
+                .push(IpCidr::new(address.into(), 24))
                 .expect("room for one address");
         });
         let mut connection = socket::Socket::new(
@@ -114,8 +156,14 @@ impl Smoltcp {
             handle,
             device,
             app,
+            sent_packets: 0,
             buffer: vec![0; 1 << 16],
         }
+    }
+
+    fn step(&mut self, now: u64) {
+        self.interface
+            .poll(micros(now), &mut self.device, &mut self.sockets);
     }
 
     fn socket(&mut self) -> &mut socket::Socket<'static> {
@@ -303,6 +351,7 @@ impl Host for Smoltcp {
         }
         self.interface
             .poll(micros(now), &mut self.device, &mut self.sockets);
+        self.sent_packets += self.device.leaving.len() as u64;
         out.append(&mut self.device.leaving);
     }
 
