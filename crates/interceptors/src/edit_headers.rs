@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use sdk::{
-    ConfigFault, ConfigTable, Exchange, FieldName, HeaderValue, Headers, InterceptError,
-    Interceptor, InterceptorKind, Request, Response, Step, async_trait, from_table,
+    ConfigFault, ConfigTable, Exchange, FieldName, Filter, HeaderValue, Headers, InterceptError,
+    Interceptor, InterceptorKind, Request, Response, Step, Subject, async_trait, from_table,
 };
 use serde::Deserialize;
 
@@ -38,6 +38,7 @@ const MAX_ADDED: usize = 64 << 10;
 /// Edits the fields of requests and responses, in the order of the config.
 #[derive(Debug)]
 pub struct EditHeaders {
+    when: Option<Filter>,
     request: Vec<Edit>,
     response: Vec<Edit>,
 }
@@ -54,6 +55,8 @@ enum Edit {
 #[serde(deny_unknown_fields, default)]
 #[derive(Default)]
 struct Config {
+    /// Which exchanges. Default: all.
+    when: Option<Filter>,
     /// What to do with requests, in this order. Default: nothing.
     request: Vec<EditConfig>,
     /// What to do with responses, in this order. Default: nothing.
@@ -81,7 +84,13 @@ struct EditConfig {
 impl EditHeaders {
     fn build(table: &ConfigTable) -> Result<Arc<dyn Interceptor>, ConfigFault> {
         let config: Config = from_table(table)?;
+        let needs_response = config.when.as_ref().is_some_and(Filter::needs_response);
+        if needs_response && !config.request.is_empty() {
+            let fault = ConfigFault::new("when", "looks at the response, which comes too late");
+            return Err(fault.allowed("conditions on the request, where requests are edited"));
+        }
         Ok(Arc::new(Self {
+            when: config.when,
             request: edits("request", config.request)?,
             response: edits("response", config.response)?,
         }))
@@ -250,18 +259,30 @@ impl Interceptor for EditHeaders {
     async fn on_request(
         &self,
         request: &mut Request,
-        _: &mut Exchange,
+        exchange: &mut Exchange,
     ) -> Result<Step, InterceptError> {
-        apply(&self.request, &mut request.headers);
+        let is_meant = self
+            .when
+            .as_ref()
+            .is_none_or(|when| when.matches(&Subject::request(request, exchange)));
+        if is_meant {
+            apply(&self.request, &mut request.headers);
+        }
         Ok(Step::Continue)
     }
 
     async fn on_response(
         &self,
         response: &mut Response,
-        _: &mut Exchange,
+        exchange: &mut Exchange,
     ) -> Result<(), InterceptError> {
-        apply(&self.response, &mut response.headers);
+        let is_meant = self
+            .when
+            .as_ref()
+            .is_none_or(|when| when.matches(&Subject::response(response, exchange)));
+        if is_meant {
+            apply(&self.response, &mut response.headers);
+        }
         Ok(())
     }
 }
@@ -304,6 +325,27 @@ mod tests {
         assert_eq!(
             play.response("HTTP/1.1 200 OK\nServer: s\n\nx").await,
             "HTTP/1.1 200 OK\nVia: 1.1 flowdog\n\nx"
+        );
+    }
+
+    #[tokio::test]
+    async fn only_what_is_meant_is_edited() {
+        let mut play = play(
+            r#"when = 'path like "/a*"'
+               request = [{ set = "X", value = "1" }]
+               response = [{ set = "Y", value = "2" }]"#,
+        );
+        let meant = play.request("GET /abc HTTP/1.1\nHost: h\n\n").await;
+        assert_eq!(meant.to_server(), "GET /abc HTTP/1.1\nHost: h\nX: 1\n\n");
+        assert_eq!(
+            play.response("HTTP/1.1 200 OK\n\n").await,
+            "HTTP/1.1 200 OK\nY: 2\n\n"
+        );
+        let other = "GET /b HTTP/1.1\nHost: h\n\n";
+        assert_eq!(play.request(other).await.to_server(), other);
+        assert_eq!(
+            play.response("HTTP/1.1 200 OK\n\n").await,
+            "HTTP/1.1 200 OK\n\n"
         );
     }
 

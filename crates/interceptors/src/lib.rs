@@ -4,12 +4,20 @@
 //! cannot do. [`all`] is the only list of them.
 #![forbid(unsafe_code)]
 
+mod block;
+mod edit_body;
 mod edit_headers;
 mod geneve_headers;
+mod map_local;
+mod map_remote;
 mod sts_rickroll;
 
+pub use block::Block;
+pub use edit_body::EditBody;
 pub use edit_headers::EditHeaders;
 pub use geneve_headers::GeneveHeaders;
+pub use map_local::MapLocal;
+pub use map_remote::MapRemote;
 pub use sts_rickroll::StsRickroll;
 
 use sdk::InterceptorKind;
@@ -17,7 +25,15 @@ use sdk::InterceptorKind;
 /// Every built-in kind, in the order of their names.
 #[must_use]
 pub fn all() -> Vec<InterceptorKind> {
-    vec![edit_headers::KIND, geneve_headers::KIND, sts_rickroll::KIND]
+    vec![
+        block::KIND,
+        edit_body::KIND,
+        edit_headers::KIND,
+        geneve_headers::KIND,
+        map_local::KIND,
+        map_remote::KIND,
+        sts_rickroll::KIND,
+    ]
 }
 
 #[cfg(test)]

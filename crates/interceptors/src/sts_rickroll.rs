@@ -423,7 +423,7 @@ mod tests {
     #[tokio::test]
     async fn an_unknown_coding_or_a_broken_body_passes_as_it_came() {
         for (encoding, body, note) in [
-            ("br", "??", "coding-unknown"),
+            ("compress", "??", "coding-unknown"),
             ("gzip", "no gzip", "body-broken"),
         ] {
             let mut play = play("");
