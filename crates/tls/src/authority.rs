@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PublicKeyData,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -16,7 +16,7 @@ use time::{Duration, OffsetDateTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::fault::is_self_issued;
-use crate::signer::{LocalSigner, SignError, Signer, SignerKey};
+use crate::signer::{LocalSigner, RemoteKey, SignError, Signer, SignerKey};
 
 /// A generated root lives ten years: long enough never to surprise, and whoever generated it can
 /// do so again.
@@ -24,6 +24,9 @@ const ROOT_LIFETIME: Duration = Duration::days(3650);
 
 /// Clients whose clock is behind must be able to believe a root made a moment ago.
 const ROOT_BACKDATE: Duration = Duration::days(1);
+
+/// The same for an intermediate, in seconds.
+const INTERMEDIATE_BACKDATE: i64 = 3600;
 
 /// A root or intermediate CA that signs leaf certificates.
 ///
@@ -36,6 +39,8 @@ pub struct Authority {
     signer: Arc<dyn Signer>,
     not_before: i64,
     not_after: i64,
+    /// Whether its basicConstraints leave room for another CA below (RFC 5280 §4.2.1.9).
+    may_have_intermediates: bool,
 }
 
 /// What is wrong with a certificate authority's files, or with making one.
@@ -136,9 +141,31 @@ pub enum AuthorityError {
     /// The authority could not be made.
     #[error("cannot make a certificate authority: {0}")]
     Generate(rcgen::Error),
-    /// The signer failed its first signature.
+    /// The signer gave no signature.
     #[error(transparent)]
     Sign(#[from] SignError),
+    /// The signer's signature is not one of the certificate's key.
+    #[error(
+        "{what}: the signer's signature does not fit the certificate: it signs with another key"
+    )]
+    WrongSignature {
+        /// The authority.
+        what: String,
+    },
+    /// A key in a remote signer has to sign intermediates, and the certificate forbids them.
+    #[error(
+        "{what}: the certificate forbids intermediates (pathlen:0); make a root with `flowdog ca create`"
+    )]
+    NoIntermediates {
+        /// The authority.
+        what: String,
+    },
+    /// The certificate's key is of a kind that a remote signer cannot hold.
+    #[error("{what}: the certificate's key is neither ECDSA P-256, P-384 nor RSA")]
+    UnsupportedRemoteKey {
+        /// The file.
+        what: String,
+    },
 }
 
 impl Authority {
@@ -149,14 +176,171 @@ impl Authority {
     ///
     /// With the file and what is wrong with it: unreadable, no CA, expired, or not matching.
     pub fn from_files(certificates: &Path, key: &Path) -> Result<Self, AuthorityError> {
-        let certificate_pem = read(certificates)?;
-        let chain = CertificateDer::pem_slice_iter(&certificate_pem)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| AuthorityError::Pem {
-                path: certificates.to_owned(),
-                reason: error.to_string(),
-            })?;
+        let chain = read_chain(certificates)?;
+        let signer = Self::signer_from_file(key)?;
+        Self::from_parts(
+            &format!("{} with key {}", certificates.display(), key.display()),
+            chain,
+            signer,
+            UnixTime::now(),
+        )
+    }
 
+    /// Reads a certificate file whose key lives elsewhere. `signer` is told the kind of key and
+    /// the public key that the certificate has; nothing is signed and nobody is asked here.
+    ///
+    /// # Errors
+    ///
+    /// With the file and what is wrong with it.
+    pub fn from_certificate(
+        certificates: &Path,
+        signer: impl FnOnce(RemoteKey, Vec<u8>) -> Arc<dyn Signer>,
+    ) -> Result<Self, AuthorityError> {
+        let what = certificates.display().to_string();
+        let chain = read_chain(certificates)?;
+        let Some(first) = chain.first() else {
+            return Err(AuthorityError::NoCertificate { what });
+        };
+        let now = UnixTime::now();
+        let certificate = check_certificate(first, now, &|| what.clone())?;
+        let Some((kind, public)) = RemoteKey::of_parsed(certificate.public_key()) else {
+            return Err(AuthorityError::UnsupportedRemoteKey { what });
+        };
+        Self::from_parts(&what, chain, signer(kind, public), now)
+    }
+
+    /// Makes a self-signed root certificate for the key of any signer, with room for one
+    /// intermediate, valid for ten years.
+    ///
+    /// # Errors
+    ///
+    /// When the signer gives no signature, or one that is not of its key.
+    pub fn self_signed(common_name: &str, signer: Arc<dyn Signer>) -> Result<Self, AuthorityError> {
+        let now = UnixTime::now();
+        let what = format!("the new root {common_name:?}");
+        let certificate = root_params(common_name, now)
+            .self_signed(&SignerKey(Arc::clone(&signer)))
+            .map_err(AuthorityError::Generate)?;
+        let authority = Self::from_parts(&what, vec![certificate.into()], signer, now)?;
+        let own = authority
+            .chain
+            .first()
+            .ok_or_else(|| AuthorityError::NoCertificate { what: what.clone() })?;
+        authority.check_signature_on(own, &what)?;
+        Ok(authority)
+    }
+
+    /// Makes a key pair in memory and a CA certificate for it, signed by this authority: path
+    /// length 0, for TLS servers only, valid for `lifetime` and not beyond this authority.
+    ///
+    /// # Errors
+    ///
+    /// When this authority may not have intermediates, or its signer gives no right signature.
+    pub fn intermediate(
+        &self,
+        lifetime: std::time::Duration,
+        now: UnixTime,
+    ) -> Result<Self, AuthorityError> {
+        let what = "the intermediate".to_owned();
+        if !self.may_have_intermediates {
+            return Err(AuthorityError::NoIntermediates { what });
+        }
+        let clock = seconds(now);
+        let lifetime = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
+        let not_before = (clock - INTERMEDIATE_BACKDATE).max(self.not_before);
+        let not_after = clock.saturating_add(lifetime).min(self.not_after);
+        let date = |seconds| {
+            OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        };
+        let pair = KeyPair::generate().map_err(AuthorityError::Generate)?;
+        let mut serial = [0u8; 16];
+        aws_lc_rs::rand::fill(&mut serial)
+            .map_err(|_unspecified| AuthorityError::Generate(rcgen::Error::RemoteKeyError))?;
+        if let Some(first) = serial.first_mut() {
+            *first = *first & 0x7f | 0x40;
+        }
+        let mut params = CertificateParams::default();
+        params.serial_number = Some(rcgen::SerialNumber::from_slice(&serial));
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        // A name of its own: clients that keep intermediates must not take one for another.
+        let number: String = serial
+            .iter()
+            .take(4)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, format!("flowdog intermediate {number}"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        params.not_before = date(not_before);
+        params.not_after = date(not_after);
+        let certificate: CertificateDer<'static> = params
+            .signed_by(&pair, &self.issuer)
+            .map_err(|_remote| {
+                AuthorityError::Sign(SignError(
+                    "the authority's key did not sign the intermediate".to_owned(),
+                ))
+            })?
+            .into();
+        self.check_signature_on(&certificate, &what)?;
+        let mut chain = vec![certificate];
+        chain.extend(self.chain.iter().cloned());
+        Self::from_parts(&what, chain, Arc::new(LocalSigner::new(pair)), now)
+    }
+
+    /// Whether its certificate leaves room for an intermediate.
+    #[must_use]
+    pub fn may_have_intermediates(&self) -> bool {
+        self.may_have_intermediates
+    }
+
+    /// Whether its key lives outside this process; see [`Signer::is_remote`].
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        self.signer.is_remote()
+    }
+
+    /// A remote signer may use another key than the certificate says; then nobody would believe
+    /// what it signed.
+    fn check_signature_on(
+        &self,
+        signed: &CertificateDer<'_>,
+        what: &str,
+    ) -> Result<(), AuthorityError> {
+        let wrong = || AuthorityError::WrongSignature {
+            what: what.to_owned(),
+        };
+        let (_, signed) = X509Certificate::from_der(signed).map_err(|_opaque| wrong())?;
+        let tbs = signed.tbs_certificate.as_ref();
+        let signature = signed.signature_value.as_ref();
+        let algorithm: &'static dyn aws_lc_rs::signature::VerificationAlgorithm = match self
+            .signer
+            .algorithm()
+        {
+            a if *a == rcgen::PKCS_ECDSA_P256_SHA256 => {
+                &aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1
+            }
+            a if *a == rcgen::PKCS_ECDSA_P384_SHA384 => {
+                &aws_lc_rs::signature::ECDSA_P384_SHA384_ASN1
+            }
+            a if *a == rcgen::PKCS_RSA_SHA256 => &aws_lc_rs::signature::RSA_PKCS1_2048_8192_SHA256,
+            // Other kinds are local, and a local key is what it is.
+            _ => return Ok(()),
+        };
+        aws_lc_rs::signature::UnparsedPublicKey::new(algorithm, self.signer.public_key())
+            .verify(tbs, signature)
+            .map_err(|_unspecified| wrong())
+    }
+
+    /// A signer with the private key of a PEM file.
+    ///
+    /// # Errors
+    ///
+    /// With the file and what is wrong with it.
+    pub fn signer_from_file(key: &Path) -> Result<Arc<dyn Signer>, AuthorityError> {
         let key_pem = read(key)?;
         warn_of_open_key(key);
         let key_der = match PrivateKeyDer::from_pem_slice(&key_pem) {
@@ -177,12 +361,7 @@ impl Authority {
             KeyPair::try_from(&key_der).map_err(|_opaque| AuthorityError::UnsupportedKey {
                 path: key.to_owned(),
             })?;
-        Self::from_parts(
-            &format!("{} with key {}", certificates.display(), key.display()),
-            chain,
-            Arc::new(LocalSigner::new(pair)),
-            UnixTime::now(),
-        )
+        Ok(Arc::new(LocalSigner::new(pair)))
     }
 
     /// Makes a root authority (ECDSA P-256) that exists in memory only.
@@ -236,13 +415,22 @@ impl Authority {
         let not_after = certificate.validity().not_after.timestamp();
         let subject = certificate.subject().as_raw().to_vec();
 
+        let may_have_intermediates = certificate
+            .basic_constraints()
+            .ok()
+            .flatten()
+            .is_some_and(|found| found.value.path_len_constraint.is_none_or(|most| most > 0));
+
         let issuer = Issuer::from_ca_cert_der(first, SignerKey(Arc::clone(&signer)))
             .map_err(|_opaque| AuthorityError::UnsupportedSubject { what: what() })?;
         // The writer encodes the issuer's name anew. Clients compare the encodings, so a trial
-        // leaf shows at the start, and not at the first connection, whether they are equal.
+        // leaf shows at the start, and not at the first connection, whether they are equal. The
+        // trial is signed with a key of its own: the signer may be far away.
         let probe = KeyPair::generate().map_err(AuthorityError::Generate)?;
+        let trial = Issuer::from_ca_cert_der(first, &probe)
+            .map_err(|_opaque| AuthorityError::UnsupportedSubject { what: what() })?;
         let leaf = CertificateParams::default()
-            .signed_by(&probe, &issuer)
+            .signed_by(&probe, &trial)
             .map_err(AuthorityError::Generate)?;
         let same_name = X509Certificate::from_der(leaf.der())
             .is_ok_and(|(_, leaf)| leaf.issuer().as_raw() == subject.as_slice());
@@ -255,6 +443,7 @@ impl Authority {
             signer,
             not_before,
             not_after,
+            may_have_intermediates,
         })
     }
 
@@ -308,19 +497,8 @@ impl Authority {
     /// The authority and its private key in PEM.
     fn make(common_name: &str) -> Result<(Self, String), AuthorityError> {
         let now = UnixTime::now();
-        let clock = seconds(now);
-        let at = OffsetDateTime::from_unix_timestamp(clock).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        let mut params = CertificateParams::default();
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params
-            .distinguished_name
-            .push(DnType::CommonName, common_name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.not_before = at.saturating_sub(ROOT_BACKDATE);
-        params.not_after = at.saturating_add(ROOT_LIFETIME);
         let pair = KeyPair::generate().map_err(AuthorityError::Generate)?;
-        let certificate = params
+        let certificate = root_params(common_name, now)
             .self_signed(&pair)
             .map_err(AuthorityError::Generate)?;
         let key_pem = pair.serialize_pem();
@@ -332,6 +510,33 @@ impl Authority {
         )?;
         Ok((authority, key_pem))
     }
+}
+
+/// A root leaves room for the intermediate that signs leaves.
+fn root_params(common_name: &str, now: UnixTime) -> CertificateParams {
+    let at =
+        OffsetDateTime::from_unix_timestamp(seconds(now)).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = at.saturating_sub(ROOT_BACKDATE);
+    params.not_after = at.saturating_add(ROOT_LIFETIME);
+    params
+}
+
+fn read_chain(certificates: &Path) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
+    let pem = read(certificates)?;
+    let chain = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| AuthorityError::Pem {
+            path: certificates.to_owned(),
+            reason: error.to_string(),
+        })?;
+    Ok(chain)
 }
 
 /// Whole seconds since 1970, as X.509 counts.

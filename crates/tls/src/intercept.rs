@@ -27,6 +27,7 @@ use crate::alert;
 use crate::authority::Authority;
 use crate::error::{OurFault, PeerFault, PolicyFault, TlsError, peer_fault};
 use crate::hello::{self, ClientHello, HelloFault, NameFault, Parsed};
+use crate::issuing::Issuing;
 use crate::leaf_key::KeyType;
 use crate::mint::{Mint, MintConfig};
 use crate::offer::Offer;
@@ -117,7 +118,7 @@ impl<C, S> Established<C, S> {
 }
 
 impl Impersonator {
-    /// Puts the parts together.
+    /// Puts the parts together, with an authority whose own key signs leaves.
     ///
     /// # Errors
     ///
@@ -127,9 +128,22 @@ impl Impersonator {
         upstream: Upstream,
         config: ImpersonatorConfig,
     ) -> Result<Self, TlsError> {
+        Self::with_issuing(Arc::new(Issuing::direct(authority)), upstream, config)
+    }
+
+    /// Puts the parts together.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_issuing(
+        issuing: Arc<Issuing>,
+        upstream: Upstream,
+        config: ImpersonatorConfig,
+    ) -> Result<Self, TlsError> {
         let tls12 = template(&version::TLS12, &config)?;
         let tls13 = template(&version::TLS13, &config)?;
-        let mint = Mint::new(authority, config.mint.clone(), Arc::clone(&config.clock));
+        let mint = Mint::new(issuing, config.mint.clone(), Arc::clone(&config.clock));
         Ok(Self {
             mint,
             upstream,
@@ -147,6 +161,13 @@ impl Impersonator {
     /// With the reason why not.
     pub fn can_intercept(&self, hello: &ClientHello) -> Result<(), PolicyFault> {
         Offer::of(hello).map(|_offer| ())
+    }
+
+    /// Whether somebody is there to sign leaves.
+    #[must_use]
+    pub fn can_sign(&self) -> bool {
+        let now = self.config.clock.current_time();
+        now.is_some_and(|now| self.mint.issuing().current(now).is_some())
     }
 
     /// The mint, for its counters and its authority.

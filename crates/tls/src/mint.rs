@@ -12,6 +12,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 
 use crate::authority::{Authority, seconds};
+use crate::issuing::Issuing;
 use crate::leaf_key::{KeyPool, KeyType};
 use crate::mirror::{MAX_LIFETIME, Mirror, WHOLE, Wanted};
 
@@ -52,6 +53,9 @@ pub enum MintError {
     /// No moment is inside the validity of both the server's certificate and the authority's.
     #[error("the server's certificate or the CA certificate is not valid at this time")]
     NotValidNow,
+    /// There is no intermediate: the authority's signer has been away too long.
+    #[error("there is no valid intermediate, because the certificate authority's key is away")]
+    NoIssuer,
     /// Too many leaves are being made.
     #[error("too many certificates are being made at once")]
     Overloaded,
@@ -72,7 +76,7 @@ pub enum MintError {
 /// Makes leaves for servers. One for the whole appliance; all shards share it.
 #[derive(Debug)]
 pub struct Mint {
-    authority: Arc<Authority>,
+    issuing: Arc<Issuing>,
     cache: Cache<LeafId, Arc<Minted>>,
     keys: KeyPool,
     permits: Semaphore,
@@ -105,13 +109,9 @@ const MARGIN: i64 = 300;
 impl Mint {
     /// A mint with nothing in its cache.
     #[must_use]
-    pub fn new(
-        authority: Arc<Authority>,
-        config: MintConfig,
-        clock: Arc<dyn TimeProvider>,
-    ) -> Self {
+    pub fn new(issuing: Arc<Issuing>, config: MintConfig, clock: Arc<dyn TimeProvider>) -> Self {
         Self {
-            authority,
+            issuing,
             cache: Cache::builder()
                 .max_capacity(config.cache_entries)
                 .time_to_live(config.cache_time)
@@ -190,10 +190,16 @@ impl Mint {
         self.cache.entry_count()
     }
 
-    /// Who signs.
+    /// The authority whose certificate clients install.
     #[must_use]
     pub fn authority(&self) -> &Arc<Authority> {
-        &self.authority
+        self.issuing.root()
+    }
+
+    /// Who signs, and who is asked for the next intermediate.
+    #[must_use]
+    pub fn issuing(&self) -> &Arc<Issuing> {
+        &self.issuing
     }
 
     async fn mint(
@@ -212,33 +218,33 @@ impl Mint {
             .acquire()
             .await
             .map_err(|_closed| MintError::Interrupted)?;
+        let authority = self.issuer()?;
         let mirror = Mirror::of(server_leaf, wanted)?;
         let key = self.keys.take(kind).await?;
         let lifetime = time::Duration::try_from(self.config.leaf_lifetime).unwrap_or(MAX_LIFETIME);
-        let params = mirror.params(
-            now,
-            lifetime,
-            self.authority.validity(),
-            kind,
-            random_serial()?,
-        )?;
+        let params = mirror.params(now, lifetime, authority.validity(), kind, random_serial()?)?;
         let not_after = params.not_after.unix_timestamp();
-        let leaf = if self.authority.signs_slowly() {
-            let authority = Arc::clone(&self.authority);
+        let leaf = if authority.signs_slowly() {
+            let authority = Arc::clone(&authority);
             let public = Arc::clone(&key.public);
             tokio::task::spawn_blocking(move || authority.sign(&params, public.as_ref()))
                 .await
                 .map_err(|_panicked| MintError::Interrupted)??
         } else {
-            self.authority.sign(&params, key.public.as_ref())?
+            authority.sign(&params, key.public.as_ref())?
         };
         self.minted.fetch_add(1, Ordering::Relaxed);
         let mut chain = vec![leaf];
-        chain.extend(self.authority.chain_to_send());
+        chain.extend(authority.chain_to_send());
         Ok(Arc::new(Minted {
             key: Arc::new(CertifiedKey::new(chain, key.signing)),
             not_after,
         }))
+    }
+
+    fn issuer(&self) -> Result<Arc<Authority>, MintError> {
+        let now = self.clock.current_time().ok_or(MintError::NotValidNow)?;
+        self.issuing.current(now).ok_or(MintError::NoIssuer)
     }
 
     fn now(&self) -> Result<i64, MintError> {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
+use x509_parser::prelude::FromDer;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 /// A private key that signs certificates, wherever it lives: in this process, in a hardware
 /// token, or behind a cloud API.
@@ -27,6 +29,65 @@ pub trait Signer: Send + Sync + fmt::Debug {
     /// Whether [`sign`](Self::sign) may take longer than a packet loop can wait (about a
     /// millisecond). Slow signers are called on the blocking pool.
     fn is_slow(&self) -> bool;
+
+    /// Whether the key lives outside this process, where it can be away, slow or expensive. Such
+    /// a key signs intermediates and never leaves.
+    fn is_remote(&self) -> bool {
+        false
+    }
+}
+
+/// The kinds of key that a remote signer may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RemoteKey {
+    /// ECDSA on P-256, with SHA-256.
+    EcdsaP256,
+    /// ECDSA on P-384, with SHA-384.
+    EcdsaP384,
+    /// RSA with PKCS#1 v1.5 padding and SHA-256, which every verifier of the last 20 years knows.
+    Rsa,
+}
+
+impl RemoteKey {
+    /// What [`Signer::algorithm`] answers for this kind.
+    #[must_use]
+    pub fn algorithm(self) -> &'static SignatureAlgorithm {
+        match self {
+            Self::EcdsaP256 => &rcgen::PKCS_ECDSA_P256_SHA256,
+            Self::EcdsaP384 => &rcgen::PKCS_ECDSA_P384_SHA384,
+            Self::Rsa => &rcgen::PKCS_RSA_SHA256,
+        }
+    }
+
+    /// Reads a SubjectPublicKeyInfo (RFC 5280 §4.1.2.7): the kind, and the content of its BIT
+    /// STRING as [`Signer::public_key`] wants it. `None` for every other kind of key.
+    #[must_use]
+    pub fn of_spki(der: &[u8]) -> Option<(Self, Vec<u8>)> {
+        let (_, info) = SubjectPublicKeyInfo::from_der(der).ok()?;
+        Self::of_parsed(&info)
+    }
+
+    pub(crate) fn of_parsed(info: &SubjectPublicKeyInfo<'_>) -> Option<(Self, Vec<u8>)> {
+        /// id-ecPublicKey and rsaEncryption (RFC 3279 §2.3), the curves of RFC 5480 §2.1.1.1.
+        const EC: &str = "1.2.840.10045.2.1";
+        const RSA: &str = "1.2.840.113549.1.1.1";
+        const P256: &str = "1.2.840.10045.3.1.7";
+        const P384: &str = "1.3.132.0.34";
+        let curve = || {
+            let oid = info.algorithm.parameters.as_ref()?.as_oid().ok()?;
+            Some(oid.to_id_string())
+        };
+        let kind = match info.algorithm.algorithm.to_id_string().as_str() {
+            RSA => Self::Rsa,
+            EC => match curve()?.as_str() {
+                P256 => Self::EcdsaP256,
+                P384 => Self::EcdsaP384,
+                _ => return None,
+            },
+            _ => return None,
+        };
+        Some((kind, info.subject_public_key.data.to_vec()))
+    }
 }
 
 /// Why a signer gave no signature. The text is for the log and holds no secret.

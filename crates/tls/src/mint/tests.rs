@@ -22,7 +22,9 @@ fn server_leaf(names: &[&str]) -> CertificateDer<'static> {
 
 fn mint(config: MintConfig) -> Mint {
     Mint::new(
-        Arc::new(Authority::generate("test root").unwrap()),
+        Arc::new(Issuing::direct(Arc::new(
+            Authority::generate("test root").unwrap(),
+        ))),
         config,
         Arc::new(DefaultTimeProvider),
     )
@@ -179,7 +181,9 @@ async fn a_cached_leaf_that_is_about_to_expire_is_made_anew() {
         ..MintConfig::default()
     };
     let mint = Mint::new(
-        Arc::new(Authority::generate("test root").unwrap()),
+        Arc::new(Issuing::direct(Arc::new(
+            Authority::generate("test root").unwrap(),
+        ))),
         config,
         clock.clone(),
     );
