@@ -40,6 +40,13 @@ pub(crate) fn check() -> Result<()> {
     let table = root().join("xtask/walls.toml");
     let walls: Walls = toml::from_str(&std::fs::read_to_string(&table)?)
         .with_context(|| format!("{}", table.display()))?;
+    let locked = cargo(&["metadata", "--locked", "--format-version", "1"]).output()?;
+    if !locked.status.success() {
+        bail!(
+            "Cargo.lock does not fit the manifests; run cargo check and commit it:\n{}",
+            String::from_utf8_lossy(&locked.stderr)
+        );
+    }
     let output = cargo(&["metadata", "--no-deps", "--format-version", "1"]).output()?;
     if !output.status.success() {
         bail!(
