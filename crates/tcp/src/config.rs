@@ -1,6 +1,9 @@
 //! What an operator may choose about TCP, each with its default and source.
 
 use core::time::Duration;
+use std::sync::Arc;
+
+use crate::memory::Memory;
 
 /// Settings shared by all connections; put it behind one `Arc`.
 #[derive(Clone, Debug)]
@@ -12,10 +15,21 @@ pub struct Config {
     pub max_rto: Duration,
     /// Time-out before the first round-trip sample. 1 s (RFC 6298 §2.1).
     pub initial_rto: Duration,
-    /// Bytes of one connection's receive window, and what it stores at most. 1 MiB.
+    /// The receive window before a connection has shown that it needs more. 128 KiB: more than
+    /// two rounds of any peer's slow start, in which the window grows. Memory is taken only for
+    /// what arrives.
+    pub recv_buffer_initial: usize,
+    /// Bytes of one connection's receive window at most, and what it stores at most. 8 MiB: half a
+    /// gigabit each second over 100 ms.
     pub recv_buffer_max: usize,
-    /// Bytes that wait for transmission or acknowledgment at most. 1 MiB.
+    /// Bytes that wait for transmission or acknowledgment before the congestion window asks for
+    /// more. 128 KiB.
+    pub send_buffer_initial: usize,
+    /// Bytes that wait for transmission or acknowledgment at most. 8 MiB.
     pub send_buffer_max: usize,
+    /// What the buffers of all connections with this budget may hold; clones of the settings share
+    /// it. 1 GiB.
+    pub memory: Arc<Memory>,
     /// Segments of the initial congestion window. 10 (RFC 6928).
     pub initial_window: u32,
     /// Silence after which a probe asks whether the peer is alive; `None` switches it off.
@@ -55,8 +69,11 @@ impl Default for Config {
             min_rto: Duration::from_millis(200),
             max_rto: Duration::from_secs(60),
             initial_rto: Duration::from_secs(1),
-            recv_buffer_max: 1 << 20,
-            send_buffer_max: 1 << 20,
+            recv_buffer_initial: 128 << 10,
+            recv_buffer_max: 8 << 20,
+            send_buffer_initial: 128 << 10,
+            send_buffer_max: 8 << 20,
+            memory: Arc::new(Memory::new(1 << 30)),
             initial_window: 10,
             keepalive: Some(Duration::from_secs(120)),
             keepalive_interval: Duration::from_secs(15),

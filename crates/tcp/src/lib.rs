@@ -31,6 +31,7 @@ mod congestion;
 mod connection;
 #[doc(hidden)]
 pub mod fuzzing;
+mod memory;
 mod ranges;
 mod recovery;
 mod recv;
@@ -48,6 +49,7 @@ mod timer;
 
 pub use config::Config;
 pub use connection::{Connection, Transmit};
+pub use memory::Memory;
 pub use state::{Events, State};
 pub use stats::Stats;
 pub use takeover::{Takeover, TimestampSeed};

@@ -1,10 +1,14 @@
 //! The receiving half: which bytes are acceptable, reassembly, the window we advertise, and what
 //! we report with SACK.
 
+use core::time::Duration;
+
 use wire::tcp::{SackBlock, Seq};
 
+use crate::memory::UNDER_PRESSURE;
 use crate::ranges::RangeSet;
 use crate::ring::Ring;
+use crate::time::Instant;
 
 /// What became of an arriving segment.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,15 +36,21 @@ pub(crate) struct Receiver {
     rcv_nxt: Seq,
     /// Highest right edge offered to the peer.
     edge: Seq,
-    /// Most bytes stored, from `read_seq` on.
+    /// Most bytes stored, from `read_seq` on, now and ever.
     limit: u32,
+    limit_max: u32,
+    /// The budget of all connections is used up.
+    is_pressed: bool,
+    /// Bytes read since `round_since`.
+    round_read: u32,
+    round_since: Instant,
     shift: u8,
     finished: bool,
     /// Where the peer's FIN stands, if it came early.
     fin: Option<Seq>,
     /// Data behind holes.
     ranges: RangeSet,
-    max_ranges: usize,
+    max_ranges: u16,
     /// A member of each of the ranges that changed last, newest first (RFC 2018 §4).
     recent: [Seq; 4],
     recent_len: u8,
@@ -53,20 +63,29 @@ impl Receiver {
         rcv_nxt: Seq,
         promised: Seq,
         shift: u8,
-        limit: usize,
+        [limit, limit_max]: [usize; 2],
         max_ranges: usize,
+        now: Instant,
     ) -> Self {
+        let shift = shift.min(14);
+        // No more can be announced, and what was announced in our name is a promise.
+        let limit_max = limit_max.clamp(1, 0xffff << shift) as u32;
+        let promise = promised.since(rcv_nxt).max(0) as u32;
         Self {
             ring: Ring::default(),
             read_seq: rcv_nxt,
             rcv_nxt,
             edge: promised.max(rcv_nxt),
-            limit: limit.clamp(1, 1 << 29) as u32,
-            shift: shift.min(14),
+            limit: (limit as u32).max(promise).clamp(1, limit_max),
+            limit_max,
+            is_pressed: false,
+            round_read: 0,
+            round_since: now,
+            shift,
             finished: false,
             fin: None,
             ranges: RangeSet::default(),
-            max_ranges,
+            max_ranges: max_ranges.min(u16::MAX.into()) as u16,
             recent: [Seq(0); 4],
             recent_len: 0,
             duplicate: None,
@@ -128,6 +147,25 @@ impl Receiver {
         arrival
     }
 
+    /// Widens the window of a flow whose application reads a quarter of it or more in one round
+    /// trip: the peer's next rounds must not find it too small (Fisk and Feng, "Dynamic
+    /// right-sizing", 2001). What arrives is at most what the window allows, so the next step comes
+    /// a round trip later.
+    pub(crate) fn adapt(&mut self, round_trip: Duration, may_grow: bool, now: Instant) {
+        if now.since(self.round_since) < round_trip {
+            return;
+        }
+        if may_grow && self.round_read >= self.limit / 4 {
+            self.limit = self.limit.saturating_mul(2).min(self.limit_max);
+        }
+        self.round_read = 0;
+        self.round_since = now;
+    }
+
+    pub(crate) fn set_pressed(&mut self, is_pressed: bool) {
+        self.is_pressed = is_pressed;
+    }
+
     /// Notes that `left..right`, received before, came again, for the next D-SACK. What lies
     /// further back than a buffer was not sent by this peer.
     pub(crate) fn note_duplicate(&mut self, left: Seq, right: Seq) {
@@ -143,6 +181,7 @@ impl Receiver {
         self.ring.copy_at(0, &mut out[..count]);
         self.ring.advance(count as u32);
         self.read_seq += count as u32;
+        self.round_read = self.round_read.saturating_add(count as u32);
         count
     }
 
@@ -248,8 +287,9 @@ impl Receiver {
         self.duplicate.is_some()
     }
 
-    pub(crate) fn holds_memory(&self) -> bool {
-        self.ring.capacity() > 0
+    /// Bytes allocated.
+    pub(crate) fn capacity(&self) -> usize {
+        self.ring.capacity()
     }
 
     pub(crate) fn release_if_empty(&mut self) {
@@ -271,7 +311,12 @@ impl Receiver {
     }
 
     fn next_window(&self, segment: u32) -> (u16, Seq) {
-        let want = self.read_seq + self.limit;
+        let want = self.read_seq
+            + if self.is_pressed {
+                self.limit.min(UNDER_PRESSURE)
+            } else {
+                self.limit
+            };
         let gain = want.since(self.edge);
         let edge = if gain >= segment.min(self.limit / 2) as i32 && gain > 0 {
             want
@@ -318,6 +363,10 @@ impl Receiver {
     fn insert(&mut self, seq: Seq, payload: &[u8], arrival: &mut Arrival) {
         let end = seq + payload.len() as u32;
         arrival.out_of_order = true;
+        if self.is_pressed {
+            arrival.refused = true;
+            return;
+        }
         // Memory is taken up to the far end, so the first look is whether it may be kept.
         if let Some(gap) = self.ranges.first_gap(seq, end) {
             let gap_is_all = gap.start == seq && gap.end == end;
@@ -326,7 +375,7 @@ impl Receiver {
                 arrival.duplicate = true;
                 stored = self.store(seq, payload);
             }
-            if !self.ranges.insert(seq, end, self.max_ranges) {
+            if !self.ranges.insert(seq, end, self.max_ranges.into()) {
                 arrival.refused = true;
                 return;
             }
@@ -383,7 +432,7 @@ mod tests {
     use super::*;
 
     fn receiver(limit: usize, shift: u8) -> Receiver {
-        Receiver::new(Seq(1000), Seq(1000), shift, limit, 8)
+        Receiver::new(Seq(1000), Seq(1000), shift, [limit; 2], 8, Instant::ZERO)
     }
 
     fn block(left: u32, right: u32) -> Option<SackBlock> {
@@ -481,7 +530,7 @@ mod tests {
 
     #[test]
     fn data_beyond_the_limit_is_refused_even_where_more_was_promised() {
-        let mut r = Receiver::new(Seq(0), Seq(5000), 0, 1000, 8);
+        let mut r = Receiver::new(Seq(0), Seq(5000), 0, [1000; 2], 8, Instant::ZERO);
         assert!(r.is_acceptable(Seq(4000), 10));
         assert!(r.accept(Seq(4000), &[0; 10], false).refused);
         let arrival = r.accept(Seq(500), &[0; 600], false);

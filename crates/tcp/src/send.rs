@@ -3,6 +3,7 @@
 
 use wire::tcp::Seq;
 
+use crate::memory::UNDER_PRESSURE;
 use crate::ring::Ring;
 
 /// What the next new segment could be.
@@ -25,7 +26,11 @@ pub(crate) struct Sender {
     nxt: Seq,
     /// Bytes in the ring.
     queued: u32,
+    /// Bytes that may be queued now, and ever.
     limit: u32,
+    limit_max: u32,
+    /// The budget of all connections is used up.
+    is_pressed: bool,
     window: u32,
     max_window: u32,
     wl1: Seq,
@@ -45,13 +50,22 @@ enum Fin {
 }
 
 impl Sender {
-    pub(crate) fn new(nxt: Seq, window: u32, rcv_nxt: Seq, shift: u8, limit: usize) -> Self {
+    pub(crate) fn new(
+        nxt: Seq,
+        window: u32,
+        rcv_nxt: Seq,
+        shift: u8,
+        [limit, limit_max]: [usize; 2],
+    ) -> Self {
+        let limit_max = limit_max.clamp(1, 1 << 29) as u32;
         Self {
             ring: Ring::default(),
             una: nxt,
             nxt,
             queued: 0,
-            limit: limit.clamp(1, 1 << 29) as u32,
+            limit: (limit as u32).clamp(1, limit_max),
+            limit_max,
+            is_pressed: false,
             window,
             max_window: window,
             // Any acceptable segment may update the window.
@@ -72,6 +86,24 @@ impl Sender {
             self.queued += count as u32;
         }
         count
+    }
+
+    /// Lets two congestion windows be queued: one in flight, one to follow it.
+    pub(crate) fn follow(&mut self, congestion_window: u32) {
+        let wanted = congestion_window.saturating_mul(2).min(self.limit_max);
+        self.limit = self.limit.max(wanted);
+    }
+
+    pub(crate) fn set_pressed(&mut self, is_pressed: bool) {
+        self.is_pressed = is_pressed;
+    }
+
+    fn effective_limit(&self) -> u32 {
+        if self.is_pressed {
+            self.limit.min(UNDER_PRESSURE)
+        } else {
+            self.limit
+        }
     }
 
     /// Queues our FIN behind the data.
@@ -160,7 +192,7 @@ impl Sender {
     /// Whether room appeared after a short write: once.
     pub(crate) fn take_room_event(&mut self) -> bool {
         // A quarter of the queue is worth waking somebody for.
-        if self.wants_room && self.writable() as u32 >= self.limit / 4 {
+        if self.wants_room && self.writable() as u32 >= self.effective_limit() / 4 {
             self.wants_room = false;
             return true;
         }
@@ -169,7 +201,7 @@ impl Sender {
 
     pub(crate) fn writable(&self) -> usize {
         if self.fin == Fin::NotAsked {
-            (self.limit - self.queued) as usize
+            self.effective_limit().saturating_sub(self.queued) as usize
         } else {
             0
         }
@@ -197,8 +229,9 @@ impl Sender {
     pub(crate) fn is_end(&self, seq: Seq) -> bool {
         seq == self.una + self.queued
     }
-    pub(crate) fn holds_memory(&self) -> bool {
-        self.ring.capacity() > 0
+    /// Bytes allocated.
+    pub(crate) fn capacity(&self) -> usize {
+        self.ring.capacity()
     }
     pub(crate) fn release_if_empty(&mut self) {
         self.ring.release_if_empty();
@@ -210,7 +243,7 @@ mod tests {
     use super::*;
 
     fn sender(window: u32) -> Sender {
-        Sender::new(Seq(u32::MAX - 5), window, Seq(1), 0, 10_000)
+        Sender::new(Seq(u32::MAX - 5), window, Seq(1), 0, [10_000; 2])
     }
 
     #[test]

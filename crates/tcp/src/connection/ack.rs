@@ -60,6 +60,11 @@ impl Connection {
             now,
         );
 
+        let memory = &self.config.memory;
+        self.send.set_pressed(memory.is_used_up());
+        if memory.may_grow() {
+            self.send.follow(self.congestion.window());
+        }
         if self.send.take_room_event() {
             self.events.insert(Events::WRITABLE);
         }

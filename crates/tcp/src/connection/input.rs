@@ -9,6 +9,8 @@ use crate::timer::Deadline;
 
 /// Challenge acknowledgments allowed in a second (RFC 5961 §7 leaves the figure open).
 const CHALLENGES_PER_SECOND: u8 = 10;
+/// How often a receiver that knows no round-trip time looks whether its window is large enough.
+const UNKNOWN_ROUND_TRIP: core::time::Duration = core::time::Duration::from_millis(100);
 /// A timestamp older than this says nothing (RFC 7323 §5.5).
 const TIMESTAMP_VALID_SECONDS: u64 = 24 * 24 * 3600;
 
@@ -99,7 +101,12 @@ impl Connection {
     }
 
     fn take_data(&mut self, seq: Seq, payload: &[u8], fin: bool, now: Instant) {
+        let memory = &self.config.memory;
+        self.recv.set_pressed(memory.is_used_up());
         let arrival = self.recv.accept(seq, payload, fin);
+        let round_trip = self.rtt.smoothed().unwrap_or(UNKNOWN_ROUND_TRIP);
+        self.recv.adapt(round_trip, memory.may_grow(), now);
+        self.settle_memory();
         let full = payload.len().min(usize::from(u16::MAX)) as u16;
         self.acks.segment = self.acks.segment.max(full);
         if arrival.in_order > 0 {

@@ -78,6 +78,8 @@ pub struct Connection {
     expired_at: Instant,
     /// Segments that are to leave although nothing else asks for them.
     owed: Owed,
+    /// Buffer bytes that the budget knows of.
+    charged: u32,
 }
 
 /// The timestamp clock (RFC 7323 §5.4): it runs on from where the observed end left it.
@@ -167,15 +169,16 @@ impl Connection {
                 takeover.rcv_nxt,
                 takeover.rcv_right_edge,
                 takeover.rcv_shift,
-                config.recv_buffer_max,
+                [config.recv_buffer_initial, config.recv_buffer_max],
                 config.max_ranges,
+                now,
             ),
             send: Sender::new(
                 takeover.snd_nxt,
                 takeover.snd_wnd,
                 takeover.rcv_nxt,
                 takeover.snd_shift,
-                config.send_buffer_max,
+                [config.send_buffer_initial, config.send_buffer_max],
             ),
             board: Scoreboard::default(),
             recovery: Recovery::new(),
@@ -209,6 +212,7 @@ impl Connection {
             sent_at: now,
             expired_at: now,
             owed: Owed::default(),
+            charged: 0,
         }
     }
 
@@ -221,11 +225,13 @@ impl Connection {
     ///
     /// [`Events::WRITABLE`] follows a write that took less than it was given.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
-        if self.state.may_write() {
-            self.send.write(bytes)
-        } else {
-            0
+        if !self.state.may_write() {
+            return 0;
         }
+        self.send.set_pressed(self.config.memory.is_used_up());
+        let count = self.send.write(bytes);
+        self.settle_memory();
+        count
     }
 
     /// Closes our direction: FIN follows what is queued. The other direction stays open.
@@ -325,7 +331,23 @@ impl Connection {
     /// Whether any of its buffers has memory.
     #[cfg(test)]
     pub(crate) fn holds_memory(&self) -> bool {
-        self.recv.holds_memory() || self.send.holds_memory() || self.board.holds_memory()
+        self.buffers() > 0 || self.board.holds_memory()
+    }
+
+    /// Bytes allocated by both queues.
+    fn buffers(&self) -> usize {
+        self.recv.capacity() + self.send.capacity()
+    }
+
+    /// Tells the budget what the queues hold now.
+    fn settle_memory(&mut self) {
+        let held = self.buffers() as u32;
+        if held != self.charged {
+            self.config
+                .memory
+                .change(self.charged as usize, held as usize);
+            self.charged = held;
+        }
     }
 
     /// Payload bytes of a full segment.
@@ -367,6 +389,7 @@ impl Connection {
         self.events.insert(Events::CLOSED);
         self.timers = Timers::new();
         self.send.clear();
+        self.settle_memory();
         self.board = Scoreboard::default();
         self.acks.now = 0;
         self.acks.pending = 0;
@@ -382,6 +405,12 @@ impl Connection {
         self.timers.linger = Deadline::after(now, self.config.time_wait);
         self.timers.loss = Deadline::NEVER;
         self.timers.keepalive = Deadline::NEVER;
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.config.memory.change(self.charged as usize, 0);
     }
 }
 

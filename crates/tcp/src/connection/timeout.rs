@@ -236,7 +236,8 @@ impl Connection {
             self.send.release_if_empty();
             self.board.release_if_empty();
         }
-        if self.recv.holds_memory() || self.send.holds_memory() || self.board.holds_memory() {
+        self.settle_memory();
+        if self.buffers() > 0 || self.board.holds_memory() {
             self.watch_memory(now);
         }
     }

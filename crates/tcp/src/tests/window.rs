@@ -113,7 +113,10 @@ fn windows_are_scaled_in_both_directions() {
     assert_eq!(b.receive(ack(2000).window(1000)).len(), 8);
     b.receive(data(0, 100));
     b.receive(data(100, 100));
-    assert_eq!(u32::from(b.last().window), ((1u32 << 20) - 200) >> 4);
+    assert_eq!(
+        u32::from(b.last().window),
+        ((128u32 << 10) - 200).div_ceil(16)
+    );
 }
 
 #[test]
@@ -126,4 +129,96 @@ fn an_event_tells_of_room_after_a_short_write() {
     b.receive(ack(2000));
     assert!(b.events().contains(Events::WRITABLE));
     assert_eq!(b.connection.writable(), 2000);
+}
+
+/// Bytes that the last acknowledgment allows.
+fn offered(b: &Bench) -> u32 {
+    u32::from(b.last().window) << 8
+}
+
+/// One round trip of 10 ms in which `segments` arrive and are read.
+fn round(b: &mut Bench, number: u64, seq: &mut u32, segments: u32) {
+    b.at(number * 10);
+    for _ in 0..segments {
+        b.receive(data(*seq, 1000));
+        *seq += 1000;
+    }
+    b.read();
+}
+
+#[test]
+fn our_window_doubles_while_each_round_reads_a_quarter_of_it() {
+    let mut b = Bench::with(|_, takeover| {
+        takeover.srtt = Some(Duration::from_millis(10));
+        takeover.rcv_shift = 8;
+    });
+    let mut seq = 0;
+    round(&mut b, 1, &mut seq, 2);
+    let first = offered(&b);
+    assert!((120_000..=140_000).contains(&first), "{first}");
+    // A slow flow keeps it.
+    for number in 2..30 {
+        round(&mut b, number, &mut seq, 20);
+    }
+    assert_eq!(offered(&b).div_ceil(1 << 17), 1);
+    for number in 30..36 {
+        round(&mut b, number, &mut seq, 100);
+    }
+    assert!(offered(&b) > 250_000, "{}", offered(&b));
+    assert!(offered(&b) <= 8 << 20);
+}
+
+#[test]
+fn our_window_does_not_grow_while_nobody_reads_or_memory_is_short() {
+    for is_short in [false, true] {
+        let mut b = Bench::with(|config, takeover| {
+            takeover.srtt = Some(Duration::from_millis(10));
+            takeover.rcv_shift = 8;
+            if is_short {
+                config.memory = Arc::new(crate::Memory::new(1000));
+            }
+        });
+        let mut seq = 0;
+        for number in 1..10u64 {
+            b.at(number * 10);
+            for _ in 0..10 {
+                b.receive(data(seq, 1000));
+                seq += 1000;
+            }
+            if is_short {
+                b.read();
+            }
+        }
+        // The edge of the first acknowledgment, give or take the rounding of the scale.
+        assert!(seq + offered(&b) <= 147_456, "{}", offered(&b));
+    }
+}
+
+#[test]
+fn the_budget_counts_what_all_connections_hold_and_gets_it_back() {
+    let memory = Arc::new(crate::Memory::new(1 << 20));
+    let mut benches: Vec<Bench> = (0..3)
+        .map(|_| Bench::with(|config, _| config.memory = Arc::clone(&memory)))
+        .collect();
+    assert_eq!(memory.used(), 0);
+    for b in &mut benches {
+        b.receive(data(0, 1000));
+        b.write(3000);
+    }
+    assert_eq!(memory.used(), 3 * (2048 + 4096));
+    benches.pop();
+    assert_eq!(memory.used(), 2 * (2048 + 4096));
+    benches.clear();
+    assert_eq!(memory.used(), 0);
+}
+
+#[test]
+fn a_used_up_budget_slows_a_connection_and_does_not_stop_it() {
+    let mut b = Bench::with(|config, _| config.memory = Arc::new(crate::Memory::new(0)));
+    assert_eq!(b.connection.write(&[0; 50_000]), 16 * 1024);
+    // What lies behind a hole is refused, what is in order is not.
+    b.receive(data(1000, 1000));
+    assert_eq!(b.connection.readable(), 0);
+    b.receive(data(0, 1000));
+    assert_eq!(b.connection.readable(), 1000);
 }
