@@ -222,7 +222,8 @@ fn start_server(lab: &Lab, script: &str) -> anyhow::Result<lab::appliance::Appli
         environment: Vec::new(),
         log: None,
     };
-    lab::appliance::Appliance::start(command, Some(network)).context("cannot start the server of --server")
+    lab::appliance::Appliance::start(command, Some(network))
+        .context("cannot start the server of --server")
 }
 
 fn in_user_space(args: &Args) -> anyhow::Result<ExitCode> {

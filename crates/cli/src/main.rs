@@ -1,4 +1,5 @@
-//! The `flowdog` command: `run` the appliance, `check` a configuration, try it in the `lab`.
+//! The `flowdog` command: `run` the appliance, `check` a configuration, `explain` its rules, try it in
+//! the `lab`.
 #![expect(
     clippy::print_stdout,
     reason = "the standard output is this program's interface"
@@ -6,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod explain;
 mod lab;
 mod run;
 
@@ -38,6 +40,7 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Check(check::Args),
+    Explain(explain::Args),
     Lab(Box<lab::Args>),
     /// Print a completion script for a shell
     #[command(after_help = "\
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(args),
         Command::Lab(args) => lab::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(

@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use sdk::InterceptorKind;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::acceptor::Desk;
 use crate::config::{Config, Faults};
 use crate::health::{self, State};
 use crate::shard::{self, Command, Pulse, ShardParts};
@@ -243,6 +244,7 @@ impl Appliance {
         let telemetry = Arc::new(Telemetry::default());
         log_start(&config, &self.sockets, self.health_address());
 
+        let desk = Desk::start().map_err(RunError::System)?;
         let count = self.sockets.len();
         let (mut stray_senders, mut stray_receivers) = (Vec::new(), Vec::new());
         for _ in 0..count {
@@ -268,6 +270,7 @@ impl Appliance {
                 socket,
                 config: Arc::clone(&self.config),
                 telemetry: Arc::clone(&telemetry),
+                desk: desk.clone(),
                 tap: self.tap.clone(),
                 pulse: Arc::clone(&pulse),
                 commands: receiver,

@@ -13,7 +13,8 @@ use tls::{Impersonator, TlsError};
 use tokio::io::AsyncReadExt;
 
 use crate::config::Config;
-use crate::policy::{self, Decision, Facts, PassReason, Protocols};
+use crate::opening;
+use crate::policy::{self, Decision, Facts, Protocols};
 use crate::stream::{Core, LegEnd, LegStream};
 use crate::telemetry::{self, Telemetry};
 
@@ -109,46 +110,43 @@ impl FlowTask {
         let mut seen = BytesMut::with_capacity(2048);
         let deadline = tokio::time::sleep(config.proxy.sniff_time);
         tokio::pin!(deadline);
-        let decision = loop {
-            let decision = policy::at_first_bytes(config, &facts, &seen);
-            if !matches!(decision, Decision::NeedMore) || seen.len() >= hello_limit() {
-                break decision;
+        let accepted = self.core.wants_interception(self.flow);
+        let judgement = loop {
+            let judgement = policy::at_first_bytes(config, &facts, &seen, accepted);
+            if judgement.decision != Decision::NeedMore || seen.len() >= hello_limit() {
+                break judgement;
             }
             let more = tokio::select! {
                 read = client.read_buf(&mut seen) => matches!(read, Ok(count) if count > 0),
                 () = &mut deadline => false,
             };
             if !more {
-                break Decision::Pass(PassReason::Opaque);
+                // Nobody will ever know: relayed as it is.
+                break judgement;
             }
         };
-        let plan = match decision {
+        let chain = || {
+            let accepted = self.core.notes.borrow();
+            let accepted = accepted.get(&self.flow).and_then(|note| note.chain.clone());
+            accepted
+                .or_else(|| judgement.rule.map(|rule| rule.chain.clone()))
+                .unwrap_or_default()
+        };
+        let plan = match judgement.decision {
             Decision::Drop | Decision::Reset => Plan::Abort,
-            Decision::Intercept {
-                rule,
-                protocol: Protocols::Tls,
-                ..
-            } => match &config.tls.impersonator {
+            Decision::Intercept(Protocols::Tls) => match &config.tls.impersonator {
                 Some(impersonator) => Plan::Tls {
-                    chain: rule.chain.clone(),
+                    chain: chain(),
                     impersonator: Arc::clone(impersonator),
                 },
                 None => Plan::Relay,
             },
-            Decision::Intercept {
-                rule,
-                protocol: Protocols::Http1,
-                ..
-            } => Plan::Http {
-                chain: rule.chain.clone(),
+            Decision::Intercept(Protocols::Http1) => Plan::Http {
+                chain: chain(),
                 protocol: Protocol::Http1,
             },
-            Decision::Intercept {
-                rule,
-                protocol: Protocols::Http2,
-                ..
-            } => Plan::Http {
-                chain: rule.chain.clone(),
+            Decision::Intercept(Protocols::Http2) => Plan::Http {
+                chain: chain(),
                 protocol: Protocol::Http2,
             },
             Decision::NeedMore | Decision::Pass(_) => Plan::Relay,
@@ -179,18 +177,7 @@ impl FlowTask {
     }
 
     fn info(&self, view: &FlowView) -> FlowInfo {
-        FlowInfo {
-            id: view.id,
-            endpoint: view.endpoint,
-            attachment: view.attachment,
-            cookie: view.cookie,
-            protocol: view.protocol,
-            client: view.client,
-            server: view.server,
-            opened_at: self.core.clock.wall(view.opened_at),
-            tls: None,
-            context: serde_json::Map::new(),
-        }
+        opening::info(&self.core, view)
     }
 
     fn finished(&self, outcome: Result<(), ProxyError>) {

@@ -25,6 +25,7 @@
 //! the packet path.
 #![deny(missing_docs)]
 
+mod acceptor;
 mod appliance;
 pub mod config;
 mod control;
@@ -33,6 +34,7 @@ mod flow_task;
 mod health;
 mod logging;
 mod metrics;
+mod opening;
 mod policy;
 mod shard;
 mod socket;
@@ -41,10 +43,12 @@ mod tap;
 mod telemetry;
 mod trust;
 
+pub use acceptor::{AcceptorLink, AcceptorSettings, KeyField};
 pub use appliance::{Appliance, Builder, RunError, Running};
 pub use config::{Config, Faults};
 pub use dataplane::Outer;
 pub use logging::init as init_logging;
+pub use policy::explain::{Explanation, Question, RuleSeen, explain};
 pub use sdk;
 pub use tap::Tap;
 

@@ -24,6 +24,7 @@ pub(crate) fn render(state: &State, snapshots: &[Snapshot]) -> String {
     dataplane(&mut text, snapshots);
     endpoints(&mut text, snapshots);
     interceptors(&mut text, state);
+    acceptors(&mut text, state);
     text.out
 }
 
@@ -115,6 +116,50 @@ fn shell(text: &mut Exposition, state: &State) {
         "Configurations refused since the start; the one before stayed in force.",
         read(&telemetry.reload_failures),
     );
+}
+
+fn acceptors(text: &mut Exposition, state: &State) {
+    let config = state.config.load();
+    if config.acceptors.is_empty() {
+        return;
+    }
+    text.family(
+        "flowdog_acceptor_answers_total",
+        "counter",
+        "Answers about flows since the configuration was loaded, by how they came about.",
+    );
+    for link in &config.acceptors {
+        let counters = &link.counters;
+        for (kind, count) in [
+            ("accepted", &counters.accepted),
+            ("cached", &counters.cached),
+            ("failed", &counters.failed),
+            ("joined", &counters.joined),
+            ("late", &counters.late),
+            ("overloaded", &counters.overloaded),
+            ("refused", &counters.refused),
+            ("stale", &counters.stale),
+        ] {
+            text.sample(&[("acceptor", &link.name()), ("kind", &kind)], read(count));
+        }
+    }
+    text.family(
+        "flowdog_acceptor_questions_total",
+        "counter",
+        "Questions put to the acceptor itself.",
+    );
+    for link in &config.acceptors {
+        text.sample(&[("acceptor", &link.name())], read(&link.counters.asked));
+    }
+    text.family(
+        "flowdog_acceptor_cache_entries",
+        "gauge",
+        "Answers that are kept.",
+    );
+    for link in &config.acceptors {
+        let entries = link.cached_entries() as u64;
+        text.sample(&[("acceptor", &link.name())], entries);
+    }
 }
 
 fn shards(text: &mut Exposition, snapshots: &[Snapshot]) {

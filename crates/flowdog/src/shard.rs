@@ -16,10 +16,12 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::acceptor::Desk;
 use crate::config::Config;
 use crate::endpoints::Endpoints;
 use crate::flow_task::FlowTask;
-use crate::policy::{self, Decision, Facts, PassReason};
+use crate::opening::Opening;
+use crate::policy::{self, Application, Decision, Facts, OpenStep, PassReason};
 use crate::socket::reply::ReplyCounters;
 use crate::socket::send::{Piece, SendCounters, Sender};
 use crate::socket::sys::{Received, Ring};
@@ -46,6 +48,7 @@ pub(crate) struct ShardParts {
     pub(crate) sender: Sender,
     pub(crate) config: Arc<ArcSwap<Config>>,
     pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) desk: Desk,
     pub(crate) tap: OptionalTap,
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) commands: mpsc::Receiver<Command>,
@@ -163,6 +166,7 @@ struct Shard {
     core: Rc<Core>,
     config: Arc<ArcSwap<Config>>,
     telemetry: Arc<Telemetry>,
+    desk: Desk,
     tap: OptionalTap,
     pulse: Arc<Pulse>,
     commands: mpsc::Receiver<Command>,
@@ -188,6 +192,7 @@ impl Shard {
             core: Rc::new(Core::new(dataplane, clock)),
             config: parts.config,
             telemetry: parts.telemetry,
+            desk: parts.desk,
             tap: parts.tap,
             pulse: parts.pulse,
             commands: parts.commands,
@@ -320,6 +325,7 @@ impl Shard {
             }
             Event::FlowEnded { flow, summary } => {
                 self.core.wake_all(flow);
+                self.core.notes.borrow_mut().remove(&flow);
                 self.endpoints.count_ended(&summary);
                 tracing::debug!(
                     %flow,
@@ -343,7 +349,8 @@ impl Shard {
             return;
         };
         self.endpoints.count_opened(view.endpoint);
-        let verdict = policy::at_open(&self.config.load(), &Facts::from(&view), mid_flow);
+        let config = self.config.load();
+        let opening = policy::at_open(&config, &Facts::from(&view), mid_flow, 0);
         tracing::debug!(
             %flow,
             endpoint = %view.endpoint,
@@ -351,10 +358,20 @@ impl Shard {
             client = %view.client,
             server = %view.server,
             mid_flow,
-            ?verdict,
+            step = ?opening.step,
+            rule = opening.rule.map(|rule| &*rule.name),
             "flow opened"
         );
-        dataplane.set_verdict(flow, verdict, self.core.clock.now());
+        match opening.step {
+            OpenStep::Verdict(verdict) => {
+                dataplane.set_verdict(flow, verdict, self.core.clock.now());
+            }
+            OpenStep::Ask => {
+                drop(dataplane);
+                let config = Arc::clone(&config);
+                Opening::new(&self.core, config, &view, mid_flow).start(&self.desk);
+            }
+        }
     }
 
     fn decide_at_first_bytes(&mut self, flow: FlowId) {
@@ -363,18 +380,28 @@ impl Shard {
             return;
         };
         let config = self.config.load();
-        let decision = policy::at_first_bytes(&config, &Facts::from(&view), held);
-        let answer = match &decision {
+        let accepted = self.core.wants_interception(flow);
+        let judgement = policy::at_first_bytes(&config, &Facts::from(&view), held, accepted);
+        let answer = match &judgement.decision {
             Decision::NeedMore => FirstBytes::NeedMore,
             Decision::Drop => FirstBytes::Drop,
             Decision::Reset => FirstBytes::Reset,
-            Decision::Intercept { .. } => FirstBytes::Intercept,
+            Decision::Intercept(_) => FirstBytes::Intercept,
             Decision::Pass(reason) => {
                 count_pass(&self.telemetry, *reason);
                 FirstBytes::Bypass
             }
         };
-        tracing::debug!(%flow, bytes = held.len(), ?answer, "first bytes");
+        tracing::debug!(
+            %flow,
+            bytes = held.len(),
+            application = judgement.application.map(Application::as_str),
+            server_name = judgement.server_name,
+            http_host = judgement.http_host,
+            rule = judgement.rule.map(|rule| &*rule.name),
+            ?answer,
+            "first bytes"
+        );
         dataplane.set_first_bytes(flow, answer, self.core.clock.now());
     }
 

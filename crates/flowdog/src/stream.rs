@@ -13,6 +13,8 @@ use dataplane::{Dataplane, FlowId, Instant, Leg, ReadOutcome, WriteOutcome};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
+use crate::opening::Note;
+
 /// The clock of a shard: the only place that looks at the time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
@@ -51,6 +53,8 @@ pub(crate) struct Core {
     /// Tells the loop that a task gave the data plane something to send.
     pub(crate) kick: Notify,
     wakers: RefCell<HashMap<(FlowId, Leg), Wakers>>,
+    /// How flows were judged that have more to remember than their verdict.
+    pub(crate) notes: RefCell<HashMap<FlowId, Note>>,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +70,7 @@ impl Core {
             clock,
             kick: Notify::new(),
             wakers: RefCell::default(),
+            notes: RefCell::default(),
         }
     }
 
@@ -103,6 +108,12 @@ impl Core {
                 waker.wake();
             }
         }
+    }
+
+    /// Whether an acceptor wants the flow intercepted.
+    pub(crate) fn wants_interception(&self, flow: FlowId) -> bool {
+        let notes = self.notes.borrow();
+        notes.get(&flow).is_some_and(|note| note.chain.is_some())
     }
 
     /// Resets both legs.

@@ -28,6 +28,14 @@ pub trait Acceptor: Send + Sync + fmt::Debug {
 pub struct Decision {
     /// What becomes of the flow; `None` leaves it to the next acceptor, and at last to the rules.
     pub verdict: Option<Verdict>,
+    /// Whether the flow may be opened at all, when there is no verdict: `false` refuses it in the
+    /// way that the configuration says, anything else leaves it to the next acceptor and the rules.
+    pub accept: Option<bool>,
+    /// Why, for records; one line.
+    pub reason: Option<String>,
+    /// What the answer depends on, by the words of `cache-key` in the configuration, where that is
+    /// not what is configured: `["source"]` is one answer for all flows of a host.
+    pub same_for: Option<Vec<String>>,
     /// Put into [`FlowInfo::context`], where later acceptors, interceptors and sinks see it. A
     /// key that is there already is overwritten.
     pub context: serde_json::Map<String, serde_json::Value>,

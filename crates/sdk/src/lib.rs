@@ -31,7 +31,6 @@ mod chain;
 mod coding;
 mod content;
 mod filter;
-mod signature;
 mod flow;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzzing;
@@ -40,6 +39,7 @@ mod interceptor;
 mod kind;
 mod message;
 mod packet;
+mod signature;
 mod sink;
 mod size;
 mod target;

@@ -99,18 +99,20 @@ impl<'t> Collector<'t> {
         what: impl Into<String>,
         allowed: Option<&str>,
     ) {
-        let before = self
-            .text
-            .as_bytes()
-            .get(..offset)
-            .unwrap_or(self.text.as_bytes());
         self.faults.push(Fault {
             file: self.file.to_owned(),
-            line: 1 + before.iter().filter(|byte| **byte == b'\n').count(),
+            line: self.line_of(offset),
             key: key.into(),
             what: what.into(),
             allowed: allowed.map(str::to_owned),
         });
+    }
+
+    /// The number of the line, from 1, that a byte offset of the document is on.
+    pub(crate) fn line_of(&self, offset: usize) -> usize {
+        let text = self.text.as_bytes();
+        let before = text.get(..offset).unwrap_or(text);
+        1 + before.iter().filter(|byte| **byte == b'\n').count()
     }
 
     /// How many faults there are so far.

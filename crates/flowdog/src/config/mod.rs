@@ -4,6 +4,7 @@
 //! default, so that an empty file is an appliance that passes everything. Reading collects *all*
 //! faults, each with its line, and what is allowed instead.
 
+mod acceptor;
 mod fault;
 mod read;
 mod section;
@@ -21,7 +22,11 @@ use ipnet::IpNet;
 use sdk::{Chain, InterceptorKind, Link};
 
 pub use fault::{Fault, Faults};
-pub use value::{ByteSize, NameGlob};
+pub use value::{ByteSize, NameGlob, endpoint_id, protocol_number};
+
+use crate::acceptor::AcceptorLink;
+pub use crate::policy::Application;
+use crate::policy::index::Index;
 
 /// The UDP port of GENEVE (RFC 8926 §3.3), the only one a GWLB target group can have.
 pub const GENEVE_PORT: u16 = 6081;
@@ -45,8 +50,10 @@ pub struct Config {
     pub drain: Drain,
     /// `[[interceptor]]`, made and ready.
     pub interceptors: Vec<Link>,
+    /// `[[acceptor]]`, made and ready.
+    pub acceptors: Vec<Arc<AcceptorLink>>,
     /// `[[rule]]`, in order; the first that matches decides.
-    pub rules: Vec<Rule>,
+    pub rules: Rules,
 }
 
 /// `[gwlb]`: where packets arrive and how replies leave.
@@ -294,6 +301,10 @@ impl Default for Drain {
 /// One `[[rule]]`: conditions, all of which must hold, and what then happens to a flow.
 #[derive(Clone, Debug)]
 pub struct Rule {
+    /// `name`: what explanations and flow logs call it. `rule[N]`, N from 1.
+    pub name: Arc<str>,
+    /// The line of the configuration file on which it begins.
+    pub line: usize,
     /// `action`.
     pub action: Action,
     /// `interceptors`: by name, in the order in which requests meet them.
@@ -302,6 +313,10 @@ pub struct Rule {
     /// that therefore cannot be intercepted. `pass`, so that a restart leaves bypassed
     /// connections alone.
     pub mid_flow: MidFlow,
+    /// `acceptor`: who is asked, if `action` is `ask`.
+    pub acceptor: Option<Arc<AcceptorLink>>,
+    /// `on-error`: whether a flow is accepted about which the acceptor gives no answer. `refuse`.
+    pub accept_on_error: bool,
     /// `endpoint`: VPC endpoint ids.
     pub endpoint: Option<Vec<VpcEndpointId>>,
     /// `source`: networks of the host that opens the flow.
@@ -312,13 +327,68 @@ pub struct Rule {
     pub port: Option<Vec<RangeInclusive<u16>>>,
     /// `protocol`: IP protocol numbers.
     pub protocol: Option<Vec<u8>>,
+    /// `application`: what the client's first bytes are.
+    pub application: Option<Vec<Application>>,
     /// `server-name`: names in the TLS ClientHello (SNI).
     pub server_name: Option<Vec<NameGlob>>,
+    /// `http-host`: hosts of the first HTTP/1 request in clear.
+    pub http_host: Option<Vec<NameGlob>>,
+}
+
+impl Rule {
+    /// The name of the acceptor that it asks.
+    pub(crate) fn acceptor_name(&self) -> Option<String> {
+        self.acceptor.as_ref().map(|one| one.name().to_owned())
+    }
+
+    /// Whether it takes the client's first bytes to say if it matches.
+    #[must_use]
+    pub fn needs_first_bytes(&self) -> bool {
+        self.server_name.is_some() || self.http_host.is_some() || self.application.is_some()
+    }
+}
+
+/// Rules in order, with the tables by which the matching ones are found quickly.
+#[derive(Clone, Default)]
+pub struct Rules {
+    list: Arc<[Rule]>,
+    index: Arc<Index>,
+}
+
+impl Rules {
+    /// Makes the tables.
+    #[must_use]
+    pub fn new(list: Vec<Rule>) -> Self {
+        Self {
+            index: Arc::new(Index::new(&list)),
+            list: list.into(),
+        }
+    }
+
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
+    }
+}
+
+impl std::ops::Deref for Rules {
+    type Target = [Rule];
+
+    fn deref(&self) -> &[Rule] {
+        &self.list
+    }
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
 }
 
 /// What a rule does with a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// Ask an acceptor; if it accepts, the rules below decide.
+    Ask,
     /// Swallow silently.
     Drop,
     /// Take over, decrypt, run the interceptors. What is neither TLS nor HTTP is passed.
@@ -327,6 +397,20 @@ pub enum Action {
     Pass,
     /// Refuse: RST, or an ICMP error for what is not TCP.
     Reset,
+}
+
+impl Action {
+    /// The word of the configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ask => "ask",
+            Self::Drop => "drop",
+            Self::Intercept => "intercept",
+            Self::Pass => "pass",
+            Self::Reset => "reset",
+        }
+    }
 }
 
 /// What a rule does with a connection whose handshake was not seen.

@@ -5,21 +5,21 @@ use std::net::{SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::time::Duration;
 
-use dataplane::VpcEndpointId;
 use sdk::{Chain, InterceptorKind, Link, OnError};
 use toml::de::{DeTable, DeValue};
 
+use super::acceptor::Acceptors;
 use super::fault::{Collector, Faults};
 use super::section::{Section, integer, list};
 use super::value::{self, ByteSize};
 use super::{
-    Action, Ca, Config, Drain, Flows, Gwlb, Health, Log, LogFormat, MidFlow, ReplyMode, Root, Rule,
-    Tls,
+    Action, Application, Ca, Config, Drain, Flows, Gwlb, Health, Log, LogFormat, MidFlow,
+    ReplyMode, Root, Rule, Rules, Tls,
 };
 
 /// An hour: more than any time-out here needs, and far from overflow.
-const HOUR: Duration = Duration::from_secs(3600);
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 
 /// Every key that was asked for, with the numbers of tables in arrays left out.
 pub(super) type KnownKeys = BTreeSet<String>;
@@ -51,8 +51,8 @@ pub(super) fn read(
     faults.finish((config, known))
 }
 
-struct Reader<'t> {
-    faults: Collector<'t>,
+pub(super) struct Reader<'t> {
+    pub(super) faults: Collector<'t>,
     known: KnownKeys,
 }
 
@@ -66,6 +66,7 @@ impl Reader<'_> {
         let log = root.table("log", &mut self.faults);
         let drain = root.table("drain", &mut self.faults);
         let links = self.interceptors(root, kinds);
+        let acceptors = self.acceptors(root);
         Config {
             gwlb: self.gwlb(gwlb),
             flows: self.flows(flows),
@@ -74,7 +75,8 @@ impl Reader<'_> {
             proxy: self.proxy(proxy),
             log: self.log(log),
             drain: self.drain(drain),
-            rules: self.rules(root, &links),
+            rules: self.rules(root, &links, &acceptors),
+            acceptors: acceptors.into_values().collect(),
             interceptors: links.into_values().collect(),
         }
     }
@@ -505,25 +507,48 @@ impl Reader<'_> {
         links
     }
 
-    fn rules(&mut self, root: &mut Section<'_>, links: &BTreeMap<String, Link>) -> Vec<Rule> {
+    fn rules(
+        &mut self,
+        root: &mut Section<'_>,
+        links: &BTreeMap<String, Link>,
+        acceptors: &Acceptors,
+    ) -> Rules {
         // A name whose interceptor is faulty itself is not told a second time.
         let declared: BTreeSet<String> = root.declared_names("interceptor");
         let mut rules = Vec::new();
-        for mut section in root.tables("rule", &mut self.faults) {
-            rules.extend(self.rule(&mut section, links, &declared));
+        let sections = root.tables("rule", &mut self.faults);
+        if sections.len() > MOST_RULES {
+            let what = format!("there are {} rules", sections.len());
+            self.faults
+                .add(root.offset(), "rule", what, Some("at most 10000"));
+            return Rules::default();
+        }
+        for (index, mut section) in sections.into_iter().enumerate() {
+            let asked = self.asked(&mut section, &rules, acceptors, root);
+            rules.extend(
+                self.rule(&mut section, index + 1, links, &declared)
+                    .map(|rule| Rule {
+                        acceptor: asked.0,
+                        accept_on_error: asked.1,
+                        ..rule
+                    }),
+            );
             self.close(&section);
         }
-        rules
+        Rules::new(rules)
     }
 
     fn rule(
         &mut self,
         section: &mut Section<'_>,
+        number: usize,
         links: &BTreeMap<String, Link>,
         declared: &BTreeSet<String>,
     ) -> Option<Rule> {
         let faults = &mut self.faults;
-        const ACTIONS: [(&str, Action); 4] = [
+        const ACTIONS: [(&str, Action); 6] = [
+            ("ask", Action::Ask),
+            ("bypass", Action::Pass),
             ("drop", Action::Drop),
             ("intercept", Action::Intercept),
             ("pass", Action::Pass),
@@ -550,13 +575,13 @@ impl Reader<'_> {
                 .map(str::to_owned)
         });
         if let (Some(entry), Some(action)) = (section.peek("interceptors"), action)
-            && action != Action::Intercept
+            && !matches!(action, Action::Ask | Action::Intercept)
         {
             faults.add(
                 entry.offset,
                 entry.key,
                 "interceptors run only where flows are intercepted",
-                Some("action = \"intercept\", or a rule without `interceptors`"),
+                Some("action = \"intercept\" or \"ask\", or a rule without `interceptors`"),
             );
         }
         let chain = names
@@ -564,7 +589,18 @@ impl Reader<'_> {
             .iter()
             .filter_map(|name| links.get(name).cloned())
             .collect();
+        let line = faults.line_of(section.offset());
+        let name = section
+            .parsed("name", "a name of up to 64 characters", faults, |text| {
+                let fits = !text.is_empty() && text.chars().count() <= 64;
+                (fits && !text.contains(char::is_control)).then(|| text.to_owned())
+            })
+            .unwrap_or_else(|| format!("rule[{number}]"));
         let rule = Rule {
+            name: name.into(),
+            line,
+            acceptor: None,
+            accept_on_error: false,
             action: action.unwrap_or(Action::Pass),
             chain: Chain::new(chain),
             mid_flow: section
@@ -578,7 +614,7 @@ impl Reader<'_> {
                 "endpoint",
                 "ids as \"vpce-0123456789abcdef0\"",
                 faults,
-                |v| v.as_str().and_then(endpoint),
+                |v| v.as_str().and_then(value::endpoint),
             ),
             source: section.several("source", NETWORKS, faults, |v| {
                 v.as_str().and_then(value::network)
@@ -604,18 +640,21 @@ impl Reader<'_> {
                 faults,
                 protocol,
             ),
-            server_name: section.several(
-                "server-name",
-                "host names, with * for any characters, as \"*.example.com\"",
-                faults,
-                |v| v.as_str()?.parse().ok(),
-            ),
+            server_name: section.several("server-name", HOST_NAMES, faults, |v| {
+                v.as_str()?.parse().ok()
+            }),
+            http_host: section.several("http-host", HOST_NAMES, faults, |v| {
+                v.as_str()?.parse().ok()
+            }),
+            application: section.several("application", "http1, http2, other, tls", faults, |v| {
+                Application::from_word(v.as_str()?)
+            }),
         };
         Some(rule)
     }
 
     /// No more keys will be asked for.
-    fn close(&mut self, section: &Section<'_>) {
+    pub(super) fn close(&mut self, section: &Section<'_>) {
         self.remember(section);
         section.refuse_unknown(&mut self.faults);
     }
@@ -626,34 +665,17 @@ impl Reader<'_> {
     }
 }
 
+/// More would make the tables of the rules large; lists of networks in few rules cost less.
+const MOST_RULES: usize = 10_000;
+const HOST_NAMES: &str = "host names, with * for any characters, as \"*.example.com\"";
 const NETWORKS: &str = "networks as \"10.0.0.0/8\" or \"2001:db8::/32\", or single addresses";
 
-/// `vpce-` and 17 hexadecimal digits, or 8 in ids of old.
-fn endpoint(text: &str) -> Option<VpcEndpointId> {
-    let digits = text.strip_prefix("vpce-")?;
-    let right = matches!(digits.len(), 8 | 17) && digits.bytes().all(|b| b.is_ascii_hexdigit());
-    if !right {
-        return None;
-    }
-    u64::from_str_radix(digits, 16).ok().map(VpcEndpointId)
-}
-
-/// IANA's protocol numbers by the names people use.
+/// IANA's protocol numbers, as such or by the names people use.
 fn protocol(value: &DeValue<'_>) -> Option<u8> {
     if value.is_integer() {
         return u8::try_from(integer(value)?).ok();
     }
-    Some(match value.as_str()? {
-        "icmp" => 1,
-        "tcp" => 6,
-        "udp" => 17,
-        "gre" => 47,
-        "esp" => 50,
-        "ah" => 51,
-        "icmpv6" => 58,
-        "sctp" => 132,
-        _ => return None,
-    })
+    value::protocol(value.as_str()?)
 }
 
 /// `EnvFilter` takes any word for a target; a single word here is meant as a level.

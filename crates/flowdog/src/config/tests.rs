@@ -251,14 +251,14 @@ const TABLE: &[Row] = &[
         1,
         "rule[1].action",
         "is missing",
-        "drop, intercept, pass, reset",
+        "ask, bypass, drop, intercept, pass, reset",
     ),
     (
-        "[[rule]]\naction = 'bypass'\n",
+        "[[rule]]\naction = 'ignore'\n",
         2,
         "rule[1].action",
-        "\"bypass\"",
-        "drop, intercept, pass, reset",
+        "\"ignore\"",
+        "ask, bypass, drop, intercept, pass, reset",
     ),
     (
         "[[rule]]\naction = 'intercept'\ninterceptors = ['who']\n",
@@ -421,6 +421,99 @@ fn the_engine_runs_with_its_own_defaults_unless_told_otherwise() {
 }
 
 #[test]
+fn acceptors_and_the_rules_that_ask_them_are_put_together() {
+    let config = parse(
+        "[[acceptor]]\nname = 'gate'\nuse = 'http-acceptor'\nurl = 'http://127.0.0.1:9/'\nttl = '0s'\n\
+         [[rule]]\nname = 'ask first'\naction = 'ask'\nacceptor = 'gate'\non-error = 'accept'\n\
+         [[rule]]\naction = 'bypass'\nhttp-host = 'a.example'\napplication = 'http1'\n",
+    )
+    .unwrap();
+    let first = &config.rules[0];
+    assert_eq!(
+        first.acceptor.as_ref().map(|link| link.name()),
+        Some("gate")
+    );
+    assert!(first.accept_on_error && first.line == 6 && &*first.name == "ask first");
+    assert_eq!(&*config.rules[1].name, "rule[2]");
+    assert_eq!(config.rules[1].action, Action::Pass);
+    assert_eq!(config.acceptors.len(), 1);
+}
+
+#[test]
+fn threat_71_faults_of_acceptors_are_told_at_their_keys() {
+    let acceptor = "[[acceptor]]\nname = 'gate'\nuse = 'http-acceptor'\nurl = 'http://h/'\n";
+    for (text, line, key) in [
+        (
+            "[[acceptor]]\nuse = 'http-acceptor'\nurl = 'http://h/'\n",
+            1,
+            "acceptor[1].name",
+        ),
+        (
+            "[[acceptor]]\nname = 'a'\nuse = 'magic'\n",
+            3,
+            "acceptor[1].use",
+        ),
+        (
+            "[[acceptor]]\nname = 'a'\nuse = 'http-acceptor'\n",
+            1,
+            "acceptor[1].url",
+        ),
+        (
+            "[[acceptor]]\nname = 'a'\nuse = 'http-acceptor'\nurl = 'ftp://h/'\n",
+            4,
+            "acceptor[1].url",
+        ),
+        (
+            &format!("{acceptor}deadline = '9s'\n"),
+            5,
+            "acceptor[1].deadline",
+        ),
+        (
+            &format!("{acceptor}cache-key = ['colour']\n"),
+            5,
+            "acceptor[1].cache-key",
+        ),
+        (&format!("{acceptor}colour = 1\n"), 5, "acceptor[1].colour"),
+        (&format!("{acceptor}{acceptor}"), 6, "acceptor[2].name"),
+        ("[[rule]]\naction = 'ask'\n", 1, "rule[1].acceptor"),
+        (
+            "[[rule]]\naction = 'ask'\nacceptor = 'ghost'\n",
+            3,
+            "rule[1].acceptor",
+        ),
+        (
+            "[[rule]]\naction = 'pass'\non-error = 'accept'\n",
+            3,
+            "rule[1].on-error",
+        ),
+        (
+            &format!("{acceptor}[[rule]]\naction = 'ask'\nacceptor = 'gate'\nserver-name = 'a'\n"),
+            8,
+            "rule[1].server-name",
+        ),
+        (
+            &format!(
+                "{acceptor}[[rule]]\naction = 'pass'\nserver-name = 'a'\n[[rule]]\naction = 'ask'\nacceptor = 'gate'\n"
+            ),
+            9,
+            "rule[2].action",
+        ),
+        (
+            "[[rule]]\naction = 'drop'\napplication = 'quic'\n",
+            3,
+            "rule[1].application",
+        ),
+    ] {
+        let faults = parse(text).unwrap_err();
+        let told: Vec<_> = faults
+            .iter()
+            .map(|fault| (fault.line, fault.key.as_str()))
+            .collect();
+        assert_eq!(told, [(line, key)], "{text}\n{faults}");
+    }
+}
+
+#[test]
 fn interceptors_and_rules_are_put_together() {
     let config = parse(
         "[[interceptor]]\nname = 'who'\nuse = 'geneve-headers'\non-error = 'continue'\n\
@@ -473,7 +566,7 @@ fn the_example_file_has_every_key_and_all_of_it_is_valid() {
     )
     .unwrap_or_else(|faults| panic!("{faults}"));
     assert!(config.tls.impersonator.is_some());
-    assert_eq!(config.rules.len(), 1);
+    assert_eq!(config.rules.len(), 2);
 
     let document: toml::Table = toml::from_str(&text).unwrap();
     let mut written = std::collections::BTreeSet::new();

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use dataplane::VpcEndpointId;
 use ipnet::IpNet;
 
 /// A number of bytes, written with its unit: `"16MiB"`, `"64KiB"`, `"1500B"`.
@@ -83,6 +84,49 @@ pub(crate) fn ports(text: &str) -> Option<RangeInclusive<u16>> {
     }
 }
 
+/// `vpce-` and 17 hexadecimal digits, or 8 in ids of old.
+pub(crate) fn endpoint(text: &str) -> Option<VpcEndpointId> {
+    let digits = text.strip_prefix("vpce-")?;
+    let right = matches!(digits.len(), 8 | 17) && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    if !right {
+        return None;
+    }
+    u64::from_str_radix(digits, 16).ok().map(VpcEndpointId)
+}
+
+/// IANA's protocol numbers by the names people use.
+pub(crate) fn protocol(name: &str) -> Option<u8> {
+    Some(match name {
+        "icmp" => 1,
+        "tcp" => 6,
+        "udp" => 17,
+        "gre" => 47,
+        "esp" => 50,
+        "ah" => 51,
+        "icmpv6" => 58,
+        "sctp" => 132,
+        _ => return None,
+    })
+}
+
+/// The id of a VPC endpoint, as the configuration and the command line have it.
+///
+/// # Errors
+/// What is allowed.
+pub fn endpoint_id(text: &str) -> Result<VpcEndpointId, &'static str> {
+    endpoint(text).ok_or("an id as vpce-0123456789abcdef0 is allowed")
+}
+
+/// An IP protocol, by name or number.
+///
+/// # Errors
+/// What is allowed.
+pub fn protocol_number(text: &str) -> Result<u8, &'static str> {
+    protocol(text)
+        .or_else(|| text.parse().ok())
+        .ok_or("allowed: tcp, udp, icmp, icmpv6, gre, esp, ah, sctp, or a number up to 255")
+}
+
 /// A pattern for server names: labels, with `*` for any run of characters.
 ///
 /// `*` crosses dots, so `*.example.com` matches `a.b.example.com`; it does not match
@@ -93,6 +137,11 @@ pub struct NameGlob {
 }
 
 impl NameGlob {
+    /// The pattern in lower case, without a trailing dot.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.pattern
+    }
+
     /// Whether `name` is one of the names meant.
     pub fn matches(&self, name: &str) -> bool {
         let name = name.strip_suffix('.').unwrap_or(name);

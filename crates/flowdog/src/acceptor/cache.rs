@@ -1,0 +1,323 @@
+//! What acceptors said, kept for a while and bounded.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use sdk::{FlowInfo, VpcEndpointId};
+
+use super::Answer;
+
+/// One thing about a flow that an answer may depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyField {
+    /// The VPC endpoint.
+    Endpoint,
+    /// The IP protocol.
+    Protocol,
+    /// Address of the host that opens the flow.
+    Source,
+    /// Its port.
+    SourcePort,
+    /// Address it opens the flow to.
+    Destination,
+    /// The port there.
+    DestinationPort,
+}
+
+impl KeyField {
+    /// The words of the configuration and of answers.
+    pub(crate) const WORDS: [(&'static str, Self); 6] = [
+        ("destination", Self::Destination),
+        ("destination-port", Self::DestinationPort),
+        ("endpoint", Self::Endpoint),
+        ("protocol", Self::Protocol),
+        ("source", Self::Source),
+        ("source-port", Self::SourcePort),
+    ];
+
+    /// The field that a word means.
+    pub(crate) fn from_word(word: &str) -> Option<Self> {
+        let found = Self::WORDS.iter().find(|(name, _)| *name == word);
+        found.map(|(_, field)| *field)
+    }
+
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// Which fields of a flow make up its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct KeyFields(u8);
+
+impl KeyFields {
+    pub(crate) fn of(fields: &[KeyField]) -> Self {
+        Self(fields.iter().fold(0, |bits, field| bits | field.bit()))
+    }
+
+    fn has(self, field: KeyField) -> bool {
+        self.0 & field.bit() != 0
+    }
+}
+
+impl Default for KeyFields {
+    /// Everything but the client's own port, which is another one for each connection.
+    fn default() -> Self {
+        Self(!KeyField::SourcePort.bit())
+    }
+}
+
+/// A flow, as far as an answer depends on it. A field that it does not depend on is absent, so
+/// keys of different fields never meet.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    fields: KeyFields,
+    endpoint: Option<VpcEndpointId>,
+    protocol: Option<u8>,
+    source: Option<IpAddr>,
+    source_port: Option<u16>,
+    destination: Option<IpAddr>,
+    destination_port: Option<u16>,
+}
+
+impl Key {
+    pub(crate) fn new(fields: KeyFields, flow: &FlowInfo) -> Self {
+        Self {
+            fields,
+            endpoint: fields.has(KeyField::Endpoint).then_some(flow.endpoint),
+            protocol: fields.has(KeyField::Protocol).then_some(flow.protocol.0),
+            source: fields.has(KeyField::Source).then_some(flow.client.ip()),
+            source_port: fields
+                .has(KeyField::SourcePort)
+                .then_some(flow.client.port()),
+            destination: fields
+                .has(KeyField::Destination)
+                .then_some(flow.server.ip()),
+            destination_port: fields
+                .has(KeyField::DestinationPort)
+                .then_some(flow.server.port()),
+        }
+    }
+}
+
+/// Answers by key. The oldest makes room when there are too many.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    limit: usize,
+    entries: HashMap<Key, Entry>,
+    /// In the order in which they were written; one that was written again stands here twice.
+    order: VecDeque<(Key, u64)>,
+    written: u64,
+    /// Fields that answers named instead of the usual ones.
+    narrowed: Vec<KeyFields>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    answer: Answer,
+    number: u64,
+    fresh_until: Instant,
+    kept_until: Instant,
+}
+
+/// Most different sets of fields that answers may name; each costs a look-up per flow.
+const MOST_FIELD_SETS: usize = 8;
+
+impl Cache {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            entries: HashMap::new(),
+            order: VecDeque::new(),
+            written: 0,
+            narrowed: Vec::new(),
+        }
+    }
+
+    /// The answer about a flow, if there is one that holds at `now`.
+    pub(crate) fn fresh(&self, usual: KeyFields, flow: &FlowInfo, now: Instant) -> Option<Answer> {
+        self.find(usual, flow, |entry| now < entry.fresh_until)
+    }
+
+    /// The answer about a flow, even if it is past its time.
+    pub(crate) fn stale(&self, usual: KeyFields, flow: &FlowInfo, now: Instant) -> Option<Answer> {
+        self.find(usual, flow, |entry| now < entry.kept_until)
+    }
+
+    fn find(
+        &self,
+        usual: KeyFields,
+        flow: &FlowInfo,
+        holds: impl Fn(&Entry) -> bool,
+    ) -> Option<Answer> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        let sets = std::iter::once(&usual).chain(&self.narrowed);
+        sets.filter_map(|fields| self.entries.get(&Key::new(*fields, flow)))
+            .find(|entry| holds(entry))
+            .map(|entry| entry.answer.clone())
+    }
+
+    /// Keeps an answer for `fresh`, and for `stale` longer in case of errors.
+    pub(crate) fn put(
+        &mut self,
+        usual: KeyFields,
+        fields: Option<KeyFields>,
+        flow: &FlowInfo,
+        answer: Answer,
+        now: Instant,
+        (fresh, stale): (Duration, Duration),
+    ) {
+        let mut fields = fields.unwrap_or(usual);
+        if fields != usual && !self.narrowed.contains(&fields) {
+            if self.narrowed.len() < MOST_FIELD_SETS {
+                self.narrowed.push(fields);
+            } else {
+                fields = usual;
+            }
+        }
+        if fresh.is_zero() || self.limit == 0 {
+            return;
+        }
+        let key = Key::new(fields, flow);
+        self.written += 1;
+        let entry = Entry {
+            answer,
+            number: self.written,
+            fresh_until: now + fresh,
+            kept_until: now + fresh + stale,
+        };
+        self.order.push_back((key.clone(), self.written));
+        self.entries.insert(key, entry);
+        while self.entries.len() > self.limit || self.order.len() > 2 * self.limit {
+            let Some((oldest, number)) = self.order.pop_front() else {
+                return;
+            };
+            let is_current = self
+                .entries
+                .get(&oldest)
+                .is_some_and(|e| e.number == number);
+            if is_current {
+                self.entries.remove(&oldest);
+            }
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::flow;
+    use super::super::{Answer, Ruling, Source};
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn answer(ruling: Ruling) -> Answer {
+        Answer::new(ruling, Source::Asked)
+    }
+
+    #[test]
+    fn threat_63_no_two_flows_that_may_be_judged_differently_share_a_key() {
+        let fields = KeyFields::default();
+        let one = flow("10.0.0.1:1000", "192.0.2.1:443");
+        let mut others = vec![
+            flow("10.0.0.2:1000", "192.0.2.1:443"),
+            flow("10.0.0.1:1000", "192.0.2.2:443"),
+            flow("10.0.0.1:1000", "192.0.2.1:444"),
+            flow("10.0.0.1:1000", "192.0.2.1:443"),
+            flow("10.0.0.1:1000", "192.0.2.1:443"),
+        ];
+        others[3].endpoint = VpcEndpointId(77);
+        others[4].protocol = sdk::Protocol(17);
+        for other in &others {
+            assert_ne!(Key::new(fields, &one), Key::new(fields, other), "{other:?}");
+        }
+        let same = flow("10.0.0.1:2000", "192.0.2.1:443");
+        assert_eq!(Key::new(fields, &one), Key::new(fields, &same));
+        // Fields that are left out never make a key look like one of other fields.
+        let (source, destination) = (
+            KeyFields::of(&[KeyField::Source]),
+            KeyFields::of(&[KeyField::Destination]),
+        );
+        let twin = flow("10.0.0.1:1", "10.0.0.1:1");
+        assert_ne!(Key::new(source, &twin), Key::new(destination, &twin));
+    }
+
+    #[test]
+    fn an_answer_holds_for_its_time_and_longer_only_for_errors() {
+        let (mut cache, now, usual) = (Cache::new(10), Instant::now(), KeyFields::default());
+        let one = flow("10.0.0.1:1000", "192.0.2.1:443");
+        cache.put(
+            usual,
+            None,
+            &one,
+            answer(Ruling::Accept),
+            now,
+            (MINUTE, MINUTE),
+        );
+        assert!(cache.fresh(usual, &one, now + MINUTE / 2).is_some());
+        assert!(cache.fresh(usual, &one, now + MINUTE).is_none());
+        assert!(cache.stale(usual, &one, now + MINUTE).is_some());
+        assert!(cache.stale(usual, &one, now + 2 * MINUTE).is_none());
+        cache.put(
+            usual,
+            None,
+            &one,
+            answer(Ruling::Accept),
+            now,
+            (Duration::ZERO, MINUTE),
+        );
+        assert_eq!(cache.len(), 1, "no time means that nothing is kept");
+    }
+
+    #[test]
+    fn an_answer_may_hold_for_more_flows_than_the_one_that_was_asked_about() {
+        let (mut cache, now, usual) = (Cache::new(10), Instant::now(), KeyFields::default());
+        let one = flow("10.0.0.1:1000", "192.0.2.1:443");
+        let fields = Some(KeyFields::of(&[KeyField::Source]));
+        cache.put(
+            usual,
+            fields,
+            &one,
+            answer(Ruling::Accept),
+            now,
+            (MINUTE, MINUTE),
+        );
+        assert!(
+            cache
+                .fresh(usual, &flow("10.0.0.1:9", "198.51.100.7:25"), now)
+                .is_some()
+        );
+        assert!(
+            cache
+                .fresh(usual, &flow("10.0.0.2:9", "198.51.100.7:25"), now)
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn the_oldest_answer_makes_room_and_nothing_grows_without_bound() {
+        let (mut cache, now, usual) = (Cache::new(10), Instant::now(), KeyFields::default());
+        for round in 0..100u8 {
+            let one = flow(&format!("10.0.0.{round}:1"), "192.0.2.1:443");
+            for _ in 0..5 {
+                cache.put(
+                    usual,
+                    None,
+                    &one,
+                    answer(Ruling::Accept),
+                    now,
+                    (MINUTE, MINUTE),
+                );
+            }
+            assert!(cache.len() <= 10 && cache.order.len() <= 20);
+            assert!(cache.fresh(usual, &one, now).is_some());
+        }
+    }
+}

@@ -1,0 +1,418 @@
+//! Which rule decides about a flow, and why: the same decisions as at work, told step by step.
+
+use std::fmt;
+
+use dataplane::{Protocol, Verdict, VpcEndpointId};
+use serde_json::{Value, json};
+
+use super::{
+    Application, Decision, Facts, FirstSight, OpenStep, PassReason, at_open, decider, intercept,
+};
+use crate::config::{Action, Config, Rule};
+
+/// A flow to be judged, as far as it is known.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The VPC endpoint it comes through.
+    pub endpoint: VpcEndpointId,
+    /// The IP protocol number.
+    pub protocol: u8,
+    /// Address and port of the host that opens it.
+    pub from: std::net::SocketAddr,
+    /// Address and port it opens it to.
+    pub to: std::net::SocketAddr,
+    /// Whether its handshake was not seen.
+    pub mid_flow: bool,
+    /// What the client speaks. Without it: TLS if there is a server name, HTTP/1 if there is a
+    /// host, and otherwise what `to`'s port suggests.
+    pub application: Option<Application>,
+    /// The name in the TLS ClientHello.
+    pub server_name: Option<String>,
+    /// The host of the first HTTP/1 request in clear.
+    pub http_host: Option<String>,
+}
+
+impl Question {
+    fn facts(&self) -> Facts {
+        Facts {
+            endpoint: self.endpoint,
+            protocol: Protocol(self.protocol),
+            client: self.from,
+            server: self.to,
+        }
+    }
+
+    fn application(&self) -> Application {
+        self.application.unwrap_or_else(|| {
+            if self.server_name.is_some() {
+                Application::Tls
+            } else if self.http_host.is_some() {
+                Application::Http1
+            } else {
+                match self.to.port() {
+                    443 | 8443 => Application::Tls,
+                    80 | 8080 => Application::Http1,
+                    _ => Application::Other,
+                }
+            }
+        })
+    }
+}
+
+/// The answer to a [`Question`]. `Display` is for people.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// Every rule up to the one that decides, in order.
+    pub rules: Vec<RuleSeen>,
+    /// The name of the rule that decides; `None` if no rule matches.
+    pub decided_by: Option<String>,
+    /// What happens: `pass`, `drop`, `reset`, `intercept`.
+    pub outcome: &'static str,
+    /// Why, in a sentence.
+    pub why: String,
+    /// Whether it takes the first bytes of the client to tell.
+    pub at_first_bytes: bool,
+    /// What the client is taken to speak.
+    pub application: Option<Application>,
+    /// The interceptors that run, in order.
+    pub interceptors: Vec<String>,
+    /// The acceptors that are asked first, in order; they are taken to accept.
+    pub acceptors: Vec<String>,
+}
+
+/// A rule, and whether it matches.
+#[derive(Clone, Debug)]
+pub struct RuleSeen {
+    /// Its name.
+    pub name: String,
+    /// Its line in the file.
+    pub line: usize,
+    /// The word of its action.
+    pub action: &'static str,
+    /// The first condition that does not hold; `None` if all do.
+    pub unmet: Option<String>,
+}
+
+/// Says which rule decides about a flow, and why.
+#[must_use]
+pub fn explain(config: &Config, question: &Question) -> Explanation {
+    let facts = question.facts();
+    let mut from = 0;
+    let mut acceptors = Vec::new();
+    // Each acceptor is taken to accept; what it may refuse is in its hands.
+    let opening = loop {
+        let opening = at_open(config, &facts, question.mid_flow, from);
+        match (opening.step, opening.number) {
+            (OpenStep::Ask, Some(number)) => {
+                acceptors.extend(opening.rule.and_then(|rule| rule.acceptor_name()));
+                from = number + 1;
+            }
+            _ => break opening,
+        }
+    };
+    let inspected = opening.step == OpenStep::Verdict(Verdict::Inspect);
+    let application = question.application();
+    let sight = FirstSight {
+        application,
+        server_name: question.server_name.as_deref(),
+        http_host: question.http_host.as_deref(),
+    };
+    let (rule, outcome, why) = if inspected {
+        let rule = decider(config, &facts, &sight);
+        let (outcome, why) = at_bytes(config, rule, application);
+        (rule, outcome, why)
+    } else {
+        let (outcome, why) = at_start(&opening.step, opening.rule, question);
+        (opening.rule, outcome, why)
+    };
+    let seen = inspected.then_some(&sight);
+    let mut rules = Vec::new();
+    for one in config.rules.iter() {
+        rules.push(RuleSeen {
+            name: one.name.to_string(),
+            line: one.line,
+            action: one.action.as_str(),
+            unmet: unmet(one, &facts, seen).or_else(|| {
+                let unseen = !inspected && one.needs_first_bytes();
+                unseen.then(|| "it asks for first bytes, which are not looked at here".to_owned())
+            }),
+        });
+        if rule.is_some_and(|rule| std::ptr::eq(rule, one)) {
+            break;
+        }
+    }
+    let interceptors = match (outcome, rule) {
+        ("intercept", Some(rule)) => rule
+            .chain
+            .links()
+            .map(|link| link.name().to_owned())
+            .collect(),
+        _ => Vec::new(),
+    };
+    Explanation {
+        rules,
+        decided_by: rule.map(|rule| rule.name.to_string()),
+        outcome,
+        why,
+        at_first_bytes: inspected,
+        application: inspected.then_some(application),
+        interceptors,
+        acceptors,
+    }
+}
+
+fn at_start(step: &OpenStep, rule: Option<&Rule>, question: &Question) -> (&'static str, String) {
+    let Some(rule) = rule else {
+        return ("pass", "no rule matches".to_owned());
+    };
+    let why = "all its conditions hold when the flow opens".to_owned();
+    match (step, rule.action) {
+        (OpenStep::Verdict(Verdict::Drop), _) => ("drop", why),
+        (OpenStep::Verdict(Verdict::Reset), Action::Intercept) => (
+            "reset",
+            "the handshake was not seen, and the rule says mid-flow = \"reset\"".to_owned(),
+        ),
+        (OpenStep::Verdict(Verdict::Reset), _) => ("reset", why),
+        (_, Action::Intercept) if question.mid_flow => (
+            "pass",
+            "the handshake was not seen, so the connection cannot be intercepted".to_owned(),
+        ),
+        (_, Action::Intercept) => ("pass", "only TCP can be intercepted".to_owned()),
+        _ => ("pass", why),
+    }
+}
+
+fn at_bytes(
+    config: &Config,
+    rule: Option<&Rule>,
+    application: Application,
+) -> (&'static str, String) {
+    let Some(rule) = rule else {
+        let why = "no rule matches once the first bytes are seen".to_owned();
+        return ("pass", why);
+    };
+    let why = "all its conditions hold once the first bytes are seen".to_owned();
+    match rule.action {
+        Action::Pass | Action::Ask => ("pass", why),
+        Action::Drop => ("drop", why),
+        Action::Reset => ("reset", why),
+        Action::Intercept => match intercept(config, application, false) {
+            Decision::Pass(PassReason::NoAuthority) => (
+                "pass",
+                "it says to intercept TLS, and there is no [tls.ca]".to_owned(),
+            ),
+            Decision::Pass(_) => (
+                "pass",
+                "it says to intercept, and the protocol is neither TLS nor HTTP".to_owned(),
+            ),
+            _ => ("intercept", why),
+        },
+    }
+}
+
+/// The first condition of a rule that does not hold, in words. Without first bytes, conditions on
+/// them are left out.
+pub(crate) fn unmet(rule: &Rule, facts: &Facts, sight: Option<&FirstSight<'_>>) -> Option<String> {
+    let is = |holds: bool, condition: &str, found: &dyn fmt::Display| {
+        (!holds).then(|| format!("{condition} is {found}"))
+    };
+    let nothing = "nothing";
+    is(
+        holds(&rule.endpoint, |one| *one == facts.endpoint),
+        "endpoint",
+        &facts.endpoint,
+    )
+    .or_else(|| {
+        is(
+            holds(&rule.source, |one| one.contains(&facts.client.ip())),
+            "source",
+            &facts.client.ip(),
+        )
+    })
+    .or_else(|| {
+        is(
+            holds(&rule.destination, |one| one.contains(&facts.server.ip())),
+            "destination",
+            &facts.server.ip(),
+        )
+    })
+    .or_else(|| {
+        is(
+            holds(&rule.protocol, |one| *one == facts.protocol.0),
+            "protocol",
+            &facts.protocol.0,
+        )
+    })
+    .or_else(|| match (&rule.port, facts.has_ports()) {
+        (Some(_), false) => is(false, "port", &nothing),
+        _ => is(
+            holds(&rule.port, |one| one.contains(&facts.server.port())),
+            "port",
+            &facts.server.port(),
+        ),
+    })
+    .or_else(|| {
+        let sight = sight?;
+        is(
+            holds(&rule.application, |one| *one == sight.application),
+            "application",
+            &sight.application.as_str(),
+        )
+    })
+    .or_else(|| {
+        let name = sight?.server_name;
+        is(
+            holds(&rule.server_name, |glob| {
+                name.is_some_and(|name| glob.matches(name))
+            }),
+            "server-name",
+            &name.unwrap_or(nothing),
+        )
+    })
+    .or_else(|| {
+        let name = sight?.http_host;
+        is(
+            holds(&rule.http_host, |glob| {
+                name.is_some_and(|name| glob.matches(name))
+            }),
+            "http-host",
+            &name.unwrap_or(nothing),
+        )
+    })
+}
+
+/// A condition that is not there holds.
+fn holds<T>(condition: &Option<Vec<T>>, matches: impl Fn(&T) -> bool) -> bool {
+    condition
+        .as_ref()
+        .is_none_or(|values| values.iter().any(matches))
+}
+
+impl Explanation {
+    /// The same for programs.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let rules: Vec<Value> = self
+            .rules
+            .iter()
+            .map(|rule| {
+                json!({
+                    "name": rule.name,
+                    "line": rule.line,
+                    "action": rule.action,
+                    "matches": rule.unmet.is_none(),
+                    "unmet": rule.unmet,
+                })
+            })
+            .collect();
+        json!({
+            "outcome": self.outcome,
+            "decidedBy": self.decided_by,
+            "why": self.why,
+            "stage": if self.at_first_bytes { "first-bytes" } else { "open" },
+            "application": self.application.map(Application::as_str),
+            "interceptors": self.interceptors,
+            "acceptors": self.acceptors,
+            "rules": rules,
+        })
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for rule in &self.rules {
+            let RuleSeen {
+                name,
+                line,
+                action,
+                unmet,
+            } = rule;
+            match unmet {
+                Some(unmet) => writeln!(f, "line {line}, {name} ({action}): no, {unmet}")?,
+                None => writeln!(f, "line {line}, {name} ({action}): matches")?,
+            }
+        }
+        for acceptor in &self.acceptors {
+            writeln!(f, "the acceptor {acceptor} is asked first, and may refuse")?;
+        }
+        match &self.decided_by {
+            Some(rule) => write!(f, "{}: {rule} decides; {}", self.outcome, self.why)?,
+            None => write!(f, "{}: {}", self.outcome, self.why)?,
+        }
+        if let Some(application) = self.application {
+            write!(f, " (first bytes taken for: {})", application.as_str())?;
+        }
+        if !self.interceptors.is_empty() {
+            write!(f, "\ninterceptors: {}", self.interceptors.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const RULES: &str = "[[rule]]\nname = 'bank'\naction = 'pass'\nserver-name = '*.bank.example'\n\
+        [[rule]]\naction = 'reset'\nport = 25\n\
+        [[rule]]\naction = 'drop'\nhttp-host = 'bad.example'\n\
+        [[rule]]\nname = 'web'\naction = 'intercept'\napplication = ['http1', 'tls']\n";
+
+    fn ask(to: &str, change: impl FnOnce(&mut Question)) -> Explanation {
+        let config = Config::parse(RULES, Path::new("flowdog.toml"), &[]).unwrap();
+        let mut question = Question {
+            endpoint: VpcEndpointId(1),
+            protocol: 6,
+            from: "10.0.0.5:1234".parse().unwrap(),
+            to: to.parse().unwrap(),
+            mid_flow: false,
+            application: None,
+            server_name: None,
+            http_host: None,
+        };
+        change(&mut question);
+        explain(&config, &question)
+    }
+
+    fn short(told: &Explanation) -> (&'static str, Option<&str>) {
+        (told.outcome, told.decided_by.as_deref())
+    }
+
+    #[test]
+    fn the_rule_that_decides_is_named_with_its_line_and_those_above_with_what_did_not_hold() {
+        let told = ask("1.2.3.4:443", |q| {
+            q.server_name = Some("a.bank.example".into())
+        });
+        assert_eq!(short(&told), ("pass", Some("bank")));
+        let told = ask("1.2.3.4:25", |_| {});
+        assert_eq!(short(&told), ("reset", Some("rule[2]")));
+        assert_eq!(
+            told.to_string(),
+            "line 1, bank (pass): no, server-name is nothing\n\
+             line 5, rule[2] (reset): matches\n\
+             reset: rule[2] decides; all its conditions hold once the first bytes are seen \
+             (first bytes taken for: other)"
+        );
+        let told = ask("1.2.3.4:80", |q| q.http_host = Some("BAD.example".into()));
+        assert_eq!(short(&told), ("drop", Some("rule[3]")));
+        let told = ask("1.2.3.4:80", |_| {});
+        assert_eq!(short(&told), ("intercept", Some("web")));
+        let json = told.to_json();
+        assert_eq!(json["decidedBy"], "web");
+        assert_eq!(json["rules"][1]["unmet"], "port is 80");
+        assert_eq!(json["stage"], "first-bytes");
+    }
+
+    #[test]
+    fn what_keeps_a_rule_from_intercepting_is_told() {
+        let told = ask("1.2.3.4:443", |_| {});
+        assert_eq!(short(&told), ("pass", Some("web")));
+        assert!(told.why.contains("[tls.ca]"), "{}", told.why);
+        let told = ask("1.2.3.4:53", |q| q.protocol = 17);
+        assert_eq!(short(&told), ("pass", None));
+        let told = ask("1.2.3.4:22", |_| {});
+        assert_eq!(short(&told), ("pass", None));
+    }
+}

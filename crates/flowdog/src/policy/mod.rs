@@ -1,0 +1,652 @@
+//! From rules to decisions: once when a flow opens, and once when its first bytes are there.
+//!
+//! A rule that asks for a server name, an HTTP host or the protocol spoken cannot be judged before
+//! the client's first bytes are seen, so the first decision may be to inspect. Rules are judged in
+//! order in both places; the first that matches decides, and a flow that no rule matches is passed.
+//! A rule that asks an acceptor is a gate: once the flow is accepted, the rules below it decide.
+
+pub(crate) mod explain;
+pub(crate) mod index;
+
+use std::net::SocketAddr;
+
+use dataplane::{FlowView, Protocol, Verdict, VpcEndpointId};
+use proxy::detect::{Sniff, sniff};
+use tls::hello::{self, Parsed};
+
+use crate::config::{Action, Config, MidFlow, Rule};
+
+const TCP: Protocol = Protocol(6);
+const UDP: Protocol = Protocol(17);
+
+/// What rules may ask about a flow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    pub(crate) endpoint: VpcEndpointId,
+    pub(crate) protocol: Protocol,
+    pub(crate) client: SocketAddr,
+    pub(crate) server: SocketAddr,
+}
+
+impl Facts {
+    fn has_ports(&self) -> bool {
+        self.protocol == TCP || self.protocol == UDP
+    }
+}
+
+impl From<&FlowView> for Facts {
+    fn from(view: &FlowView) -> Self {
+        Self {
+            endpoint: view.endpoint,
+            protocol: view.protocol,
+            client: view.client,
+            server: view.server,
+        }
+    }
+}
+
+/// What a TCP client turned out to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Application {
+    /// HTTP/1.0 or HTTP/1.1 in clear.
+    Http1,
+    /// HTTP/2 in clear, with prior knowledge.
+    Http2,
+    /// TLS.
+    Tls,
+    /// None of the others.
+    Other,
+}
+
+impl Application {
+    /// The words of the configuration.
+    pub(crate) const WORDS: [(&'static str, Self); 4] = [
+        ("http1", Self::Http1),
+        ("http2", Self::Http2),
+        ("other", Self::Other),
+        ("tls", Self::Tls),
+    ];
+
+    /// What a word of the configuration means.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        let found = Self::WORDS.iter().find(|(name, _)| *name == word);
+        found.map(|(_, application)| *application)
+    }
+
+    /// The word of the configuration.
+    pub(crate) fn as_str(self) -> &'static str {
+        let word = Self::WORDS.iter().find(|(_, one)| *one == self);
+        word.map_or("other", |(word, _)| word)
+    }
+}
+
+/// What the first bytes of a client say.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FirstSight<'a> {
+    pub(crate) application: Application,
+    /// The name in the TLS ClientHello.
+    pub(crate) server_name: Option<&'a str>,
+    /// The host of the first HTTP/1 request in clear, without its port.
+    pub(crate) http_host: Option<&'a str>,
+}
+
+/// What to do with a flow that was seen for the first time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opening<'c> {
+    pub(crate) step: OpenStep,
+    /// The rule that decided; none if no rule matches, or if it takes the first bytes to tell.
+    pub(crate) rule: Option<&'c Rule>,
+    /// Its place in the list, from 0.
+    pub(crate) number: Option<usize>,
+}
+
+/// The step that a new flow takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenStep {
+    /// Tell the data plane.
+    Verdict(Verdict),
+    /// Ask the rule's acceptor, and go on below the rule if it accepts.
+    Ask,
+}
+
+/// What to do with a flow whose first bytes are known, and which rule says so.
+#[derive(Clone, Debug)]
+pub(crate) struct Judgement<'c> {
+    pub(crate) decision: Decision,
+    pub(crate) rule: Option<&'c Rule>,
+    pub(crate) application: Option<Application>,
+    pub(crate) server_name: Option<String>,
+    pub(crate) http_host: Option<String>,
+}
+
+/// What to do with a flow whose first bytes are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Not enough bytes to tell.
+    NeedMore,
+    /// Forward the bytes as they are.
+    Pass(PassReason),
+    /// Swallow.
+    Drop,
+    /// Reset both ends.
+    Reset,
+    /// Take over; the rule has the interceptors.
+    Intercept(Protocols),
+}
+
+/// Why first bytes are passed on unread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PassReason {
+    /// A rule says so, or none says anything.
+    Rule,
+    /// A rule says to intercept, and the protocol is none that can be.
+    Opaque,
+    /// A rule says to intercept TLS, and there is no certificate authority.
+    NoAuthority,
+    /// A rule says to intercept TLS, and the client offers no version or suite that we have.
+    UnsupportedHello,
+}
+
+/// The protocols that can be intercepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocols {
+    Http1,
+    Http2,
+    Tls,
+}
+
+/// What to do with a flow that was seen for the first time. `from` is the number of the first rule
+/// to look at: those above it have had their say.
+pub(crate) fn at_open<'c>(
+    config: &'c Config,
+    facts: &Facts,
+    mid_flow: bool,
+    from: usize,
+) -> Opening<'c> {
+    let inspectable = facts.protocol == TCP && !mid_flow;
+    let nobody = |verdict| Opening {
+        step: OpenStep::Verdict(verdict),
+        rule: None,
+        number: None,
+    };
+    // Whether a rule above may yet match by what the first bytes say, and change anything.
+    let (mut later, mut later_counts) = (false, false);
+    let matches = config.rules.index().of_flow(facts);
+    for number in matches.skip_while(|number| *number < from) {
+        let Some(rule) = config.rules.get(number) else {
+            continue;
+        };
+        if rule.needs_first_bytes() {
+            // Without bytes to read such a rule matches nothing.
+            later |= inspectable;
+            later_counts |= inspectable && rule.action != Action::Pass;
+            continue;
+        }
+        let verdict = match (rule.action, rule.mid_flow) {
+            (Action::Ask, _) => {
+                return Opening {
+                    step: OpenStep::Ask,
+                    rule: Some(rule),
+                    number: Some(number),
+                };
+            }
+            (Action::Intercept, MidFlow::Reset) if mid_flow => Verdict::Reset,
+            (Action::Intercept, _) if !inspectable => Verdict::Pass,
+            (Action::Intercept, _) => Verdict::Inspect,
+            (Action::Pass, _) => Verdict::Pass,
+            (Action::Drop, _) => Verdict::Drop,
+            (Action::Reset, _) => Verdict::Reset,
+        };
+        // One above that passes changes nothing for flows that are passed anyway, so those need no
+        // inspection.
+        if later_counts || later && verdict != Verdict::Pass {
+            return nobody(Verdict::Inspect);
+        }
+        return Opening {
+            step: OpenStep::Verdict(verdict),
+            rule: Some(rule),
+            number: Some(number),
+        };
+    }
+    nobody(if later_counts {
+        Verdict::Inspect
+    } else {
+        Verdict::Pass
+    })
+}
+
+/// The decision on a TCP flow whose client has sent `bytes` so far. `accepted` says that an
+/// acceptor wants it intercepted, whatever the rules below it say.
+pub(crate) fn at_first_bytes<'c>(
+    config: &'c Config,
+    facts: &Facts,
+    bytes: &[u8],
+    accepted: bool,
+) -> Judgement<'c> {
+    let more = Judgement {
+        decision: Decision::NeedMore,
+        rule: None,
+        application: None,
+        server_name: None,
+        http_host: None,
+    };
+    let (mut server_name, mut http_host) = (None, None);
+    let mut unsupported = false;
+    let application = match sniff(bytes) {
+        Sniff::NeedMore => return more,
+        Sniff::Tls => {
+            match hello::parse(bytes) {
+                Parsed::NeedMore => return more,
+                Parsed::Hello(hello) => {
+                    unsupported = config
+                        .tls
+                        .impersonator
+                        .as_ref()
+                        .is_some_and(|i| i.can_intercept(&hello).is_err());
+                    server_name = hello.server_name;
+                }
+                // The impersonator refuses it in the words of TLS, if it comes to that.
+                Parsed::Malformed(_) | Parsed::NotTls => {}
+            }
+            Application::Tls
+        }
+        Sniff::Http1 => {
+            if config.rules.index().asks_http_host() {
+                match first_host(bytes, config.proxy.head_bytes) {
+                    Some(host) => http_host = host,
+                    None => return more,
+                }
+            }
+            Application::Http1
+        }
+        Sniff::Http2PriorKnowledge => Application::Http2,
+        Sniff::Opaque => Application::Other,
+    };
+    let sight = FirstSight {
+        application,
+        server_name: server_name.as_deref(),
+        http_host: http_host.as_deref(),
+    };
+    let rule = decider(config, facts, &sight).filter(|_| !accepted);
+    let decision = match (rule.map(|rule| rule.action), application) {
+        _ if accepted => intercept(config, application, unsupported),
+        (None | Some(Action::Pass | Action::Ask), _) => Decision::Pass(PassReason::Rule),
+        (Some(Action::Drop), _) => Decision::Drop,
+        (Some(Action::Reset), _) => Decision::Reset,
+        (Some(Action::Intercept), _) => intercept(config, application, unsupported),
+    };
+    Judgement {
+        decision,
+        rule,
+        application: Some(application),
+        server_name,
+        http_host,
+    }
+}
+
+/// What interception means for a protocol.
+pub(crate) fn intercept(config: &Config, application: Application, unsupported: bool) -> Decision {
+    match application {
+        Application::Other => Decision::Pass(PassReason::Opaque),
+        Application::Tls if config.tls.impersonator.is_none() => {
+            Decision::Pass(PassReason::NoAuthority)
+        }
+        Application::Tls if unsupported => Decision::Pass(PassReason::UnsupportedHello),
+        Application::Tls => Decision::Intercept(Protocols::Tls),
+        Application::Http1 => Decision::Intercept(Protocols::Http1),
+        Application::Http2 => Decision::Intercept(Protocols::Http2),
+    }
+}
+
+/// The rule that decides once everything is known. Acceptors were asked when the flow opened.
+fn decider<'c>(config: &'c Config, facts: &Facts, sight: &FirstSight<'_>) -> Option<&'c Rule> {
+    config
+        .rules
+        .index()
+        .of_first_bytes(facts, sight)
+        .filter_map(|number| config.rules.get(number))
+        .find(|rule| rule.action != Action::Ask)
+}
+
+/// The host that the first request of an HTTP/1 connection names, without its port (RFC 9112 §3.2):
+/// that of an absolute target, or else the only Host field. `None` while the head is incomplete;
+/// `Some(None)` when it names no host, or leaves doubt about which.
+fn first_host(bytes: &[u8], limit: usize) -> Option<Option<String>> {
+    let mut lines = Vec::new();
+    let mut rest = bytes;
+    loop {
+        let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
+            return (bytes.len() >= limit).then_some(None);
+        };
+        let (line, after) = rest.split_at(end);
+        rest = after.get(1..).unwrap_or_default();
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.is_empty() {
+            break;
+        }
+        lines.push(line);
+    }
+    Some(host_of(&lines))
+}
+
+fn host_of(lines: &[&[u8]]) -> Option<String> {
+    let (request, fields) = lines.split_first()?;
+    let target = std::str::from_utf8(request).ok()?.split(' ').nth(1)?;
+    let hosts: Vec<&str> = fields
+        .iter()
+        .filter_map(|line| {
+            let (name, value) = std::str::from_utf8(line).ok()?.split_once(':')?;
+            name.eq_ignore_ascii_case("host").then(|| value.trim())
+        })
+        .collect();
+    let authority = match target.split_once("://") {
+        Some((_, after)) if !target.starts_with('/') => after.split(['/', '?']).next()?,
+        _ => match hosts.as_slice() {
+            [one] => one,
+            _ => return None,
+        },
+    };
+    let authority = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    let host = match authority.rsplit_once(':') {
+        // The colons of an IPv6 address stand inside brackets.
+        Some((host, port)) if !port.ends_with(']') => host,
+        _ => authority,
+    };
+    (!host.is_empty()).then(|| host.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        Config::parse(text, Path::new("flowdog.toml"), &interceptors::all()).unwrap()
+    }
+
+    fn flow(protocol: u8, client: &str, server: &str) -> Facts {
+        Facts {
+            endpoint: VpcEndpointId(0x0123_4567_89ab_cdef),
+            protocol: Protocol(protocol),
+            client: client.parse().unwrap(),
+            server: server.parse().unwrap(),
+        }
+    }
+
+    fn web() -> Facts {
+        flow(6, "10.0.0.1:40000", "203.0.113.5:443")
+    }
+
+    fn verdict(config: &Config, facts: &Facts, mid_flow: bool) -> Verdict {
+        match at_open(config, facts, mid_flow, 0).step {
+            OpenStep::Verdict(verdict) => verdict,
+            OpenStep::Ask => panic!("an acceptor is asked"),
+        }
+    }
+
+    fn decision(config: &Config, facts: &Facts, bytes: &[u8]) -> Decision {
+        at_first_bytes(config, facts, bytes, false).decision
+    }
+
+    const HTTP: &[u8] = b"GET / HTTP/1.1\r\n";
+    const SSH: &[u8] = b"SSH-2.0-OpenSSH_9.9\r\n";
+
+    #[test]
+    fn an_empty_file_passes_everything() {
+        let config = config("");
+        for protocol in [1, 6, 17, 47] {
+            let facts = flow(protocol, "10.0.0.1:1", "10.0.0.2:2");
+            assert_eq!(verdict(&config, &facts, false), Verdict::Pass);
+            assert_eq!(verdict(&config, &facts, true), Verdict::Pass);
+        }
+        assert!(matches!(
+            decision(&config, &web(), HTTP),
+            Decision::Pass(PassReason::Rule)
+        ));
+    }
+
+    #[test]
+    fn a_rule_without_conditions_inspects_tcp_and_passes_what_cannot_be_intercepted() {
+        let config = config("[[rule]]\naction = 'intercept'\n");
+        assert_eq!(verdict(&config, &web(), false), Verdict::Inspect);
+        assert_eq!(
+            verdict(&config, &web(), true),
+            Verdict::Pass,
+            "gwlb_b13: a restart resets nothing"
+        );
+        assert_eq!(
+            verdict(&config, &flow(17, "10.0.0.1:1", "10.0.0.2:443"), false),
+            Verdict::Pass
+        );
+        assert_eq!(
+            verdict(&config, &flow(1, "10.0.0.1:0", "10.0.0.2:0"), false),
+            Verdict::Pass
+        );
+        assert!(matches!(
+            decision(&config, &web(), HTTP),
+            Decision::Intercept(Protocols::Http1)
+        ));
+        assert!(matches!(
+            decision(&config, &web(), SSH),
+            Decision::Pass(PassReason::Opaque)
+        ));
+        assert!(matches!(
+            decision(&config, &web(), b"GE"),
+            Decision::NeedMore
+        ));
+    }
+
+    #[test]
+    fn gwlb_b13_mid_flow_policy_is_per_rule() {
+        let config = config("[[rule]]\naction = 'intercept'\nport = 443\nmid-flow = 'reset'\n");
+        assert_eq!(verdict(&config, &web(), true), Verdict::Reset);
+        assert_eq!(verdict(&config, &web(), false), Verdict::Inspect);
+        assert_eq!(
+            verdict(&config, &flow(6, "10.0.0.1:1", "10.0.0.2:22"), true),
+            Verdict::Pass
+        );
+    }
+
+    #[test]
+    fn every_condition_of_a_rule_must_hold() {
+        let config = config(
+            "[[rule]]\naction = 'drop'\nendpoint = 'vpce-0123456789abcdef0'\nsource = '10.0.0.0/8'\n\
+             destination = ['203.0.113.0/24', '2001:db8::/32']\nport = [443, '8000-8999']\nprotocol = 'tcp'\n",
+        );
+        let there = |facts: Facts| Facts {
+            endpoint: VpcEndpointId(0x1234_5678_9abc_def0),
+            ..facts
+        };
+        for server in ["203.0.113.5:443", "203.0.113.5:8000", "203.0.113.5:8999"] {
+            assert_eq!(
+                verdict(&config, &there(flow(6, "10.0.0.1:1", server)), false),
+                Verdict::Drop
+            );
+        }
+        for other in [
+            web(),
+            there(flow(6, "11.0.0.1:1", "203.0.113.5:443")),
+            there(flow(6, "10.0.0.1:1", "203.0.114.5:443")),
+            there(flow(6, "10.0.0.1:1", "203.0.113.5:444")),
+            there(flow(17, "10.0.0.1:1", "203.0.113.5:443")),
+        ] {
+            assert_eq!(verdict(&config, &other, false), Verdict::Pass, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_port_condition_never_matches_a_protocol_without_ports() {
+        let config = config("[[rule]]\naction = 'drop'\nport = '0-65535'\n");
+        assert_eq!(
+            verdict(&config, &flow(1, "10.0.0.1:0", "10.0.0.2:0"), false),
+            Verdict::Pass
+        );
+        assert_eq!(
+            verdict(&config, &flow(17, "10.0.0.1:9", "10.0.0.2:9"), false),
+            Verdict::Drop
+        );
+    }
+
+    #[test]
+    fn a_server_name_needs_inspection_and_decides_on_the_hello() {
+        let config = config(
+            "[[rule]]\naction = 'reset'\nserver-name = '*.bad.example'\n\
+             [[rule]]\naction = 'pass'\nport = 443\n[[rule]]\naction = 'drop'\n",
+        );
+        assert_eq!(verdict(&config, &web(), false), Verdict::Inspect);
+        assert_eq!(
+            verdict(&config, &flow(17, "10.0.0.1:9", "10.0.0.2:443"), false),
+            Verdict::Pass
+        );
+        assert!(matches!(
+            decision(&config, &web(), &hello("www.bad.example")),
+            Decision::Reset
+        ));
+        assert!(matches!(
+            decision(&config, &web(), &hello("good.example")),
+            Decision::Pass(_)
+        ));
+        let hello = hello("www.bad.example");
+        assert!(matches!(
+            decision(&config, &web(), &hello[..hello.len() - 1]),
+            Decision::NeedMore
+        ));
+    }
+
+    #[test]
+    fn a_name_that_passes_is_exempt_from_a_wider_rule_below() {
+        let config = config(
+            "[[rule]]\naction = 'pass'\nserver-name = 'bank.example'\n[[rule]]\naction = 'reset'\n",
+        );
+        assert_eq!(verdict(&config, &web(), false), Verdict::Inspect);
+        assert!(matches!(
+            decision(&config, &web(), &hello("bank.example")),
+            Decision::Pass(_)
+        ));
+        assert!(matches!(decision(&config, &web(), HTTP), Decision::Reset));
+    }
+
+    #[test]
+    fn a_name_that_passes_costs_no_inspection_where_all_is_passed() {
+        let config = config("[[rule]]\naction = 'pass'\nserver-name = 'bank.example'\n");
+        assert_eq!(verdict(&config, &web(), false), Verdict::Pass);
+    }
+
+    #[test]
+    fn the_host_of_the_first_request_decides_unless_there_is_doubt_about_it() {
+        let config = config("[[rule]]\naction = 'reset'\nhttp-host = '*.bad.example'\n");
+        assert_eq!(verdict(&config, &web(), false), Verdict::Inspect);
+        for (request, expected) in [
+            (
+                "GET / HTTP/1.1\r\nHost: a.bad.example\r\n\r\n",
+                Decision::Reset,
+            ),
+            (
+                "GET / HTTP/1.1\r\nhost:A.BAD.example:80 \r\nX: y\r\n\r\n",
+                Decision::Reset,
+            ),
+            (
+                "GET http://a.bad.example/ HTTP/1.1\r\nHost: good\r\n\r\n",
+                Decision::Reset,
+            ),
+            (
+                "GET /?u=http://a.bad.example/ HTTP/1.1\r\nHost: good\r\n\r\n",
+                Decision::Pass(PassReason::Rule),
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: good.example\r\n\r\n",
+                Decision::Pass(PassReason::Rule),
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a.bad.example\r\nHost: b\r\n\r\n",
+                Decision::Pass(PassReason::Rule),
+            ),
+            ("GET / HTTP/1.0\r\n\r\n", Decision::Pass(PassReason::Rule)),
+            ("GET / HTTP/1.1\r\nHost: a.bad.example", Decision::NeedMore),
+        ] {
+            assert_eq!(
+                decision(&config, &web(), request.as_bytes()),
+                expected,
+                "{request}"
+            );
+        }
+        let endless = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(64 * 1024));
+        assert_ne!(
+            decision(&config, &web(), endless.as_bytes()),
+            Decision::NeedMore
+        );
+    }
+
+    #[test]
+    fn what_the_client_speaks_decides() {
+        let config = config(
+            "[[rule]]\naction = 'drop'\napplication = 'other'\n\
+             [[rule]]\naction = 'intercept'\napplication = ['http1', 'tls']\n",
+        );
+        assert_eq!(verdict(&config, &web(), false), Verdict::Inspect);
+        assert_eq!(verdict(&config, &web(), true), Verdict::Pass);
+        assert_eq!(decision(&config, &web(), SSH), Decision::Drop);
+        assert_eq!(
+            decision(&config, &web(), HTTP),
+            Decision::Intercept(Protocols::Http1)
+        );
+        let http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        assert_eq!(
+            decision(&config, &web(), http2),
+            Decision::Pass(PassReason::Rule)
+        );
+    }
+
+    #[test]
+    fn a_rule_that_asks_is_a_gate_before_the_rules_below_it() {
+        let config = config(
+            "[[acceptor]]\nname = 'a'\nuse = 'http-acceptor'\nurl = 'http://127.0.0.1:9/'\n\
+             [[rule]]\naction = 'drop'\nport = 25\n\
+             [[rule]]\naction = 'ask'\nacceptor = 'a'\n\
+             [[rule]]\naction = 'intercept'\n",
+        );
+        let opening = at_open(&config, &web(), false, 0);
+        assert_eq!((opening.step, opening.number), (OpenStep::Ask, Some(1)));
+        let opening = at_open(&config, &web(), false, 2);
+        assert_eq!(opening.step, OpenStep::Verdict(Verdict::Inspect));
+        assert_eq!(
+            decision(&config, &web(), HTTP),
+            Decision::Intercept(Protocols::Http1)
+        );
+        let mail = flow(6, "10.0.0.1:1", "192.0.2.1:25");
+        assert_eq!(verdict(&config, &mail, false), Verdict::Drop);
+    }
+
+    #[test]
+    fn tls_without_an_authority_is_passed_and_says_why() {
+        let config = config("[[rule]]\naction = 'intercept'\n");
+        let decision = decision(&config, &web(), &hello("any.example"));
+        assert!(matches!(decision, Decision::Pass(PassReason::NoAuthority)));
+    }
+
+    /// A ClientHello with a server name, by hand (RFC 8446 §4.1.2, RFC 6066 §3).
+    fn hello(name: &str) -> Vec<u8> {
+        let mut sni = vec![0];
+        sni.extend((name.len() as u16).to_be_bytes());
+        sni.extend(name.as_bytes());
+        let mut extensions = vec![0, 0];
+        extensions.extend((sni.len() as u16 + 2).to_be_bytes());
+        extensions.extend((sni.len() as u16).to_be_bytes());
+        extensions.extend(sni);
+        let mut body = vec![3, 3];
+        body.extend([7; 32]);
+        body.extend([0, 0, 2, 0x13, 0x01, 1, 0]);
+        body.extend((extensions.len() as u16).to_be_bytes());
+        body.extend(extensions);
+        let mut message = vec![22, 3, 1];
+        message.extend((body.len() as u16 + 4).to_be_bytes());
+        message.extend([1, 0]);
+        message.extend((body.len() as u16).to_be_bytes());
+        message.extend(body);
+        message
+    }
+}
