@@ -37,6 +37,23 @@ pub fn python() -> PathBuf {
     std::env::var_os("FLOWDOG_TEST_PYTHON").map_or_else(|| "python3".into(), PathBuf::from)
 }
 
+/// A corpus that `cargo xtask test` has fetched into the build folder.
+///
+/// # Errors
+/// If it is not there.
+pub fn corpus(name: &str) -> anyhow::Result<PathBuf> {
+    // The Python environment lies beside them, in <target>/python/bin/python.
+    let python = python();
+    let target = python.ancestors().nth(3).unwrap_or(&python);
+    let folder = target.join("corpora").join(name);
+    anyhow::ensure!(
+        folder.is_dir(),
+        "{} is missing; cargo xtask test fetches it",
+        folder.display()
+    );
+    Ok(folder)
+}
+
 #[expect(clippy::panic, reason = "a test that cannot start has failed")]
 fn unbuilt(message: &str) -> ! {
     panic!("{message}")

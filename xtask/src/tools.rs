@@ -43,7 +43,9 @@ pub(crate) fn prepare(target: &Path) -> Result<PathBuf> {
     if !missing.is_empty() {
         install_debian(&missing)?;
     }
-    python(target)
+    let python = python(target)?;
+    corpora(target, &python)?;
+    Ok(python)
 }
 
 fn install_debian(packages: &[&str]) -> Result<()> {
@@ -70,6 +72,42 @@ fn install_debian(packages: &[&str]) -> Result<()> {
             .args(packages)
             .env("DEBIAN_FRONTEND", "noninteractive"),
     )
+}
+
+/// Source distributions on PyPI whose test data is used, pinned; never committed.
+const CORPORA: &[(&str, &str)] = &[("gunicorn", "27.0.1")];
+
+/// Fetches what is missing of [`CORPORA`] into the build folder.
+fn corpora(target: &Path, python: &Path) -> Result<()> {
+    for (name, version) in CORPORA {
+        let folder = target.join("corpora").join(name);
+        let stamp = folder.join(".version");
+        if std::fs::read_to_string(&stamp).is_ok_and(|have| have == *version) {
+            continue;
+        }
+        std::fs::create_dir_all(&folder)?;
+        let sources = target.join("corpora");
+        step(
+            &format!("corpus of {name} {version}"),
+            Command::new(python)
+                .args(["-m", "pip", "download", "--quiet", "--no-deps"])
+                .args(["--disable-pip-version-check", "--no-binary", ":all:"])
+                .arg(format!("{name}=={version}"))
+                .arg("--dest")
+                .arg(&sources),
+        )?;
+        let archive = sources.join(format!("{name}-{version}.tar.gz"));
+        step(
+            &format!("unpacking {}", archive.display()),
+            Command::new("tar")
+                .args(["xzf"])
+                .arg(&archive)
+                .args(["--strip-components=1", "-C"])
+                .arg(&folder),
+        )?;
+        std::fs::write(stamp, version)?;
+    }
+    Ok(())
 }
 
 fn python(target: &Path) -> Result<PathBuf> {

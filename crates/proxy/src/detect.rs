@@ -70,6 +70,8 @@ const MAX_METHOD: usize = 24;
 /// HTTP/1 is recognised by its request line: a method of upper-case letters, one space, and a target
 /// that begins as one of the four forms of RFC 9112 §3.2.
 /// The HTTP codec judges the rest and refuses what is wrong with it.
+/// A first line that names HTTP at its end is HTTP too, however wrong it is before: some servers would
+/// take it for a request, so it must not pass unread.
 /// Other protocols that begin with a word and a space (`SSH-2.0-`, `EHLO name`, `USER name`) differ
 /// in the character after the space, in the case of the word, or in its punctuation.
 pub fn sniff(bytes: &[u8]) -> Sniff {
@@ -78,8 +80,26 @@ pub fn sniff(bytes: &[u8]) -> Sniff {
     }
     match sniff_tls(bytes).or_else(|| sniff_http2(bytes)) {
         Some(answer) => answer,
-        None => sniff_http1(bytes),
+        None => match sniff_http1(bytes) {
+            Sniff::Opaque if names_http(bytes) => Sniff::Http1,
+            answer => answer,
+        },
     }
+}
+
+/// Whether the first line that is not empty ends with `HTTP/1.` and a digit.
+fn names_http(bytes: &[u8]) -> bool {
+    let start = bytes
+        .iter()
+        .position(|byte| !matches!(byte, b'\r' | b'\n'))
+        .unwrap_or(bytes.len());
+    let text = bytes.get(start..).unwrap_or_default();
+    let end = text.windows(2).position(|two| two == b"\r\n");
+    let line = text.get(..end.unwrap_or(0)).unwrap_or_default();
+    matches!(
+        line,
+        [.., b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0'..=b'9']
+    )
 }
 
 /// Recognises a handshake record with a ClientHello; `None` when it cannot be TLS.
@@ -191,6 +211,32 @@ mod tests {
     }
 
     #[test]
+    fn threat_10_lines_that_only_claim_to_be_requests_are_http1_to_be_refused() {
+        for line in [
+            &b"GET host:443 HTTP/1.1\r\n"[..],
+            b"GET relative HTTP/1.1\r\n",
+            b"GET: / HTTP/1.1\r\n",
+            b"GET\0X / HTTP/1.1\r\n",
+            b"GET HTTP/1.1\r\n",
+            b"GET\n/\nHTTP/1.1\r\n",
+            b"get / HTTP/1.1\r\n",
+            b"bla:rgh / HTTP/1.0\r\n",
+            b"GET\xc3\x9f / HTTP/1.1\r\n",
+            b"\r\n\r\nGET / HTTP/1.1\r\n",
+        ] {
+            assert_eq!(sniff(line), Sniff::Http1, "{}", line.escape_ascii());
+        }
+        for line in [
+            &b"OPTIONS rtsp://a/ RTSP/1.0\r\n"[..],
+            b"INVITE sip:a@b SIP/2.0\r\n",
+            b"get HTTP/1.1 key\r\n",
+            b"set HTTP/1.1",
+        ] {
+            assert_ne!(sniff(line), Sniff::Http1, "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
     fn client_hello_is_tls_and_other_records_are_not() {
         assert_eq!(sniff(&[22, 3, 1, 2, 0, 1, 0]), Sniff::Tls);
         assert_eq!(sniff(&[22, 3, 1, 2, 0]), Sniff::NeedMore);
@@ -215,7 +261,6 @@ mod tests {
             b"USER anonymous\r\n",
             b"{\"json\": true}\n",
             b"\x00\x00\x00\x08\x04\xd2\x16\x2f",
-            b"get / HTTP/1.1\r\n",
             b"*1\r\n$4\r\nPING\r\n",
             b"\x04\x01\x00\x50",
         ] {

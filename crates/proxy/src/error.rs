@@ -51,6 +51,8 @@ pub enum Fault {
     FieldValue,
     /// A head that is longer than the limit.
     HeadTooLarge,
+    /// A head that ended before its empty line.
+    HeadTruncated,
     /// No Host, several, or one that is not an authority (RFC 9112 §3.2).
     Host,
     /// An HTTP/2 message or frame that RFC 9113 calls malformed.
@@ -106,6 +108,7 @@ impl Fault {
             Self::FieldName => "field-name",
             Self::FieldValue => "field-value",
             Self::HeadTooLarge => "head-too-large",
+            Self::HeadTruncated => "head-truncated",
             Self::Host => "host",
             Self::Http2 => "http2",
             Self::InterimFlood => "interim-flood",

@@ -85,7 +85,7 @@ impl Source {
                 return Poll::Ready(if self.inbound.buffer.is_empty() {
                     Ok(HeadPoll::Finished)
                 } else {
-                    Err(self.io_error(std::io::ErrorKind::UnexpectedEof.into()))
+                    Err(self.fault(Fault::HeadTruncated))
                 });
             }
         }
