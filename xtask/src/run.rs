@@ -132,7 +132,7 @@ pub(crate) fn deny() -> Result<()> {
     step(
         "cargo deny",
         Command::new(deny)
-            .args(["check", "bans", "licenses", "sources"])
+            .args(["check", "--hide-inclusion-graph", "bans", "licenses", "sources"])
             .current_dir(root()),
     )
 }
