@@ -1,4 +1,4 @@
-//! `edit-body`: replaces text in the bodies of requests and responses.
+//! `edit-body`: replaces text in the bodies of requests and responses, and in WebSocket messages.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -6,14 +6,14 @@ use std::sync::Arc;
 use regex::bytes::{Regex, RegexBuilder};
 use sdk::{
     ByteSize, Bytes, ConfigFault, ConfigTable, Content, ContentError, ContentLimits, Exchange,
-    Filter, Headers, InterceptError, Interceptor, InterceptorKind, Request, Response, Step,
-    Subject, async_trait, from_table,
+    Filter, Headers, InterceptError, Interceptor, InterceptorKind, Message, MessageStep, Payload,
+    Request, Response, Step, Subject, async_trait, from_table,
 };
 use serde::Deserialize;
 
 pub(crate) const KIND: InterceptorKind = InterceptorKind {
     name: "edit-body",
-    summary: "Replaces text in the bodies of requests and responses.",
+    summary: "Replaces text in the bodies of requests and responses and in WebSocket messages.",
     build: EditBody::build,
 };
 
@@ -28,6 +28,7 @@ pub struct EditBody {
     when: Option<Filter>,
     request: Vec<Edit>,
     response: Vec<Edit>,
+    message: Vec<Edit>,
     types: Vec<String>,
     limits: ContentLimits,
     over_limit: OverLimit,
@@ -50,6 +51,8 @@ struct Config {
     request: Vec<EditConfig>,
     /// What to do with response bodies, in this order. Default: nothing.
     response: Vec<EditConfig>,
+    /// What to do with WebSocket messages of both directions, in this order. Default: nothing.
+    message: Vec<EditConfig>,
     /// Types of content that are text; `*` stands for any characters.
     types: Vec<String>,
     /// Bodies with more bytes than this, encoded or decoded, are not edited. Default: 4MiB.
@@ -96,6 +99,7 @@ impl Default for Config {
             when: None,
             request: Vec::new(),
             response: Vec::new(),
+            message: Vec::new(),
             types: types.map(str::to_owned).to_vec(),
             max_body: ByteSize(4 << 20),
             over_limit: OverLimit::Pass,
@@ -108,9 +112,11 @@ impl EditBody {
     fn build(table: &ConfigTable) -> Result<Arc<dyn Interceptor>, ConfigFault> {
         let config: Config = from_table(table)?;
         let needs_response = config.when.as_ref().is_some_and(Filter::needs_response);
-        if needs_response && !config.request.is_empty() {
-            let fault = ConfigFault::new("when", "looks at the response, which comes too late");
-            return Err(fault.allowed("conditions on the request, where request bodies are edited"));
+        if needs_response && !(config.request.is_empty() && config.message.is_empty()) {
+            let fault = ConfigFault::new("when", "looks at the response, which is not at hand");
+            return Err(
+                fault.allowed("conditions on the request, where requests or messages are edited")
+            );
         }
         if config.max_body.0 == 0 || config.max_body.0 > 256 << 20 {
             let fault =
@@ -121,6 +127,7 @@ impl EditBody {
             when: config.when,
             request: edits("request", config.request)?,
             response: edits("response", config.response)?,
+            message: edits("message", config.message)?,
             types: config
                 .types
                 .iter()
@@ -160,7 +167,20 @@ impl EditBody {
                 };
             }
         };
-        let mut data = Cow::Borrowed(&content.data[..]);
+        match self.apply(edits, &content.data, exchange)? {
+            Some(new) => Ok(Some((new.into(), content))),
+            None => Ok(None),
+        }
+    }
+
+    /// The edited bytes; `None` when nothing changes.
+    fn apply(
+        &self,
+        edits: &[Edit],
+        bytes: &[u8],
+        exchange: &mut Exchange,
+    ) -> Result<Option<Vec<u8>>, InterceptError> {
+        let mut data = Cow::Borrowed(bytes);
         for edit in edits {
             let new = if edit.is_literal {
                 edit.find
@@ -178,9 +198,9 @@ impl EditBody {
             }
         }
         match data {
-            Cow::Owned(new) if new[..] != content.data[..] => {
+            Cow::Owned(new) if new[..] != *bytes => {
                 exchange.note("edited");
-                Ok(Some((new.into(), content)))
+                Ok(Some(new))
             }
             _ => Ok(None),
         }
@@ -294,6 +314,33 @@ impl Interceptor for EditBody {
         }
         Ok(())
     }
+
+    async fn on_message(
+        &self,
+        message: &mut Message,
+        exchange: &mut Exchange,
+    ) -> Result<MessageStep, InterceptError> {
+        let is_meant = self
+            .when
+            .as_ref()
+            .is_none_or(|when| when.matches(&Subject::asked(exchange)));
+        if is_meant
+            && let Some(new) = self.apply(&self.message, message.payload.as_bytes(), exchange)?
+        {
+            message.payload = match &message.payload {
+                Payload::Binary(_) => Payload::Binary(new.into()),
+                // An expression on bytes can cut a character in two.
+                Payload::Text(_) => Payload::Text(String::from_utf8(new).map_err(|error| {
+                    InterceptError::new("the edited text is not UTF-8").caused_by(error)
+                })?),
+            };
+        }
+        Ok(MessageStep::Forward)
+    }
+
+    fn wants_messages(&self) -> bool {
+        !self.message.is_empty()
+    }
 }
 
 #[cfg(test)]
@@ -329,6 +376,27 @@ mod tests {
             answer.ends_with("\n\npaint red, paint blue: $1"),
             "{answer}"
         );
+    }
+
+    #[tokio::test]
+    async fn messages_of_both_directions_are_edited() {
+        let mut play = play("message = [{ find = 'cat', replace = 'dog' }]");
+        play.request("GET /ws HTTP/1.1\nHost: h\n\n").await;
+        for direction in [sdk::Direction::ToServer, sdk::Direction::ToClient] {
+            for (payload, expected) in [
+                (
+                    Payload::Text("a cat".to_owned()),
+                    Payload::Text("a dog".to_owned()),
+                ),
+                (
+                    Payload::Binary("\u{0}cat".into()),
+                    Payload::Binary("\u{0}dog".into()),
+                ),
+            ] {
+                let seen = play.message(Message { direction, payload }).await;
+                assert_eq!(seen.unwrap().payload, expected);
+            }
+        }
     }
 
     #[tokio::test]

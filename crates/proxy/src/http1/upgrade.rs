@@ -4,7 +4,7 @@ use http::{Method, StatusCode, Version};
 use sdk::{Request, Response};
 
 use crate::error::Fault;
-use crate::websocket::{Handshake, Offer};
+use crate::websocket::{Handshake, Offer, offer_deflate_only};
 
 /// What a request offers to switch to (RFC 9110 §7.8).
 #[derive(Debug)]
@@ -28,8 +28,8 @@ pub(super) enum Switch {
 
 /// Reads what a request offers, as it is sent to the server.
 ///
-/// When an interceptor wants messages, the offer of extensions is taken out: messages would arrive
-/// compressed otherwise.
+/// When an interceptor wants messages, extensions that it could not read through are taken out of the
+/// offer.
 pub(super) fn prepare(request: &mut Request, wants_messages: bool) -> Upgrade {
     let asks = request.version == Version::HTTP_11
         && request
@@ -42,8 +42,10 @@ pub(super) fn prepare(request: &mut Request, wants_messages: bool) -> Upgrade {
     }
     match Offer::of(request) {
         Some(_) if wants_messages => {
-            request.headers.remove("sec-websocket-extensions");
-            Offer::of(request).map_or(Upgrade::Other, Upgrade::WebSocket)
+            offer_deflate_only(request);
+            Offer::of(request).map_or(Upgrade::Other, |offer| {
+                Upgrade::WebSocket(offer.deflate_only())
+            })
         }
         Some(offer) => Upgrade::WebSocket(offer),
         None => Upgrade::Other,

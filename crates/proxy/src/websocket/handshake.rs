@@ -3,9 +3,10 @@
 
 use base64::Engine as _;
 use http::{Method, StatusCode};
-use sdk::{Request, Response};
+use sdk::{FieldName, HeaderValue, Request, Response};
 use sha1::{Digest as _, Sha1};
 
+use super::deflate::{self, Agreed};
 use crate::error::Fault;
 
 /// What RFC 6455 §1.3 appends to the key.
@@ -18,6 +19,8 @@ pub(crate) struct Offer {
     accept: String,
     protocols: Vec<String>,
     extensions: Vec<String>,
+    /// Whether messages are read, so that no other extension may be agreed on.
+    deflate_only: bool,
 }
 
 /// What both sides have agreed on.
@@ -25,6 +28,8 @@ pub(crate) struct Offer {
 pub(crate) struct Handshake {
     /// Whether reserved bits may be set in frames.
     pub(crate) has_extensions: bool,
+    /// What was agreed on about compression, if nothing else was.
+    pub(super) deflate: Option<Agreed>,
 }
 
 impl Offer {
@@ -53,7 +58,14 @@ impl Offer {
                 .list("sec-websocket-extensions")
                 .map(|extension| extension_name(extension).to_owned())
                 .collect(),
+            deflate_only: false,
         })
+    }
+
+    /// The same offer, whose messages will be read.
+    pub(crate) fn deflate_only(mut self) -> Self {
+        self.deflate_only = true;
+        self
     }
 
     /// Checks a 101 as the client has to (RFC 6455 §4.1), so that a connection which the client would
@@ -78,10 +90,34 @@ impl Offer {
                 .iter()
                 .any(|offered| offered.eq_ignore_ascii_case(extension_name(chosen)))
         });
-        if accepts && protocol_offered && extensions_offered {
-            Ok(Handshake { has_extensions })
-        } else {
-            Err(Fault::Upgrade)
+        if !(accepts && protocol_offered && extensions_offered) {
+            return Err(Fault::Upgrade);
+        }
+        let deflate = match Agreed::of(headers) {
+            Ok(deflate) => deflate,
+            // Frames of extensions that are not known here can still be relayed unread.
+            Err(_) if !self.deflate_only => None,
+            Err(fault) => return Err(fault),
+        };
+        Ok(Handshake {
+            has_extensions,
+            deflate,
+        })
+    }
+}
+
+/// Takes every extension out of an offer but the one that messages can be read through.
+pub(crate) fn offer_deflate_only(request: &mut Request) {
+    const EXTENSIONS: FieldName = FieldName::from_static("Sec-WebSocket-Extensions");
+    let kept: Vec<&str> = request
+        .headers
+        .list("sec-websocket-extensions")
+        .filter(|extension| extension_name(extension).eq_ignore_ascii_case(deflate::NAME))
+        .collect();
+    match HeaderValue::try_from(kept.join(", ")) {
+        Ok(value) if !kept.is_empty() => request.headers.set_value(&EXTENSIONS, value),
+        _ => {
+            request.headers.remove("sec-websocket-extensions");
         }
     }
 }
@@ -93,7 +129,7 @@ fn extension_name(extension: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use sdk::{FieldName, HeaderValue, Target};
+    use sdk::Target;
 
     use super::*;
 

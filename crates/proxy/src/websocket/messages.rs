@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use sdk::{Chain, Direction, Exchange, Message, MessageStep, Payload};
 
+use super::deflate::{self, Agreed, Inflater};
 use super::frame::{FrameHeader, Opcode, Sequence, apply_mask};
 use crate::error::{Fault, ProxyError, Side};
 use crate::limits::Limits;
@@ -24,15 +25,20 @@ mod code {
     pub(super) const INTERNAL_ERROR: u16 = 1011;
 }
 
+/// The reserved bit of a compressed message (RFC 7692 §6), among the three.
+const COMPRESSED: u8 = 0b100;
+
 /// Runs both directions until both sides have ended.
 pub(super) async fn serve(
     mut legs: Legs,
+    deflate: Option<Agreed>,
     chain: &Chain,
     mut exchange: Exchange,
     limits: &Limits,
 ) -> Result<(), ProxyError> {
-    let mut client = Reader::new(Side::Client, limits.websocket_message_bytes);
-    let mut server = Reader::new(Side::Server, limits.websocket_message_bytes);
+    let limit = limits.websocket_message_bytes;
+    let mut client = Reader::new(Side::Client, limit, deflate);
+    let mut server = Reader::new(Side::Server, limit, deflate);
     let result = run(&mut legs, &mut client, &mut server, chain, &mut exchange).await;
     let close = match &result {
         Ok(None) => return Ok(()),
@@ -91,7 +97,7 @@ async fn run(
                     return Ok(None);
                 }
             }
-            Item::Message(payload) => {
+            Item::Message(payload, window) => {
                 let mut message = Message { direction, payload };
                 let step = chain
                     .on_message(&mut message, exchange)
@@ -103,8 +109,12 @@ async fn run(
                     MessageStep::Close(code) => return Ok(Some(code)),
                     MessageStep::Drop => {}
                     MessageStep::Forward => match message.payload {
-                        Payload::Binary(data) => write_frame(out, Opcode::Binary, data, key),
-                        Payload::Text(text) => write_frame(out, Opcode::Text, text.into(), key),
+                        Payload::Binary(data) => {
+                            write_message(out, Opcode::Binary, data, key, window)
+                        }
+                        Payload::Text(text) => {
+                            write_message(out, Opcode::Text, text.into(), key, window)
+                        }
                     },
                 }
             }
@@ -145,11 +155,35 @@ fn poll_either(
     Poll::Pending
 }
 
+/// Appends a message, compressed if `window` says how.
+fn write_message(
+    out: &mut Outbound,
+    opcode: Opcode,
+    payload: Bytes,
+    key: Option<[u8; 4]>,
+    window: Option<u8>,
+) {
+    match window.and_then(|bits| deflate::deflate(&payload, bits)) {
+        Some(compressed) => write_with(out, opcode, COMPRESSED, compressed.into(), key),
+        None => write_frame(out, opcode, payload, key),
+    }
+}
+
 /// Appends a frame; `key` masks it.
 fn write_frame(out: &mut Outbound, opcode: Opcode, payload: Bytes, key: Option<[u8; 4]>) {
+    write_with(out, opcode, 0, payload, key);
+}
+
+fn write_with(
+    out: &mut Outbound,
+    opcode: Opcode,
+    reserved: u8,
+    payload: Bytes,
+    key: Option<[u8; 4]>,
+) {
     let header = FrameHeader {
         is_final: true,
-        reserved: 0,
+        reserved,
         opcode,
         mask: key,
         length: payload.len() as u64,
@@ -171,7 +205,8 @@ fn write_frame(out: &mut Outbound, opcode: Opcode, payload: Bytes, key: Option<[
 enum Item {
     Control(Opcode, Bytes),
     End,
-    Message(Payload),
+    /// A message, and the window to compress it with again if it came compressed.
+    Message(Payload, Option<u8>),
 }
 
 /// Puts one side's messages together.
@@ -185,6 +220,11 @@ struct Reader {
     /// Payload of the message so far, unmasked.
     message: BytesMut,
     is_text: bool,
+    /// The window that this side's messages may be compressed with, if they may.
+    window: Option<u8>,
+    inflater: Inflater,
+    /// Whether the message that is under way is compressed.
+    is_compressed: bool,
     /// The masking key of the side's last frame.
     key: [u8; 4],
     /// Whether the side has sent its Close.
@@ -194,11 +234,18 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(side: Side, limit: usize) -> Self {
+    fn new(side: Side, limit: usize, deflate: Option<Agreed>) -> Self {
+        let window = deflate.map(|agreed| match side {
+            Side::Client => agreed.client_bits,
+            Side::Server => agreed.server_bits,
+        });
         Self {
             side,
             limit,
-            sequence: Sequence::new(side == Side::Client, false),
+            window,
+            inflater: Inflater::default(),
+            is_compressed: false,
+            sequence: Sequence::new(side == Side::Client, deflate.is_some()),
             frame: None,
             message: BytesMut::new(),
             is_text: false,
@@ -292,6 +339,14 @@ impl Reader {
         if let Some(key) = header.mask {
             self.key = key;
         }
+        // RFC 7692 §6: the bit stands in the first frame of a message and nowhere else.
+        let begins = matches!(header.opcode, Opcode::Text | Opcode::Binary);
+        if header.reserved & !COMPRESSED != 0 || (header.reserved != 0 && !begins) {
+            return Err(Fault::WebSocketFrame);
+        }
+        if begins {
+            self.is_compressed = header.reserved != 0;
+        }
         match header.opcode {
             Opcode::Text => self.is_text = true,
             Opcode::Binary => self.is_text = false,
@@ -304,14 +359,20 @@ impl Reader {
         Ok(())
     }
 
-    fn finish(&self, data: Bytes) -> Result<Item, Fault> {
+    fn finish(&mut self, data: Bytes) -> Result<Item, Fault> {
+        let window = self.window.filter(|_| self.is_compressed);
+        let data = if self.is_compressed {
+            self.inflater.inflate(&data, self.limit)?.into()
+        } else {
+            data
+        };
         let payload = if self.is_text {
             let text = String::from_utf8(data.into()).map_err(|_| Fault::WebSocketText)?;
             Payload::Text(text)
         } else {
             Payload::Binary(data)
         };
-        Ok(Item::Message(payload))
+        Ok(Item::Message(payload, window))
     }
 }
 
@@ -343,7 +404,7 @@ pub(super) fn decode_all(
     } else {
         Side::Server
     };
-    let mut reader = Reader::new(side, 1 << 16);
+    let mut reader = Reader::new(side, 1 << 16, None);
     let mut buffer = BytesMut::new();
     let mut items = Vec::new();
     for piece in bytes.chunks(step) {

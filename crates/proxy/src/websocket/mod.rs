@@ -3,8 +3,9 @@
 //! When no interceptor wants messages, frames are relayed as they come, in any size, and only their
 //! headers are looked at; compression and other extensions pass.
 //! When one does, messages are put together up to a limit, shown to the chain, and sent on as one
-//! frame each; the offer of extensions has been taken out of the handshake before.
+//! frame each. Of extensions only permessage-deflate is left in the handshake then (RFC 7692).
 
+mod deflate;
 mod frame;
 pub(crate) mod fuzzing;
 mod handshake;
@@ -13,7 +14,7 @@ mod relay;
 
 use sdk::{Chain, Exchange};
 
-pub(crate) use handshake::{Handshake, Offer};
+pub(crate) use handshake::{Handshake, Offer, offer_deflate_only};
 
 use crate::error::ProxyError;
 use crate::limits::Limits;
@@ -28,7 +29,7 @@ pub(crate) async fn serve(
     limits: &Limits,
 ) -> Result<(), ProxyError> {
     if chain.wants_messages() {
-        messages::serve(legs, &chain, exchange, limits).await
+        messages::serve(legs, handshake.deflate, &chain, exchange, limits).await
     } else {
         relay::serve(legs, handshake.has_extensions).await
     }

@@ -112,7 +112,7 @@ async fn messages_are_edited_dropped_and_put_together_when_somebody_wants_them()
     let messages = Messages::default();
     let log = Arc::clone(&messages.seen);
     let (result, ()) = websocket(Bench::with(messages), async |client, origin, request| {
-        assert!(!request.contains("Sec-WebSocket-Extensions"));
+        assert!(request.contains("Sec-WebSocket-Extensions: permessage-deflate\r\n"));
         client.write_all(&text("a cat", true)).await.unwrap();
         arrives(origin, &text("a tiger", true)).await;
         origin.write_all(&text("cats", false)).await.unwrap();
