@@ -132,7 +132,13 @@ pub(crate) fn deny() -> Result<()> {
     step(
         "cargo deny",
         Command::new(deny)
-            .args(["check", "--hide-inclusion-graph", "bans", "licenses", "sources"])
+            .args([
+                "check",
+                "--hide-inclusion-graph",
+                "bans",
+                "licenses",
+                "sources",
+            ])
             .current_dir(root()),
     )
 }

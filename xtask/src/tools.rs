@@ -17,7 +17,7 @@ const PROGRAMS: &[(&str, &str)] = &[
 ];
 
 /// Python packages, pinned, installed into the build folder.
-const PYTHON_PACKAGES: &[&str] = &["websockets==15.0.1"];
+const PYTHON_PACKAGES: &[&str] = &["ministack==1.5.33", "websockets==15.0.1"];
 
 /// Whether a program is on the path.
 fn has(program: &str) -> bool {
