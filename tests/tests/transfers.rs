@@ -30,7 +30,10 @@ fn expected(seed: u64, len: usize) -> String {
 }
 
 /// 100 MB down and 100 MB up, each in clear and inside TLS.
-#[expect(clippy::print_stdout, reason = "the rates belong into the test's output")]
+#[expect(
+    clippy::print_stdout,
+    reason = "the rates belong into the test's output"
+)]
 fn transfers(link: Option<&str>) -> Result<()> {
     const LEN: usize = 100_000_000;
     let mut lab = Lab::new()?;
