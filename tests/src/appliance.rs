@@ -24,6 +24,14 @@ impl Appliance {
     /// # Errors
     /// If it does not become healthy within ten seconds.
     pub fn start(address: Ipv4Addr, more: &str) -> Result<Self> {
+        Self::start_with(address, more, &[])
+    }
+
+    /// The same with more environment variables.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_with(address: Ipv4Addr, more: &str, environment: &[(&str, &str)]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let config = folder.path().join("flowdog.toml");
         std::fs::write(
@@ -36,6 +44,7 @@ impl Appliance {
         let child = crate::flowdog()
             .args(["run", "--config"])
             .arg(&config)
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

@@ -5,6 +5,7 @@
 
 pub mod appliance;
 pub mod gwlb;
+pub mod kms;
 pub mod lab;
 
 use std::path::PathBuf;

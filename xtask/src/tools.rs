@@ -17,7 +17,12 @@ const PROGRAMS: &[(&str, &str)] = &[
 ];
 
 /// Python packages, pinned, installed into the build folder.
-const PYTHON_PACKAGES: &[&str] = &["ministack==1.5.33", "websockets==15.0.1"];
+const PYTHON_PACKAGES: &[&str] = &[
+    "cryptography==50.0.2",
+    "ministack==1.5.33",
+    "moto[server]==5.2.5",
+    "websockets==15.0.1",
+];
 
 /// Whether a program is on the path.
 fn has(program: &str) -> bool {

@@ -6,6 +6,7 @@
 )]
 #![forbid(unsafe_code)]
 
+mod ca;
 mod check;
 mod explain;
 mod lab;
@@ -41,6 +42,7 @@ enum Command {
     Run(run::Args),
     Check(check::Args),
     Explain(explain::Args),
+    Ca(ca::Args),
     Lab(Box<lab::Args>),
     /// Print a completion script for a shell
     #[command(after_help = "\
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(args),
+        Command::Ca(args) => ca::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::acceptor::Desk;
 use crate::config::{Config, Faults};
 use crate::health::{self, State};
+use crate::renewal::Renewal;
 use crate::shard::{self, Command, Pulse, ShardParts};
 use crate::socket::reply::ReplySockets;
 use crate::socket::send::Sender;
@@ -63,6 +64,8 @@ pub enum RunError {
     },
     /// A thread, a runtime or a signal handler cannot be had.
     System(io::Error),
+    /// The certificate authority's key signs nothing, and the configuration says to refuse then.
+    Authority(String),
     /// A shard's thread ended by itself.
     ShardEnded(usize),
 }
@@ -90,6 +93,10 @@ impl fmt::Display for RunError {
                 }
             }
             Self::System(error) => write!(f, "cannot start: {error}"),
+            Self::Authority(error) => write!(
+                f,
+                "tls.ca: {error}; `when-away = \"bypass\"` starts without TLS interception"
+            ),
             Self::ShardEnded(index) => {
                 write!(f, "shard {index} ended unexpectedly; see the log above")
             }
@@ -101,7 +108,7 @@ impl std::error::Error for RunError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Open { error, .. } | Self::System(error) => Some(error),
-            Self::ShardEnded(_) => None,
+            Self::Authority(_) | Self::ShardEnded(_) => None,
         }
     }
 }
@@ -240,6 +247,7 @@ impl Appliance {
     /// When a thread cannot be started.
     pub fn start(self) -> Result<Running, RunError> {
         let config = self.config.load_full();
+        crate::renewal::prepare(&config, None).map_err(RunError::Authority)?;
         let clock = Clock::start();
         let telemetry = Arc::new(Telemetry::default());
         log_start(&config, &self.sockets, self.health_address());
@@ -292,6 +300,7 @@ impl Appliance {
             draining: AtomicBool::new(false),
             broken: AtomicBool::new(false),
         });
+        let renewal = Renewal::spawn(Arc::clone(&self.config)).map_err(RunError::System)?;
         let (stop, stopped) = oneshot::channel();
         let health =
             health::spawn(self.listener, Arc::clone(&state), stopped).map_err(RunError::System)?;
@@ -300,6 +309,7 @@ impl Appliance {
             file: self.file,
             kinds: self.kinds,
             threads,
+            _renewal: renewal,
             health: Some((stop, health)),
         })
     }
@@ -312,6 +322,8 @@ pub struct Running {
     file: Option<PathBuf>,
     kinds: Vec<InterceptorKind>,
     threads: Vec<JoinHandle<io::Result<()>>>,
+    /// Ends with the appliance.
+    _renewal: Renewal,
     health: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
@@ -326,7 +338,12 @@ impl Running {
             tracing::warn!("there is no configuration file to read again");
             return Ok(());
         };
-        let loaded = Config::load(file, &self.kinds);
+        let before = self.state.config.load_full();
+        let loaded = Config::load(file, &self.kinds).and_then(|config| {
+            crate::renewal::prepare(&config, Some(&before))
+                .map_err(|error| Faults::about(file, "tls.ca", error))?;
+            Ok(config)
+        });
         match loaded {
             Ok(config) => {
                 warn_about_restart(&self.state.config.load(), &config);

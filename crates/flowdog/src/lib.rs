@@ -36,6 +36,7 @@ mod logging;
 mod metrics;
 mod opening;
 mod policy;
+mod renewal;
 mod shard;
 mod socket;
 mod stream;

@@ -69,6 +69,25 @@ fn shell(text: &mut Exposition, state: &State) {
             "Leaf certificates kept for reuse.",
             impersonator.mint().cached(),
         );
+        let issuing = impersonator.mint().issuing();
+        text.single(
+            "flowdog_tls_intermediate_renewals_total",
+            "counter",
+            "Intermediates that the certificate authority signed since the start.",
+            issuing.renewals(),
+        );
+        text.single(
+            "flowdog_tls_intermediate_failures_total",
+            "counter",
+            "Attempts to have an intermediate signed that failed.",
+            issuing.failures(),
+        );
+        text.single(
+            "flowdog_tls_intermediate_expiry_seconds",
+            "gauge",
+            "When the present intermediate ends, in seconds since 1970; 0 without one.",
+            u64::try_from(issuing.expires().unwrap_or(0)).unwrap_or(0),
+        );
     }
     text.family(
         "flowdog_flows_passed_total",

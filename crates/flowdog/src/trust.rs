@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use tls::{Authority, AuthorityError, Impersonator, ImpersonatorConfig, Roots, Upstream};
+use tls::{
+    Authority, AuthorityError, Impersonator, ImpersonatorConfig, Issuing, IssuingConfig, Roots,
+    UnixTime, Upstream,
+};
 
-use crate::config::{Ca, Root};
+use crate::config::{Ca, CaKey, Root};
 
 /// What is wrong with the files, and under which key they are named.
 #[derive(Debug)]
@@ -15,6 +18,9 @@ pub(crate) struct TrustFault {
 }
 
 /// The impersonator, or none where no authority is configured. Roots are tried in either case.
+///
+/// A key in a file signs its first intermediate here. One that lives elsewhere is not asked: a
+/// configuration can be checked where the key cannot be reached.
 pub(crate) fn load(
     ca: Option<&Ca>,
     roots: &[Root],
@@ -42,31 +48,8 @@ pub(crate) fn load(
     let (Some(ca), Some(upstream)) = (ca, upstream) else {
         return Ok(None);
     };
-    let authority = Authority::from_files(&ca.certificate, &ca.key).map_err(|error| {
-        let about_key = match &error {
-            AuthorityError::NoKey { .. } | AuthorityError::UnsupportedKey { .. } => true,
-            AuthorityError::KeyMismatch { .. } | AuthorityError::Sign(_) => true,
-            AuthorityError::Read { path, .. } | AuthorityError::Pem { path, .. } => {
-                *path == ca.key && ca.key != ca.certificate
-            }
-            _ => false,
-        };
-        if about_key {
-            TrustFault {
-                key: "key",
-                what: error.to_string(),
-                allowed: "a PEM file with the unencrypted private key of the certificate",
-            }
-        } else {
-            TrustFault {
-                key: "certificate",
-                what: error.to_string(),
-                allowed: "a PEM file with a valid CA certificate, the issuing one first",
-            }
-        }
-    })?;
-    let impersonator =
-        Impersonator::new(Arc::new(authority), upstream, ImpersonatorConfig::default());
+    let issuing = issuing(ca)?;
+    let impersonator = Impersonator::with_issuing(issuing, upstream, ImpersonatorConfig::default());
     impersonator
         .map(|made| Some(Arc::new(made)))
         .map_err(|error| TrustFault {
@@ -74,4 +57,103 @@ pub(crate) fn load(
             what: error.to_string(),
             allowed: "a CA certificate that the TLS library can use",
         })
+}
+
+fn issuing(ca: &Ca) -> Result<Arc<Issuing>, TrustFault> {
+    let fault = |error: AuthorityError| fault(ca, &error);
+    let root = match &ca.key {
+        CaKey::File(key) => Authority::from_files(&ca.certificate, key).map_err(fault)?,
+        CaKey::Kms {
+            key,
+            region,
+            endpoint,
+        } => kms(ca, key, region.as_deref(), endpoint.clone())?,
+    };
+    let root = Arc::new(root);
+    if !root.may_have_intermediates() && !root.is_remote() {
+        tracing::warn!(
+            certificate = %ca.certificate.display(),
+            "the CA certificate allows no intermediate (pathlen:0), so its own key signs every leaf; a root made with `flowdog ca create` does"
+        );
+        return Ok(Arc::new(Issuing::direct(root)));
+    }
+    let config = IssuingConfig {
+        lifetime: ca.intermediate_life,
+    };
+    let issuing = Issuing::intermediate(root, config).map_err(fault)?;
+    if !issuing.root().is_remote() {
+        issuing.renew(UnixTime::now()).map_err(fault)?;
+    }
+    Ok(Arc::new(issuing))
+}
+
+#[cfg(feature = "aws")]
+fn kms(
+    ca: &Ca,
+    key: &str,
+    region: Option<&str>,
+    endpoint: Option<String>,
+) -> Result<Authority, TrustFault> {
+    let settings = aws::KmsSettings {
+        region: region.and_then(aws::Region::new),
+        endpoint,
+        ..aws::KmsSettings::new(key)
+    };
+    let key = aws::KmsKey::new(settings).map_err(|error| TrustFault {
+        key: "kms-key",
+        what: error.to_string(),
+        allowed: "a key that can be reached",
+    })?;
+    Authority::from_certificate(&ca.certificate, |kind, public| key.signer(kind, public))
+        .map_err(|error| fault(ca, &error))
+}
+
+#[cfg(not(feature = "aws"))]
+fn kms(
+    _ca: &Ca,
+    _key: &str,
+    _region: Option<&str>,
+    _endpoint: Option<String>,
+) -> Result<Authority, TrustFault> {
+    Err(TrustFault {
+        key: "kms-key",
+        what: "this flowdog was built without AWS".to_owned(),
+        allowed: "`key`, the file with the private key of `certificate`",
+    })
+}
+
+/// Which key of the configuration an error is about.
+fn fault(ca: &Ca, error: &AuthorityError) -> TrustFault {
+    let file = match &ca.key {
+        CaKey::File(file) => Some(file),
+        CaKey::Kms { .. } => None,
+    };
+    let about_key = match error {
+        AuthorityError::NoKey { .. }
+        | AuthorityError::UnsupportedKey { .. }
+        | AuthorityError::KeyMismatch { .. }
+        | AuthorityError::WrongSignature { .. }
+        | AuthorityError::Sign(_) => true,
+        AuthorityError::Read { path, .. } | AuthorityError::Pem { path, .. } => {
+            Some(path) == file && *path != ca.certificate
+        }
+        _ => false,
+    };
+    match (about_key, file) {
+        (true, Some(_)) => TrustFault {
+            key: "key",
+            what: error.to_string(),
+            allowed: "a PEM file with the unencrypted private key of the certificate",
+        },
+        (true, None) => TrustFault {
+            key: "kms-key",
+            what: error.to_string(),
+            allowed: "the KMS key of the certificate",
+        },
+        (false, _) => TrustFault {
+            key: "certificate",
+            what: error.to_string(),
+            allowed: "a PEM file with a valid CA certificate, the issuing one first",
+        },
+    }
 }

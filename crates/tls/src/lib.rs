@@ -18,6 +18,7 @@
 
 mod alert;
 pub mod authority;
+mod describe;
 mod error;
 mod fault;
 #[doc(hidden)]
@@ -35,6 +36,7 @@ pub mod upstream;
 mod verifier;
 
 pub use authority::{Authority, AuthorityError};
+pub use describe::describe_certificate;
 pub use error::{OurFault, PeerFault, PolicyFault, Side, TlsError};
 pub use fault::CertificateFault;
 pub use intercept::{Established, Impersonator, ImpersonatorConfig, KeyLogs};
@@ -43,5 +45,6 @@ pub use leaf_key::KeyType;
 pub use mint::{Mint, MintConfig, MintError};
 pub use outcome::TlsOutcome;
 pub use rcgen::SignatureAlgorithm;
+pub use rustls_pki_types::UnixTime;
 pub use signer::{RemoteKey, SignError, Signer};
 pub use upstream::{Roots, RootsError, Upstream};

@@ -60,6 +60,19 @@ impl Faults {
     }
 }
 
+impl Faults {
+    /// One fault of a file that was read well, found when it was put to use.
+    pub(crate) fn about(file: &Path, key: &str, what: String) -> Self {
+        Self(vec![Fault {
+            file: file.to_owned(),
+            line: 1,
+            key: key.to_owned(),
+            what,
+            allowed: None,
+        }])
+    }
+}
+
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, fault) in self.0.iter().enumerate() {

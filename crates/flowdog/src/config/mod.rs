@@ -5,6 +5,7 @@
 //! faults, each with its line, and what is allowed instead.
 
 mod acceptor;
+mod authority;
 mod fault;
 mod read;
 mod section;
@@ -21,6 +22,7 @@ use dataplane::VpcEndpointId;
 use ipnet::IpNet;
 use sdk::{Chain, InterceptorKind, Link};
 
+pub use authority::{Ca, CaKey, WhenAway};
 pub use fault::{Fault, Faults};
 pub use value::{ByteSize, NameGlob, endpoint_id, protocol_number};
 
@@ -214,29 +216,19 @@ impl Default for Tls {
     }
 }
 
-/// `[tls.ca]`: the authority whose root the clients trust.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ca {
-    /// `certificate`: PEM file.
-    pub certificate: PathBuf,
-    /// `key`: PEM file with its private key.
-    pub key: PathBuf,
-}
+impl Tls {
+    /// What happens to TLS without a valid intermediate.
+    pub(crate) fn when_away(&self) -> WhenAway {
+        self.ca.as_ref().map_or(WhenAway::Refuse, |ca| ca.when_away)
+    }
 
-impl Ca {
-    /// The environment variable that names the certificate's file where the file has no `[tls.ca]`.
-    pub const CERTIFICATE_VARIABLE: &str = "FLOWDOG_CA_CERTIFICATE";
-    /// The environment variable that names the key's file where the file has no `[tls.ca]`.
-    pub const KEY_VARIABLE: &str = "FLOWDOG_CA_KEY";
-
-    /// The authority that the environment names, if it names both files: where a secret is mounted is
-    /// often known to the one who starts the process only.
-    fn from_environment() -> Option<Self> {
-        let path = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        Some(Self {
-            certificate: path(Self::CERTIFICATE_VARIABLE)?.into(),
-            key: path(Self::KEY_VARIABLE)?.into(),
-        })
+    /// Whether nobody can sign leaves at this moment, and TLS is passed therefore.
+    pub(crate) fn passes_without_signer(&self) -> bool {
+        self.when_away() == WhenAway::Bypass
+            && self
+                .impersonator
+                .as_ref()
+                .is_some_and(|impersonator| !impersonator.can_sign())
     }
 }
 

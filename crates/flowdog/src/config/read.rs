@@ -13,8 +13,8 @@ use super::fault::{Collector, Faults};
 use super::section::{Section, integer, list};
 use super::value::{self, ByteSize};
 use super::{
-    Action, Application, Ca, Config, Drain, Flows, Gwlb, Health, Log, LogFormat, MidFlow,
-    ReplyMode, Root, Rule, Rules, Tls,
+    Action, Application, Config, Drain, Flows, Gwlb, Health, Log, LogFormat, MidFlow, ReplyMode,
+    Root, Rule, Rules, Tls,
 };
 
 /// An hour: more than any time-out here needs, and far from overflow.
@@ -212,7 +212,7 @@ impl Reader<'_> {
         let mut ca_section = section.table("ca", &mut self.faults);
         let mut upstream = section.table("upstream", &mut self.faults);
         let before = self.faults.count();
-        let ca = self.ca(&mut ca_section);
+        let ca = super::authority::read(&mut ca_section, &mut self.faults);
         let roots = self.roots(&mut upstream);
         self.close(&ca_section);
         self.close(&upstream);
@@ -241,61 +241,6 @@ impl Reader<'_> {
             ca,
             roots,
             impersonator,
-        }
-    }
-
-    fn ca(&mut self, section: &mut Section<'_>) -> Option<Ca> {
-        let faults = &mut self.faults;
-        let certificate = section.path("certificate", faults);
-        let key = section.path("key", faults);
-        let kms = section.entry("kms-key");
-        if let Some(entry) = kms {
-            faults.add(
-                entry.offset,
-                entry.key,
-                "signing with AWS KMS is not available in this version",
-                Some("`key`, the file with the private key of `certificate`"),
-            );
-            return None;
-        }
-        match (certificate, key) {
-            (Some(certificate), Some(key)) => Some(Ca { certificate, key }),
-            (Some(_), None) if section.peek("key").is_none() => {
-                let name = section.name_of("key");
-                faults.add(
-                    section.offset(),
-                    name,
-                    "is missing",
-                    Some("the PEM file with the private key"),
-                );
-                None
-            }
-            (None, Some(_)) if section.peek("certificate").is_none() => {
-                let name = section.name_of("certificate");
-                faults.add(
-                    section.offset(),
-                    name,
-                    "is missing",
-                    Some("the PEM file with the certificate"),
-                );
-                None
-            }
-            (None, None)
-                if section.is_present()
-                    && section.peek("key").is_none()
-                    && section.peek("certificate").is_none() =>
-            {
-                let name = section.name_of("certificate");
-                faults.add(
-                    section.offset(),
-                    name,
-                    "the table is empty",
-                    Some("`certificate` and `key`, or no [tls.ca] at all"),
-                );
-                None
-            }
-            (None, None) if !section.is_present() => Ca::from_environment(),
-            _ => None,
         }
     }
 

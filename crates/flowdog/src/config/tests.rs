@@ -177,11 +177,11 @@ const TABLE: &[Row] = &[
         "no [tls.ca] at all",
     ),
     (
-        "[tls.ca]\ncertificate = 'ca.pem'\nkms-key = 'alias/a'\n",
-        3,
+        "[tls.ca]\ncertificate = 'ca.pem'\nkey = 'ca.key'\nkms-key = 'alias/a'\n",
+        4,
         "tls.ca.kms-key",
-        "not available",
-        "`key`",
+        "beside `key`",
+        "`kms-key`",
     ),
     (
         "[tls.ca]\ncertificate = 'no.pem'\nkey = 'no.key'\n",
@@ -571,9 +571,11 @@ fn the_example_file_has_every_key_and_all_of_it_is_valid() {
     let document: toml::Table = toml::from_str(&text).unwrap();
     let mut written = std::collections::BTreeSet::new();
     collect("", &document, &mut written);
-    // Recognised, but it cannot be switched on beside `key`.
-    assert!(EXAMPLE.contains("# kms-key = "));
-    written.insert("tls.ca.kms-key".to_owned());
+    // They cannot be switched on beside `key`.
+    for key in ["kms-key", "kms-region", "kms-endpoint"] {
+        assert!(EXAMPLE.contains(&format!("# {key} = ")), "{key}");
+        written.insert(format!("tls.ca.{key}"));
+    }
     let missing: Vec<_> = known.difference(&written).collect();
     assert!(missing.is_empty(), "flowdog.example.toml lacks {missing:?}");
 }
@@ -595,6 +597,51 @@ fn files_of_the_authority_that_do_not_fit_are_faults_at_their_keys() {
         let faults = Config::parse(&text, &path("flowdog.toml"), &[]).unwrap_err();
         let keys: Vec<_> = faults.iter().map(|fault| fault.key.as_str()).collect();
         assert_eq!(keys, [at], "{faults}");
+    }
+}
+
+#[test]
+fn the_authoritys_key_is_in_a_file_or_in_kms_and_not_in_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    tls::Authority::create_files("One", &path("one.pem"), &path("one.key")).unwrap();
+    let read = |keys: &str| {
+        let text = format!("[tls.ca]\ncertificate = 'one.pem'\n{keys}");
+        Config::parse(&text, &path("flowdog.toml"), &[]).map_err(|faults| faults.to_string())
+    };
+    let kms =
+        read("kms-key = 'alias/a'\nkms-region = 'eu-west-1'\nwhen-away = 'bypass'\n").unwrap();
+    assert!(kms.tls.passes_without_signer(), "nobody was asked yet");
+    let file = read("key = 'one.key'\nintermediate-life = '1d'\n").unwrap();
+    assert!(file.tls.impersonator.unwrap().can_sign());
+    for (keys, at) in [
+        (
+            "key = 'one.key'\nkms-key = 'alias/a'",
+            "tls.ca.kms-key: stands beside",
+        ),
+        (
+            "key = 'one.key'\nkms-region = 'eu-west-1'",
+            "tls.ca.kms-region: says where",
+        ),
+        (
+            "kms-key = 'alias/a'\nkms-region = 'EU/'",
+            "tls.ca.kms-region: \"EU/\"",
+        ),
+        (
+            "kms-key = 'alias/a'\nkms-endpoint = 'kms'",
+            "tls.ca.kms-endpoint: \"kms\"",
+        ),
+        (
+            "key = 'one.key'\nintermediate-life = '5m'",
+            "tls.ca.intermediate-life: \"5m\"",
+        ),
+        (
+            "key = 'one.key'\nwhen-away = 'ignore'",
+            "tls.ca.when-away: \"ignore\"",
+        ),
+    ] {
+        let fault = read(keys).unwrap_err();
+        assert!(fault.contains(at), "{keys}: {fault}");
     }
 }
 

@@ -292,6 +292,9 @@ pub(crate) fn intercept(config: &Config, application: Application, unsupported: 
         Application::Tls if config.tls.impersonator.is_none() => {
             Decision::Pass(PassReason::NoAuthority)
         }
+        Application::Tls if config.tls.passes_without_signer() => {
+            Decision::Pass(PassReason::NoAuthority)
+        }
         Application::Tls if unsupported => Decision::Pass(PassReason::UnsupportedHello),
         Application::Tls => Decision::Intercept(Protocols::Tls),
         Application::Http1 => Decision::Intercept(Protocols::Http1),
