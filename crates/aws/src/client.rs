@@ -200,7 +200,7 @@ fn signed(
         .authority()
         .ok_or_else(|| Fault::NotConfigured(format!("{endpoint} has no host")))?
         .as_str();
-    let mut request = Request::builder()
+    let request = Request::builder()
         .method(Method::POST)
         .uri(endpoint)
         .header(header::HOST, host)
@@ -208,6 +208,19 @@ fn signed(
         .header("x-amz-target", target)
         .body(())
         .map_err(|error| wrong(&error))?;
+    let url = endpoint.to_string();
+    sign_request(request, &url, service, body, (credentials, region))
+}
+
+/// Adds a signature to a request. `url` is the whole of what its own URI may hold only the path of.
+pub(crate) fn sign_request(
+    mut request: Request<()>,
+    url: &str,
+    service: &str,
+    body: Bytes,
+    (credentials, region): (&Credentials, &Region),
+) -> Result<Request<Full<Bytes>>, Fault> {
+    let wrong = |error: &dyn std::fmt::Display| Fault::NotConfigured(plain(&error.to_string()));
     let identity = aws_credential_types::Credentials::new(
         credentials.access_key_id.clone(),
         credentials.secret_access_key.clone(),
@@ -229,10 +242,9 @@ fn signed(
         .iter()
         .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
         .collect();
-    let url = endpoint.to_string();
     let signable = SignableRequest::new(
-        "POST",
-        url.as_str(),
+        request.method().as_str(),
+        url,
         headers.into_iter(),
         SignableBody::Bytes(&body),
     )

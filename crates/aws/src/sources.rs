@@ -1,6 +1,7 @@
 //! Where credentials and the region are looked for, in the order of AWS's own tools: environment,
 //! files, container, instance.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -14,9 +15,22 @@ use crate::error::{Fault, plain};
 use crate::ini;
 
 /// The variables and files of a process, or a test's own.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Environment {
     variables: Option<Vec<(String, String)>>,
+}
+
+/// Values may be secrets; names are not.
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.variables {
+            None => f.write_str("Environment(process)"),
+            Some(own) => f
+                .debug_set()
+                .entries(own.iter().map(|(name, _)| name))
+                .finish(),
+        }
+    }
 }
 
 impl Environment {

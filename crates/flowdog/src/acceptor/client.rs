@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Uri, header};
+use http::{HeaderMap, Request, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
@@ -26,6 +26,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
@@ -103,12 +104,12 @@ impl Client {
     /// `make` is called for each attempt, since a signature has a time in it.
     pub(crate) async fn call(
         &self,
-        make: impl Fn() -> Result<Request<Full<Bytes>>, CallError>,
+        make: impl AsyncFn() -> Result<Request<Full<Bytes>>, CallError>,
         judge: impl Fn(&Reply) -> Result<(), CallError>,
     ) -> Result<Reply, CallError> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let judged = match self.once(make()?).await {
+            let judged = match self.once(make().await?).await {
                 Ok(reply) => judge(&reply).map(|()| reply),
                 Err(error) => Err(error),
             };
@@ -192,6 +193,7 @@ impl Client {
         }
         Ok(Reply {
             status: head.status.as_u16(),
+            headers: head.headers,
             body,
         })
     }

@@ -34,7 +34,7 @@ impl Acceptor for HttpAcceptor {
         let question = Bytes::from(wire_form::question(flow));
         let reply = self
             .client
-            .call(|| post_json(&self.url, &question), judge_status)
+            .call(async || post_json(&self.url, &question), judge_status)
             .await
             .map_err(|error| AcceptError(error.what))?;
         wire_form::answer(&reply.body)

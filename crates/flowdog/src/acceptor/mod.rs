@@ -7,6 +7,7 @@
 mod cache;
 mod client;
 mod http;
+mod lambda;
 mod wire_form;
 
 use std::collections::HashMap;
@@ -25,6 +26,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 pub use cache::KeyField;
 pub(crate) use cache::KeyFields;
 pub(crate) use http::HttpAcceptor;
+pub(crate) use lambda::LambdaAcceptor;
 
 use cache::{Cache, Key};
 

@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws::{Environment, LambdaSettings, Region};
 use dataplane::Verdict;
 use sdk::Acceptor;
 
 use super::read::{HOUR, Reader};
 use super::section::{Section, list};
 use super::{Action, Rule};
-use crate::acceptor::{AcceptorLink, AcceptorSettings, HttpAcceptor, KeyField};
+use crate::acceptor::{AcceptorLink, AcceptorSettings, HttpAcceptor, KeyField, LambdaAcceptor};
 
 /// The acceptors that were declared, by name.
 pub(super) type Acceptors = BTreeMap<String, Arc<AcceptorLink>>;
 
-const KINDS: [&str; 1] = ["http-acceptor"];
+const KINDS: [&str; 2] = ["http-acceptor", "lambda-acceptor"];
 
 impl Reader<'_> {
     pub(super) fn acceptors(&mut self, root: &mut Section<'_>) -> Acceptors {
@@ -26,6 +27,7 @@ impl Reader<'_> {
             let settings = self.acceptor_settings(&mut section);
             let acceptor = match kind.as_deref() {
                 Some("http-acceptor") => self.http_acceptor(&mut section),
+                Some("lambda-acceptor") => self.lambda_acceptor(&mut section),
                 Some(_) => {
                     let (offset, key) = (section.offset_of("use"), section.name_of("use"));
                     let what = "there is no such kind of acceptor";
@@ -74,6 +76,38 @@ impl Reader<'_> {
                 let (offset, key) = (section.offset_of("url"), section.name_of("url"));
                 let allowed = Some("an http:// or https:// URL");
                 self.faults.add(offset, key, what, allowed);
+                None
+            }
+        }
+    }
+
+    fn lambda_acceptor(&mut self, section: &mut Section<'_>) -> Option<Arc<dyn Acceptor>> {
+        let allowed = "the name, name:alias or ARN of a Lambda function";
+        let function = self.required(section, "function", allowed);
+        let faults = &mut self.faults;
+        let region = section.parsed(
+            "region",
+            "a region as \"eu-central-1\"",
+            faults,
+            Region::new,
+        );
+        let endpoint = section.string("endpoint", faults);
+        let settings = LambdaSettings {
+            function: function?,
+            region,
+            endpoint,
+            environment: Environment::of_process(),
+        };
+        match LambdaAcceptor::new(settings) {
+            Ok(acceptor) => Some(Arc::new(acceptor)),
+            Err(what) => {
+                let key = if what.contains("URL") {
+                    "endpoint"
+                } else {
+                    "function"
+                };
+                let (offset, name) = (section.offset_of(key), section.name_of(key));
+                self.faults.add(offset, name, what, Some(allowed));
                 None
             }
         }

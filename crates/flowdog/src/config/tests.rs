@@ -475,6 +475,21 @@ fn threat_71_faults_of_acceptors_are_told_at_their_keys() {
         ),
         (&format!("{acceptor}colour = 1\n"), 5, "acceptor[1].colour"),
         (&format!("{acceptor}{acceptor}"), 6, "acceptor[2].name"),
+        (
+            "[[acceptor]]\nname = 'a'\nuse = 'lambda-acceptor'\n",
+            1,
+            "acceptor[1].function",
+        ),
+        (
+            "[[acceptor]]\nname = 'a'\nuse = 'lambda-acceptor'\nfunction = 'f'\nregion = 'x/y'\n",
+            5,
+            "acceptor[1].region",
+        ),
+        (
+            "[[acceptor]]\nname = 'a'\nuse = 'lambda-acceptor'\nfunction = 'f'\nendpoint = 'x y'\n",
+            5,
+            "acceptor[1].endpoint",
+        ),
         ("[[rule]]\naction = 'ask'\n", 1, "rule[1].acceptor"),
         (
             "[[rule]]\naction = 'ask'\nacceptor = 'ghost'\n",
