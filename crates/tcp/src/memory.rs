@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 /// A budget of buffer bytes that connections share.
 ///
 /// Below three quarters buffers grow with what their paths need. From there on none grows, and
-/// once the budget is used up a connection queues and promises no more than [`UNDER_PRESSURE`]
+/// once the budget is used up a connection queues and promises no more than `UNDER_PRESSURE`
 /// bytes beyond what it had promised already, and drops what arrives behind holes: everything
 /// still moves, slowly.
 #[derive(Debug)]
