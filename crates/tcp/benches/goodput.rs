@@ -51,6 +51,7 @@ fn main() {
             );
         } else {
             println!("{}", row.line("flowdog", ours));
+            println!("{}", row.line("bbr", row.measure(Stack::Bbr, &config)));
             println!("{}", row.line("smoltcp", smoltcp));
         }
     }

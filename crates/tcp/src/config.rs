@@ -3,6 +3,7 @@
 use core::time::Duration;
 use std::sync::Arc;
 
+use crate::congestion::Algorithm;
 use crate::memory::Memory;
 
 /// Settings shared by all connections; put it behind one `Arc`.
@@ -32,6 +33,11 @@ pub struct Config {
     pub memory: Arc<Memory>,
     /// Segments of the initial congestion window. 10 (RFC 6928).
     pub initial_window: u32,
+    /// How the congestion window moves. CUBIC.
+    pub congestion: Algorithm,
+    /// Whether data of a CUBIC connection leaves evenly over the round-trip time (BBR's always
+    /// does). Off: it costs a timer for every few segments.
+    pub pacing: bool,
     /// Silence after which a probe asks whether the peer is alive; `None` switches it off.
     /// 120 s: two probes fit into the 350 s after which GWLB forgets a flow.
     pub keepalive: Option<Duration>,
@@ -75,6 +81,8 @@ impl Default for Config {
             send_buffer_max: 8 << 20,
             memory: Arc::new(Memory::new(1 << 30)),
             initial_window: 10,
+            congestion: Algorithm::Cubic,
+            pacing: false,
             keepalive: Some(Duration::from_secs(120)),
             keepalive_interval: Duration::from_secs(15),
             keepalive_probes: 5,

@@ -48,6 +48,7 @@ pub mod time;
 mod timer;
 
 pub use config::Config;
+pub use congestion::Algorithm;
 pub use connection::{Connection, Transmit};
 pub use memory::Memory;
 pub use state::{Events, State};

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use wire::tcp::{SackBlock, Seq};
 
+use crate::congestion::RateSample;
 use crate::ranges::RangeSet;
 use crate::time::Instant;
 
@@ -22,6 +23,8 @@ const SACKED: u8 = 1;
 const LOST: u8 = 2;
 /// Sent more than once.
 const RETRANSMITTED: u8 = 4;
+/// Left while there was nothing to send behind it.
+const APP_LIMITED: u8 = 8;
 
 /// One segment in flight.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +36,11 @@ struct Sent {
     /// Counts transmissions; a later transmission of the same segment has another number.
     serial: u32,
     marks: u8,
+    /// Bytes that had been delivered when it left, when the last of them had, and how many
+    /// microseconds lay between its leaving and that of the segment delivered then.
+    delivered: u32,
+    send_elapsed: u32,
+    delivered_at: Instant,
 }
 
 impl Sent {
@@ -80,6 +88,8 @@ pub(crate) struct Delivery {
     pub(crate) last_sent: Option<Instant>,
     /// A segment arrived after one that was sent later.
     pub(crate) reordered: bool,
+    /// The delivered segment that left with the most bytes delivered before it.
+    newest: Option<Sent>,
 }
 
 impl Delivery {
@@ -98,6 +108,7 @@ impl Delivery {
             first_sent: None,
             last_sent: None,
             reordered: false,
+            newest: None,
         }
     }
 }
@@ -121,6 +132,37 @@ pub(crate) struct Scoreboard {
     reported: RangeSet,
     highest: Option<Seq>,
     latest: Option<Latest>,
+    rate: Rate,
+}
+
+/// The account of deliveries from which the path's rate is estimated (Cheng and others, "Delivery
+/// rate estimation", draft-cheng-iccrg-delivery-rate-estimation).
+#[derive(Debug, Default)]
+struct Rate {
+    /// Bytes delivered; wraps.
+    delivered: u32,
+    delivered_at: Instant,
+    /// When the segment that was delivered last left.
+    first_sent: Instant,
+    /// Until so many bytes are delivered, what leaves does not show what the path could carry.
+    app_limited: Option<u32>,
+}
+
+impl Rate {
+    fn stamp(&mut self, segment: &mut Sent, flight: u32) {
+        let now = segment.sent_at;
+        if flight == 0 {
+            self.first_sent = now;
+            self.delivered_at = now;
+        }
+        segment.delivered = self.delivered;
+        segment.delivered_at = self.delivered_at;
+        segment.send_elapsed = now.0.saturating_sub(self.first_sent.0).min(1 << 31) as u32;
+        segment.marks &= !APP_LIMITED;
+        if self.app_limited.is_some() {
+            segment.marks |= APP_LIMITED;
+        }
+    }
 }
 
 impl Scoreboard {
@@ -129,13 +171,18 @@ impl Scoreboard {
         let id = self.first_id.wrapping_add(self.segments.len() as u32);
         let serial = self.next_serial;
         self.next_serial = serial.wrapping_add(1);
-        self.segments.push_back(Sent {
+        let mut segment = Sent {
             seq,
             length,
             sent_at: now,
             serial,
             marks: 0,
-        });
+            delivered: 0,
+            send_elapsed: 0,
+            delivered_at: now,
+        };
+        self.rate.stamp(&mut segment, self.pipe);
+        self.segments.push_back(segment);
         self.order.push_back((id, serial));
         self.pipe += length;
     }
@@ -187,6 +234,7 @@ impl Scoreboard {
         let Some(segment) = self.segments.get_mut(index) else {
             return;
         };
+        let flight = self.pipe;
         if segment.is(LOST) {
             self.lost_count -= 1;
             self.pipe += segment.length;
@@ -194,6 +242,7 @@ impl Scoreboard {
         segment.marks = (segment.marks & !LOST) | RETRANSMITTED;
         segment.sent_at = now;
         segment.serial = serial;
+        self.rate.stamp(segment, flight);
         self.next_serial = serial.wrapping_add(1);
         self.order.push_back((lost.id, serial));
     }
@@ -387,6 +436,53 @@ impl Scoreboard {
     pub(crate) fn holds_memory(&self) -> bool {
         self.segments.capacity() > 0
     }
+    /// Everything that there was to send has left, and more would have been allowed.
+    pub(crate) fn limit_by_application(&mut self) {
+        self.rate.app_limited = Some(self.rate.delivered.wrapping_add(self.pipe));
+    }
+
+    /// Accounts for one acknowledgment, after all of its parts: the rate of delivery since the newest
+    /// segment that it delivers left. `None` if it delivers nothing.
+    pub(crate) fn delivery_rate(
+        &mut self,
+        delivery: &Delivery,
+        has_lost: bool,
+    ) -> Option<RateSample> {
+        let segment = delivery.newest?;
+        let now = delivery.now;
+        let rate = &mut self.rate;
+        rate.delivered = rate.delivered.wrapping_add(delivery.bytes);
+        rate.delivered_at = now;
+        rate.first_sent = rate.first_sent.max(segment.sent_at);
+        if let Some(until) = rate.app_limited
+            && (rate.delivered.wrapping_sub(until) as i32) > 0
+        {
+            rate.app_limited = None;
+        }
+        // Whichever is longer: the time in which it was sent, or that in which it was delivered.
+        // Acknowledgments that a link bunches make the latter too short.
+        let acked = now.since(segment.delivered_at).as_micros() as u64;
+        let interval = acked.max(segment.send_elapsed.into());
+        let bytes = u64::from(rate.delivered.wrapping_sub(segment.delivered));
+        let is_usable = interval >= delivery.minimum_rtt.into() && interval > 0;
+        Some(RateSample {
+            rate: if is_usable {
+                bytes.saturating_mul(1_000_000) / interval
+            } else {
+                0
+            },
+            delivered: rate.delivered,
+            prior_delivered: segment.delivered,
+            is_app_limited: segment.is(APP_LIMITED),
+            rtt: delivery
+                .last_sent
+                .map(|sent| now.since(sent).as_micros().min(u128::from(u32::MAX)) as u32),
+            acked: delivery.bytes,
+            flight: self.pipe,
+            has_lost,
+        })
+    }
+
     /// Sequence numbers in flight.
     pub(crate) fn pipe(&self) -> u32 {
         self.pipe
@@ -434,6 +530,12 @@ impl Scoreboard {
             self.pipe -= segment.length;
         }
         delivery.bytes += segment.length;
+        let newer = delivery
+            .newest
+            .is_none_or(|newest| segment.serial.wrapping_sub(newest.serial) as i32 > 0);
+        if newer {
+            delivery.newest = Some(segment);
+        }
         let rtt = delivery
             .now
             .0

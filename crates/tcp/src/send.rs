@@ -134,8 +134,12 @@ impl Sender {
     }
 
     /// RFC 9293 §3.10.7.4, the window update; answers whether the window changed.
-    pub(crate) fn update_window(&mut self, seq: Seq, ack: Seq, field: u16) -> bool {
-        if !(self.wl1 < seq || (self.wl1 == seq && self.wl2 <= ack)) {
+    ///
+    /// A segment that acknowledges more than any before it (`advanced`) says where the window stands
+    /// now, even if it repeats old data: keeping the old size from the new SND.UNA on would move the
+    /// right edge to where the peer never put it.
+    pub(crate) fn update_window(&mut self, seq: Seq, ack: Seq, field: u16, advanced: bool) -> bool {
+        if !(advanced || self.wl1 < seq || (self.wl1 == seq && self.wl2 <= ack)) {
             return false;
         }
         self.wl1 = seq;
@@ -218,6 +222,16 @@ impl Sender {
     pub(crate) fn max_window(&self) -> u32 {
         self.max_window
     }
+    /// A number for a segment without data that the peer finds acceptable: SND.NXT, unless the peer
+    /// has pulled its window back behind it by more than the rounding of the scale.
+    pub(crate) fn acceptable_seq(&self) -> Seq {
+        let beyond = self.nxt.since(self.window_edge());
+        if beyond >= 1 << self.shift {
+            self.window_edge()
+        } else {
+            self.nxt
+        }
+    }
     /// The first sequence number that the peer's window excludes.
     pub(crate) fn window_edge(&self) -> Seq {
         self.una + self.window
@@ -287,7 +301,7 @@ mod tests {
         s.sent(3000);
         assert_eq!(s.next(1000, false), Next::WindowClosed);
         s.acknowledge(s.nxt());
-        assert!(s.update_window(Seq(1), s.nxt(), 300));
+        assert!(s.update_window(Seq(1), s.nxt(), 300, false));
         assert_eq!(s.next(1000, false), Next::WindowClosed);
         assert_eq!(
             s.next(1000, true),
@@ -297,9 +311,9 @@ mod tests {
             }
         );
         // Half of the largest window is worth it.
-        assert!(s.update_window(Seq(2), s.nxt(), 1499));
+        assert!(s.update_window(Seq(2), s.nxt(), 1499, false));
         assert_eq!(s.next(2000, false), Next::WindowClosed);
-        assert!(s.update_window(Seq(3), s.nxt(), 1500));
+        assert!(s.update_window(Seq(3), s.nxt(), 1500, false));
         assert_eq!(
             s.next(2000, false),
             Next::Segment {
@@ -314,16 +328,16 @@ mod tests {
         let mut s = sender(3000);
         s.write(&[1; 4000]);
         s.sent(3000);
-        s.update_window(Seq(1), s.una(), 1000);
+        s.update_window(Seq(1), s.una(), 1000, false);
         assert_eq!(s.next(1000, true), Next::WindowClosed);
     }
 
     #[test]
     fn an_older_segment_does_not_change_the_window() {
         let mut s = sender(3000);
-        assert!(s.update_window(Seq(10), s.una(), 2000));
-        assert!(!s.update_window(Seq(9), s.una(), 5000));
-        assert!(s.update_window(Seq(10), s.una(), 4000));
+        assert!(s.update_window(Seq(10), s.una(), 2000, false));
+        assert!(!s.update_window(Seq(9), s.una(), 5000, false));
+        assert!(s.update_window(Seq(10), s.una(), 4000, false));
     }
 
     #[test]

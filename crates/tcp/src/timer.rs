@@ -52,6 +52,8 @@ pub(crate) struct Timers {
     pub(crate) keepalive: Deadline,
     /// The end of TIME-WAIT.
     pub(crate) linger: Deadline,
+    /// When pacing lets the next segment leave.
+    pub(crate) pace: Deadline,
     /// The next look at whether empty buffers can be given back.
     pub(crate) release: Deadline,
 }
@@ -64,6 +66,7 @@ impl Timers {
             ack: Deadline::NEVER,
             keepalive: Deadline::NEVER,
             linger: Deadline::NEVER,
+            pace: Deadline::NEVER,
             release: Deadline::NEVER,
         }
     }
@@ -75,6 +78,7 @@ impl Timers {
             .min(self.ack)
             .min(self.keepalive)
             .min(self.linger)
+            .min(self.pace)
             .min(self.release);
         first.is_set().then_some(Instant(first.0))
     }

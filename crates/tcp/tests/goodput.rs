@@ -88,6 +88,60 @@ fn the_committed_table_is_within_its_bounds() {
 }
 
 #[test]
+fn bbr_does_not_take_random_loss_for_a_full_queue() {
+    for row in rows() {
+        let path = row.path;
+        if (path.mtu, path.megabits, path.rtt) != (1500, 200, 10_000)
+            || !matches!(row.kind, Kind::Goodput)
+        {
+            continue;
+        }
+        let start = format!("{:42} bbr ", row.name);
+        let line = TABLE
+            .lines()
+            .find_map(|line| line.strip_prefix(&start))
+            .unwrap_or_else(|| panic!("no row {start}"));
+        let mean: f64 = line
+            .split_whitespace()
+            .next()
+            .and_then(|word| word.parse().ok())
+            .unwrap_or_default();
+        assert!(mean >= 160.0, "{start}{line}");
+    }
+    let config = Arc::new(Config::default());
+    let lossy = Path {
+        loss: 0.03,
+        ..SHORT
+    };
+    let outcome = transfer(Stack::Bbr, &config, lossy, 10 << 20, 60_000_000, 1);
+    assert!(outcome.megabits() > 120.0, "{}", outcome.megabits());
+}
+
+#[test]
+fn a_paced_connection_spreads_its_window_over_the_round_trip() {
+    let config = Arc::new(Config {
+        pacing: true,
+        ..Config::default()
+    });
+    // A queue of eight packets holds what pacing lets leave together.
+    let tight = Path {
+        queue: 12_000,
+        rtt: 50_000,
+        ..SHORT
+    };
+    let run = |config| transfer(Stack::Ours, config, tight, 300_000, 60_000_000, 1);
+    let (paced, bursts) = (run(&config), run(&Arc::new(Config::default())));
+    assert!(
+        paced.packets < bursts.packets && paced.micros < bursts.micros,
+        "{} and {} packets, {} and {} us",
+        paced.packets,
+        bursts.packets,
+        paced.micros,
+        bursts.micros
+    );
+}
+
+#[test]
 fn a_clean_link_is_filled() {
     let (mean, _, packets) = goodput(SHORT, 20 << 20, 1);
     assert!(mean > 180.0, "{mean} Mbit/s");

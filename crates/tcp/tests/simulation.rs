@@ -14,7 +14,7 @@ mod sim;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
-use flowdog_tcp::{Config, Instant, Seq, Takeover, TimestampSeed};
+use flowdog_tcp::{Algorithm, Config, Instant, Seq, Takeover, TimestampSeed};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -65,10 +65,12 @@ fn links(rng: &mut SmallRng, loss: f64) -> [Link; 2] {
 
 fn config(rng: &mut SmallRng) -> Arc<Config> {
     Arc::new(Config {
-        recv_buffer_max: pick(rng, &[8_000, 65_535, 300_000, 1 << 20]),
+        recv_buffer_max: pick(rng, &[20_000, 65_535, 300_000, 1 << 20]),
         send_buffer_max: pick(rng, &[8_000, 100_000, 1 << 20]),
         quick_acks: pick(rng, &[0, 16]),
         max_ranges: pick(rng, &[4, 256]),
+        congestion: pick(rng, &[Algorithm::Cubic, Algorithm::Cubic, Algorithm::Bbr]),
+        pacing: rng.random_bool(0.3),
         ..Config::default()
     })
 }

@@ -105,7 +105,8 @@ impl Cubic {
             now
         });
         let t = (now.since(epoch) + srtt.unwrap_or_default()).as_secs_f64();
-        let curve = self.w_max + C * (t - f64::from(self.k)).powi(3) * segment;
+        let ahead = t - f64::from(self.k);
+        let curve = self.w_max + C * ahead * ahead * ahead * segment;
         let alpha = if self.w_est >= self.prior { 1.0 } else { ALPHA };
         self.w_est += alpha * segment * acked / self.window;
         if curve < self.w_est {
@@ -266,6 +267,52 @@ mod tests {
         }
         assert!((960_000..=1_040_000).contains(&at_k), "{at_k}");
         assert!(cubic.window() > 1_020_000);
+    }
+
+    /// The average window in segments when every `distance`-th segment is lost.
+    fn average_window(distance: u32, rtt: Duration) -> f64 {
+        let mut cubic = Cubic::new(1000, 10, Seq(0));
+        cubic.on_loss();
+        let (mut now, mut sum, mut rounds, mut carried) = (Instant::ZERO, 0.0, 0.0, 0);
+        for round in 0..20_000 {
+            // One round: the window is acknowledged in steps of two segments.
+            let segments = cubic.window() / 1000;
+            for _ in 0..segments.div_ceil(2) {
+                cubic.on_ack(2000, Some(rtt), now);
+                carried += 2;
+                if carried >= distance {
+                    carried = 0;
+                    cubic.on_loss();
+                }
+            }
+            now += rtt;
+            if round >= 10_000 {
+                sum += f64::from(cubic.window()) / 1000.0;
+                rounds += 1.0;
+            }
+        }
+        sum / rounds
+    }
+
+    /// RFC 9438 §4.3 wants Reno's share where Reno is doing well: the square root of 3/(2p).
+    #[test]
+    fn on_short_paths_the_average_window_is_renos() {
+        for distance in [100u32, 300, 1000] {
+            let reno = (1.5 * f64::from(distance)).sqrt();
+            let ratio = average_window(distance, Duration::from_millis(10)) / reno;
+            assert!((0.85..=1.15).contains(&ratio), "1/{distance}: {ratio}");
+        }
+    }
+
+    /// RFC 9438 §5.1: 1.054 (RTT/p)^(3/4) segments where the cubic rules.
+    #[test]
+    fn on_long_paths_the_average_window_is_cubics() {
+        let rtt = Duration::from_millis(100);
+        for distance in [10_000u32, 100_000] {
+            let cubic = 1.054 * (0.1 * f64::from(distance)).powf(0.75);
+            let ratio = average_window(distance, rtt) / cubic;
+            assert!((0.85..=1.2).contains(&ratio), "1/{distance}: {ratio}");
+        }
     }
 
     #[test]

@@ -3,13 +3,46 @@
 //! Loss detection and recovery (`recovery.rs`) are the same for every controller; a controller
 //! only says how the window moves.
 
+mod bbr;
 mod cubic;
 
 use core::time::Duration;
 
-pub(crate) use cubic::Cubic;
+use bbr::Bbr;
+use cubic::Cubic;
 
 use crate::time::Instant;
+
+/// How the congestion window moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Algorithm {
+    /// CUBIC (RFC 9438) with HyStart++ (RFC 9406): fair to what most of the Internet uses.
+    #[default]
+    Cubic,
+    /// BBR, version 1: fills paths whose loss is not a sign of a full queue, at the cost of flows
+    /// that share a small queue with it. Always paced.
+    Bbr,
+}
+
+/// What one acknowledgment tells about the rate at which the path delivers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RateSample {
+    /// Bytes a second; 0 if it says nothing.
+    pub(crate) rate: u64,
+    /// Bytes delivered so far (wraps), and when the newest delivered segment left.
+    pub(crate) delivered: u32,
+    pub(crate) prior_delivered: u32,
+    /// That segment left while there was nothing to send behind it.
+    pub(crate) is_app_limited: bool,
+    /// A round-trip time in microseconds.
+    pub(crate) rtt: Option<u32>,
+    /// Bytes newly delivered.
+    pub(crate) acked: u32,
+    /// Bytes in flight now.
+    pub(crate) flight: u32,
+    /// This acknowledgment revealed a loss.
+    pub(crate) has_lost: bool,
+}
 
 /// What a controller remembers from before a reduction, to be restored if that was needless.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +67,25 @@ pub(crate) trait Congestion {
     /// start by delay.
     fn on_round_trip(&mut self, micros: u32, una: wire::tcp::Seq, nxt: wire::tcp::Seq);
 
+    /// The rate at which the path delivers.
+    fn on_delivery(&mut self, _: &RateSample, _: Option<Duration>, _: Instant) {}
+
+    /// A fast recovery begins with so much in flight.
+    fn on_recovery(&mut self, _: u32) {}
+
+    /// A recovery, fast or by time-out, is over.
+    fn on_recovered(&mut self) {}
+
+    /// Bytes a second at which data leaves, for a controller that cannot do without.
+    fn pacing_rate(&self, _: Option<Duration>) -> Option<u64> {
+        None
+    }
+
+    /// Whether the window holds in recovery too, in the place of PRR.
+    fn has_own_recovery(&self) -> bool {
+        false
+    }
+
     /// Data was lost: once per recovery.
     fn on_loss(&mut self);
 
@@ -52,4 +104,88 @@ pub(crate) trait Congestion {
 
     /// The reduction since `snapshot` was needless.
     fn restore(&mut self, snapshot: Snapshot);
+}
+
+/// The controller of a connection.
+#[derive(Debug)]
+pub(crate) enum Controller {
+    Cubic(Cubic),
+    Bbr(Box<Bbr>),
+}
+
+impl Controller {
+    pub(crate) fn new(
+        algorithm: Algorithm,
+        segment: u32,
+        initial_segments: u32,
+        nxt: wire::tcp::Seq,
+        now: Instant,
+    ) -> Self {
+        match algorithm {
+            Algorithm::Cubic => Self::Cubic(Cubic::new(segment, initial_segments, nxt)),
+            Algorithm::Bbr => Self::Bbr(Box::new(Bbr::new(segment, initial_segments, now))),
+        }
+    }
+
+    fn get(&self) -> &dyn Congestion {
+        match self {
+            Self::Cubic(cubic) => cubic,
+            Self::Bbr(bbr) => bbr.as_ref(),
+        }
+    }
+
+    fn get_mut(&mut self) -> &mut dyn Congestion {
+        match self {
+            Self::Cubic(cubic) => cubic,
+            Self::Bbr(bbr) => bbr.as_mut(),
+        }
+    }
+}
+
+impl Congestion for Controller {
+    fn window(&self) -> u32 {
+        self.get().window()
+    }
+    fn threshold(&self) -> u32 {
+        self.get().threshold()
+    }
+    fn on_ack(&mut self, acked: u32, srtt: Option<Duration>, now: Instant) {
+        self.get_mut().on_ack(acked, srtt, now);
+    }
+    fn on_round_trip(&mut self, micros: u32, una: wire::tcp::Seq, nxt: wire::tcp::Seq) {
+        self.get_mut().on_round_trip(micros, una, nxt);
+    }
+    fn on_delivery(&mut self, sample: &RateSample, srtt: Option<Duration>, now: Instant) {
+        self.get_mut().on_delivery(sample, srtt, now);
+    }
+    fn on_recovery(&mut self, flight: u32) {
+        self.get_mut().on_recovery(flight);
+    }
+    fn on_recovered(&mut self) {
+        self.get_mut().on_recovered();
+    }
+    fn pacing_rate(&self, srtt: Option<Duration>) -> Option<u64> {
+        self.get().pacing_rate(srtt)
+    }
+    fn has_own_recovery(&self) -> bool {
+        self.get().has_own_recovery()
+    }
+    fn on_loss(&mut self) {
+        self.get_mut().on_loss();
+    }
+    fn on_timeout(&mut self, first: bool) {
+        self.get_mut().on_timeout(first);
+    }
+    fn on_idle(&mut self, timeouts: u32) {
+        self.get_mut().on_idle(timeouts);
+    }
+    fn set_segment_size(&mut self, bytes: u32) {
+        self.get_mut().set_segment_size(bytes);
+    }
+    fn snapshot(&self) -> Snapshot {
+        self.get().snapshot()
+    }
+    fn restore(&mut self, snapshot: Snapshot) {
+        self.get_mut().restore(snapshot);
+    }
 }

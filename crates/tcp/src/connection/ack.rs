@@ -39,8 +39,10 @@ impl Connection {
         if delivery.reordered {
             self.recovery.reordering_seen();
         }
-        let window_changed =
-            repr.ack >= una && self.send.update_window(repr.seq, repr.ack, repr.window);
+        let window_changed = repr.ack >= una
+            && self
+                .send
+                .update_window(repr.seq, repr.ack, repr.window, advanced);
         self.measure(&delivery, advanced, echo, now);
         let dup_delivered = self.count_duplicates(repr, una, length, advanced, window_changed);
         let delivered = delivery.bytes.saturating_sub(dup_delivered.repaid) + dup_delivered.new;
@@ -51,6 +53,10 @@ impl Connection {
         let lost_before = self.board.lost_count();
         let look_again = self.detect_loss(una, advanced, now);
         let lost_more = self.board.lost_count() > lost_before;
+        if let Some(sample) = self.board.delivery_rate(&delivery, lost_more) {
+            let srtt = self.rtt.smoothed();
+            self.congestion.on_delivery(&sample, srtt, now);
+        }
         self.step_recovery(
             repr.ack,
             delivered,
@@ -271,6 +277,7 @@ impl Connection {
             Phase::Fast { point } | Phase::Timeout { point } if ack >= point => {
                 self.recovery.leave();
                 self.recovery.undo = None;
+                self.congestion.on_recovered();
             }
             Phase::Open | Phase::Fast { .. } | Phase::Timeout { .. } => {}
         }
@@ -280,6 +287,7 @@ impl Connection {
                 first_retransmission: None,
             });
             self.congestion.on_loss();
+            self.congestion.on_recovery(self.pipe() + delivered);
             self.recovery.enter_fast(self.send.nxt(), flight);
             self.stats.recoveries = self.stats.recoveries.wrapping_add(1);
         }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use wire::tcp::{Repr, Seq};
 
 use crate::config::Config;
-use crate::congestion::{Congestion, Cubic};
+use crate::congestion::{Algorithm, Congestion, Controller};
 use crate::recovery::{Phase, Recovery};
 use crate::recv::Receiver;
 use crate::rtt::Rtt;
@@ -59,7 +59,7 @@ pub struct Connection {
     board: Scoreboard,
     recovery: Recovery,
     rtt: Rtt,
-    congestion: Cubic,
+    congestion: Controller,
     timers: Timers,
     clock: Option<Clock>,
     acks: AckState,
@@ -78,6 +78,8 @@ pub struct Connection {
     expired_at: Instant,
     /// Segments that are to leave although nothing else asks for them.
     owed: Owed,
+    /// What has left fills the pacing rate up to here, in nanoseconds.
+    paced_until: u64,
     /// Buffer bytes that the budget knows of.
     charged: u32,
 }
@@ -183,7 +185,14 @@ impl Connection {
             board: Scoreboard::default(),
             recovery: Recovery::new(),
             rtt: Rtt::new(takeover.srtt, now),
-            congestion: Cubic::new(segment, config.initial_window, takeover.snd_nxt),
+            congestion: Controller::new(
+                config.congestion,
+                segment,
+                config.initial_window,
+                takeover.snd_nxt,
+                now,
+            ),
+            paced_until: 0,
             timers,
             clock,
             acks: AckState {
@@ -265,6 +274,18 @@ impl Connection {
             self.congestion.set_segment_size(segment);
             self.board.split(segment);
         }
+    }
+
+    /// Replaces the congestion controller, best before anything is sent: the new one begins with
+    /// the initial window.
+    pub fn set_congestion(&mut self, algorithm: Algorithm, now: Instant) {
+        self.congestion = Controller::new(
+            algorithm,
+            self.segment_size(),
+            self.config.initial_window,
+            self.send.nxt(),
+            now,
+        );
     }
 
     /// Takes what happened since the last call.
@@ -365,8 +386,8 @@ impl Connection {
     /// The window that applies in this phase.
     fn window(&self) -> u32 {
         match self.recovery.phase {
-            Phase::Fast { .. } => self.recovery.window(),
-            Phase::Open | Phase::Timeout { .. } => self.congestion.window(),
+            Phase::Fast { .. } if !self.congestion.has_own_recovery() => self.recovery.window(),
+            Phase::Fast { .. } | Phase::Open | Phase::Timeout { .. } => self.congestion.window(),
         }
     }
 

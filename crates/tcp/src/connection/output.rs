@@ -11,6 +11,13 @@ use crate::state::State;
 use crate::time::Instant;
 use crate::timer::Deadline;
 
+/// Segments that pacing would spread over less than this leave together.
+const PACING_GRAIN: core::time::Duration = core::time::Duration::from_micros(250);
+/// Most that a late timer may be made up for.
+const PACING_CREDIT: core::time::Duration = core::time::Duration::from_millis(1);
+/// Bytes of headers counted with each segment.
+const PACING_OVERHEAD: u32 = 52;
+
 impl Connection {
     /// The next segment to send, or `None` until something happens.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
@@ -35,7 +42,7 @@ impl Connection {
             return None;
         }
         if self.acks.now > 0 && self.acks.pure {
-            return Some(self.acknowledgment(self.send.nxt(), now));
+            return Some(self.acknowledgment(self.send.acceptable_seq(), now));
         }
         if let Some(transmit) = self.owed_segment(now) {
             return Some(transmit);
@@ -44,7 +51,7 @@ impl Connection {
             return Some(transmit);
         }
         if self.acks.now > 0 || self.recv.is_update_due(self.acks.segment.into()) {
-            return Some(self.acknowledgment(self.send.nxt(), now));
+            return Some(self.acknowledgment(self.send.acceptable_seq(), now));
         }
         None
     }
@@ -110,6 +117,9 @@ impl Connection {
             let first = lost.seq == self.send.una();
             if first || lost.seq < self.send.window_edge() {
                 if pipe == 0 || pipe + lost.length <= window {
+                    if self.must_wait(now) {
+                        return None;
+                    }
                     return Some(self.retransmission(lost, now));
                 }
                 self.limited_until = Some(self.send.nxt());
@@ -119,6 +129,9 @@ impl Connection {
         match self.send.next(segment, false) {
             Next::Segment { payload, fin } => {
                 if pipe == 0 || pipe + payload <= window {
+                    if self.must_wait(now) {
+                        return None;
+                    }
                     return Some(self.new_segment(payload, fin, now));
                 }
                 self.limited_until = Some(self.send.nxt());
@@ -130,7 +143,57 @@ impl Connection {
                 }
                 None
             }
-            Next::Nothing => None,
+            Next::Nothing => {
+                if pipe < window {
+                    self.board.limit_by_application();
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether pacing holds the next segment back; sets its timer then.
+    fn must_wait(&mut self, now: Instant) -> bool {
+        if self.paced_until <= now.0.saturating_mul(1000) || self.pacing_rate().is_none() {
+            return false;
+        }
+        if !self.timers.pace.is_set() {
+            // Some segments leave together then: a timer for each would cost more than it smooths.
+            self.timers.pace = Deadline::after(Instant(self.paced_until / 1000), PACING_GRAIN);
+        }
+        true
+    }
+
+    /// Bytes a second.
+    fn pacing_rate(&self) -> Option<u64> {
+        let srtt = self.rtt.smoothed();
+        if let Some(rate) = self.congestion.pacing_rate(srtt) {
+            return Some(rate);
+        }
+        if !self.config.pacing {
+            return None;
+        }
+        // A window in a round trip, and so much more that growth is not slowed: twice in slow start,
+        // six fifths after it, as Linux does.
+        let micros = srtt?.as_micros().max(1) as u64;
+        let window = u64::from(self.congestion.window());
+        let percent = if self.congestion.window() < self.congestion.threshold() {
+            200
+        } else {
+            120
+        };
+        Some((window * 10_000 * percent / micros).max(1))
+    }
+
+    /// Notes what left against the pacing rate.
+    fn pace(&mut self, length: u32, now: Instant) {
+        if let Some(rate) = self.pacing_rate() {
+            // A little of what was not used may be made up for.
+            let from = self
+                .paced_until
+                .max((now - PACING_CREDIT).0.saturating_mul(1000));
+            let nanos = u64::from(length + PACING_OVERHEAD) * 1_000_000_000 / rate;
+            self.paced_until = from.saturating_add(nanos);
         }
     }
 
@@ -171,6 +234,7 @@ impl Connection {
 
     fn sent_data(&mut self, seq: Seq, length: u32, now: Instant) -> Transmit {
         self.sent_at = now;
+        self.pace(length, now);
         if matches!(self.recovery.phase, Phase::Fast { .. }) {
             self.recovery.sent(length);
         }

@@ -27,6 +27,10 @@ impl Connection {
         if self.timers.release.is_due(now) {
             self.release_memory(now);
         }
+        if self.timers.pace.is_due(now) {
+            // The drain that follows sends.
+            self.timers.pace = Deadline::NEVER;
+        }
         if self.timers.ack.is_due(now) {
             self.timers.ack = Deadline::NEVER;
             self.acknowledge_now(false);

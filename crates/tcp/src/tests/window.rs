@@ -222,3 +222,30 @@ fn a_used_up_budget_slows_a_connection_and_does_not_stop_it() {
     b.receive(data(0, 1000));
     assert_eq!(b.connection.readable(), 1000);
 }
+
+#[test]
+fn old_data_with_a_new_acknowledgment_does_not_move_the_right_edge() {
+    let mut b = Bench::new();
+    b.receive(ack(0).window(5000));
+    assert_eq!(b.write(20_000).len(), 5);
+    // Newer data first, then a repetition of older data that acknowledges more.
+    b.receive(data(2000, 100).window(5000));
+    let left = b.receive(data(0, 100).acks(2000).window(3000));
+    assert!(
+        left.iter().all(|segment| segment.starts_with("ack")),
+        "{left:?}"
+    );
+    // The peer that opens its window gets what it allows.
+    assert_eq!(b.receive(ack(2000).seq(100).window(4000)), ["5000..6000"]);
+}
+
+#[test]
+fn a_peer_that_pulled_its_window_back_gets_acknowledgments_it_can_accept() {
+    let mut b = Bench::new();
+    b.write(5000);
+    b.receive(ack(1000).window(2000));
+    b.receive(data(0, 100).acks(1000).window(2000));
+    b.at(30);
+    assert_eq!(b.last().seq, OURS + 3000);
+    assert_eq!(b.last().ack, THEIRS + 100);
+}

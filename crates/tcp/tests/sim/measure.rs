@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowdog_tcp::{Config, Instant, Seq, Takeover, TimestampSeed};
+use flowdog_tcp::{Algorithm, Config, Instant, Seq, Takeover, TimestampSeed};
 
 use super::app::App;
 use super::engine::Engine;
@@ -32,6 +32,8 @@ pub(crate) struct Path {
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Stack {
     Ours,
+    /// Ours with BBR.
+    Bbr,
     Smoltcp,
 }
 
@@ -80,7 +82,16 @@ pub(crate) fn transfer(
         (micros, network.hosts[1].app().received)
     };
     match stack {
-        Stack::Ours => {
+        Stack::Ours | Stack::Bbr => {
+            let with_bbr = Arc::new(Config {
+                congestion: Algorithm::Bbr,
+                ..config.as_ref().clone()
+            });
+            let config = if stack == Stack::Bbr {
+                &with_bbr
+            } else {
+                config
+            };
             let takeovers = takeovers(path, seed);
             let [app_left, app_right] = apps;
             let mut left = Engine::new(config, &takeovers[0], app_left, LEFT, RIGHT, START);
