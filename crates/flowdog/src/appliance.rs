@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::acceptor::Desk;
 use crate::config::{Config, Faults};
+use crate::flow_log::FlowLog;
 use crate::health::{self, State};
 use crate::renewal::Renewal;
 use crate::shard::{self, Command, Pulse, ShardParts};
@@ -64,6 +65,8 @@ pub enum RunError {
     },
     /// A thread, a runtime or a signal handler cannot be had.
     System(io::Error),
+    /// The file of the flow log cannot be written.
+    FlowLog(io::Error),
     /// The certificate authority's key signs nothing, and the configuration says to refuse then.
     Authority(String),
     /// A shard's thread ended by itself.
@@ -93,6 +96,7 @@ impl fmt::Display for RunError {
                 }
             }
             Self::System(error) => write!(f, "cannot start: {error}"),
+            Self::FlowLog(error) => write!(f, "cannot write to flow-log.output: {error}"),
             Self::Authority(error) => write!(
                 f,
                 "tls.ca: {error}; `when-away = \"bypass\"` starts without TLS interception"
@@ -107,7 +111,7 @@ impl fmt::Display for RunError {
 impl std::error::Error for RunError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Open { error, .. } | Self::System(error) => Some(error),
+            Self::Open { error, .. } | Self::System(error) | Self::FlowLog(error) => Some(error),
             Self::Authority(_) | Self::ShardEnded(_) => None,
         }
     }
@@ -253,6 +257,7 @@ impl Appliance {
         log_start(&config, &self.sockets, self.health_address());
 
         let desk = Desk::start().map_err(RunError::System)?;
+        let flow_log = FlowLog::start(&config.flow_log, &telemetry).map_err(RunError::FlowLog)?;
         let count = self.sockets.len();
         let (mut stray_senders, mut stray_receivers) = (Vec::new(), Vec::new());
         for _ in 0..count {
@@ -279,6 +284,7 @@ impl Appliance {
                 config: Arc::clone(&self.config),
                 telemetry: Arc::clone(&telemetry),
                 desk: desk.clone(),
+                flow_log: flow_log.clone(),
                 tap: self.tap.clone(),
                 pulse: Arc::clone(&pulse),
                 commands: receiver,
@@ -506,6 +512,7 @@ fn warn_about_restart(old: &Config, new: &Config) {
                 ),
             ),
             ("flows", format!("{:?}", config.flows)),
+            ("flow-log", format!("{:?}", config.flow_log)),
             ("health.listen", format!("{:?}", config.health.listen)),
             ("log", format!("{:?}", config.log)),
         ]

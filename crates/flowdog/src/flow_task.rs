@@ -125,6 +125,9 @@ impl FlowTask {
                 break judgement;
             }
         };
+        if let Some(note) = self.core.notes.borrow_mut().get_mut(&self.flow) {
+            note.learn(&judgement);
+        }
         let chain = || {
             let accepted = self.core.notes.borrow();
             let accepted = accepted.get(&self.flow).and_then(|note| note.chain.clone());

@@ -30,6 +30,7 @@ mod appliance;
 pub mod config;
 mod control;
 mod endpoints;
+mod flow_log;
 mod flow_task;
 mod health;
 mod logging;

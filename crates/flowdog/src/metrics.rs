@@ -124,6 +124,18 @@ fn shell(text: &mut Exposition, state: &State) {
         read(&telemetry.panics),
     );
     text.single(
+        "flowdog_flow_records_total",
+        "counter",
+        "Records of flows that were written to the flow log.",
+        read(&telemetry.flow_records),
+    );
+    text.single(
+        "flowdog_flow_records_lost_total",
+        "counter",
+        "Records of flows that did not fit into the queue or could not be written.",
+        read(&telemetry.flow_records_lost),
+    );
+    text.single(
         "flowdog_config_reloads_total",
         "counter",
         "Configurations loaded since the start.",

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::acceptor::{AcceptorLink, Answer, Desk, Ruling, Source, TOTAL_DEADLINE};
 use crate::config::{Config, Rule};
-use crate::policy::{self, Facts, OpenStep};
+use crate::policy::{self, Application, Decision, Facts, Judgement, OpenStep};
 use crate::stream::Core;
 
 /// What is remembered of how a flow was judged, for later stages and for its record.
@@ -26,6 +26,43 @@ pub(crate) struct Note {
     pub(crate) context: Map<String, Value>,
     /// The interceptors to run, if an acceptor says to intercept.
     pub(crate) chain: Option<Chain>,
+    /// The word for what was decided last.
+    pub(crate) verdict: &'static str,
+    /// What the client turned out to speak.
+    pub(crate) application: Option<&'static str>,
+    /// The name in the TLS ClientHello.
+    pub(crate) server_name: Option<String>,
+    /// The host of the first HTTP/1 request in clear.
+    pub(crate) http_host: Option<String>,
+}
+
+/// The word for a verdict.
+pub(crate) fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Pass => "pass",
+        Verdict::Drop => "drop",
+        Verdict::Reset => "reset",
+        Verdict::Inspect => "inspect",
+    }
+}
+
+impl Note {
+    /// Adds what the first bytes said.
+    pub(crate) fn learn(&mut self, judgement: &Judgement<'_>) {
+        self.verdict = match judgement.decision {
+            Decision::NeedMore => return,
+            Decision::Pass(_) => "pass",
+            Decision::Drop => "drop",
+            Decision::Reset => "reset",
+            Decision::Intercept(_) => "intercept",
+        };
+        if let Some(rule) = judgement.rule {
+            self.rule = Some(Arc::clone(&rule.name));
+        }
+        self.application = judgement.application.map(Application::as_str);
+        self.server_name.clone_from(&judgement.server_name);
+        self.http_host.clone_from(&judgement.http_host);
+    }
 }
 
 /// What is known about a flow, for extensions.
@@ -190,6 +227,7 @@ impl Opening {
             // Gone, or decided by the data plane's own deadline.
             return;
         }
+        self.note.verdict = word(verdict);
         let note = std::mem::take(&mut self.note);
         tracing::debug!(
             flow = %self.flow,

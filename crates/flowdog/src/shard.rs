@@ -19,8 +19,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::acceptor::Desk;
 use crate::config::Config;
 use crate::endpoints::Endpoints;
+use crate::flow_log::{FlowLog, FlowRecord};
 use crate::flow_task::FlowTask;
-use crate::opening::Opening;
+use crate::opening::{self, Note, Opening};
 use crate::policy::{self, Application, Decision, Facts, OpenStep, PassReason};
 use crate::socket::reply::ReplyCounters;
 use crate::socket::send::{Piece, SendCounters, Sender};
@@ -49,6 +50,7 @@ pub(crate) struct ShardParts {
     pub(crate) config: Arc<ArcSwap<Config>>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) desk: Desk,
+    pub(crate) flow_log: Option<FlowLog>,
     pub(crate) tap: OptionalTap,
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) commands: mpsc::Receiver<Command>,
@@ -167,6 +169,7 @@ struct Shard {
     config: Arc<ArcSwap<Config>>,
     telemetry: Arc<Telemetry>,
     desk: Desk,
+    flow_log: Option<FlowLog>,
     tap: OptionalTap,
     pulse: Arc<Pulse>,
     commands: mpsc::Receiver<Command>,
@@ -193,6 +196,7 @@ impl Shard {
             config: parts.config,
             telemetry: parts.telemetry,
             desk: parts.desk,
+            flow_log: parts.flow_log,
             tap: parts.tap,
             pulse: parts.pulse,
             commands: parts.commands,
@@ -325,7 +329,14 @@ impl Shard {
             }
             Event::FlowEnded { flow, summary } => {
                 self.core.wake_all(flow);
-                self.core.notes.borrow_mut().remove(&flow);
+                let note = self.core.notes.borrow_mut().remove(&flow);
+                if let Some(log) = &self.flow_log {
+                    log.push(FlowRecord {
+                        start: self.core.clock.wall(summary.opened_at),
+                        summary,
+                        note: note.unwrap_or_default(),
+                    });
+                }
                 self.endpoints.count_ended(&summary);
                 tracing::debug!(
                     %flow,
@@ -364,6 +375,14 @@ impl Shard {
         );
         match opening.step {
             OpenStep::Verdict(verdict) => {
+                if self.flow_log.is_some() {
+                    let note = Note {
+                        rule: opening.rule.map(|rule| Arc::clone(&rule.name)),
+                        verdict: opening::word(verdict),
+                        ..Note::default()
+                    };
+                    self.core.notes.borrow_mut().insert(flow, note);
+                }
                 dataplane.set_verdict(flow, verdict, self.core.clock.now());
             }
             OpenStep::Ask => {
@@ -402,6 +421,11 @@ impl Shard {
             ?answer,
             "first bytes"
         );
+        if self.flow_log.is_some()
+            && let Some(note) = self.core.notes.borrow_mut().get_mut(&flow)
+        {
+            note.learn(&judgement);
+        }
         dataplane.set_first_bytes(flow, answer, self.core.clock.now());
     }
 

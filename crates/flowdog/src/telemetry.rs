@@ -18,6 +18,10 @@ pub(crate) struct Telemetry {
     pub(crate) failed: Labelled,
     /// Tasks of flows that panicked: a bug, contained.
     pub(crate) panics: AtomicU64,
+    /// Records of flows that were written.
+    pub(crate) flow_records: AtomicU64,
+    /// Records of flows that did not fit into the queue or could not be written.
+    pub(crate) flow_records_lost: AtomicU64,
     pub(crate) reloads: AtomicU64,
     pub(crate) reload_failures: AtomicU64,
     /// The missing authority was told once; repeating it for each flow helps nobody.

@@ -48,6 +48,8 @@ pub struct Config {
     pub proxy: proxy::Limits,
     /// `[log]`: form and level.
     pub log: Log,
+    /// `[flow-log]`: a line for each flow.
+    pub flow_log: FlowLog,
     /// `[drain]`: how the appliance stops.
     pub drain: Drain,
     /// `[[interceptor]]`, made and ready.
@@ -266,6 +268,47 @@ pub enum LogFormat {
     /// One JSON object per line.
     Json,
     /// Lines to read; coloured on a terminal.
+    Text,
+}
+
+/// `[flow-log]`: where a line for each flow that has ended goes.
+#[derive(Clone, Debug)]
+pub struct FlowLog {
+    /// `output`. `off`.
+    pub output: FlowLogOutput,
+    /// `format`. `json`.
+    pub format: FlowLogFormat,
+    /// `queue`: records that wait to be written; further ones are lost and counted. 65,536.
+    pub queue: usize,
+}
+
+impl Default for FlowLog {
+    fn default() -> Self {
+        Self {
+            output: FlowLogOutput::Off,
+            format: FlowLogFormat::Json,
+            queue: 65_536,
+        }
+    }
+}
+
+/// Where the flow log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FlowLogOutput {
+    /// Nowhere.
+    Off,
+    /// The standard output.
+    Stdout,
+    /// The end of a file.
+    File(PathBuf),
+}
+
+/// The form of the flow log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowLogFormat {
+    /// One JSON object per flow.
+    Json,
+    /// The default fields of VPC flow logs, a line per direction.
     Text,
 }
 

@@ -13,8 +13,8 @@ use super::fault::{Collector, Faults};
 use super::section::{Section, integer, list};
 use super::value::{self, ByteSize};
 use super::{
-    Action, Application, Config, Drain, Flows, Gwlb, Health, Log, LogFormat, MidFlow, ReplyMode,
-    Root, Rule, Rules, Tls,
+    Action, Application, Config, Drain, FlowLog, FlowLogFormat, FlowLogOutput, Flows, Gwlb, Health,
+    Log, LogFormat, MidFlow, ReplyMode, Root, Rule, Rules, Tls,
 };
 
 /// An hour: more than any time-out here needs, and far from overflow.
@@ -64,6 +64,7 @@ impl Reader<'_> {
         let tls = root.table("tls", &mut self.faults);
         let proxy = root.table("proxy", &mut self.faults);
         let log = root.table("log", &mut self.faults);
+        let flow_log = root.table("flow-log", &mut self.faults);
         let drain = root.table("drain", &mut self.faults);
         let links = self.interceptors(root, kinds);
         let acceptors = self.acceptors(root);
@@ -74,6 +75,7 @@ impl Reader<'_> {
             tls: self.tls(tls),
             proxy: self.proxy(proxy),
             log: self.log(log),
+            flow_log: self.flow_log(flow_log),
             drain: self.drain(drain),
             rules: self.rules(root, &links, &acceptors),
             acceptors: acceptors.into_values().collect(),
@@ -345,6 +347,39 @@ impl Reader<'_> {
                     |text| is_level(text).then(|| text.to_owned()),
                 )
                 .unwrap_or(default.level),
+        };
+        self.close(&section);
+        read
+    }
+
+    fn flow_log(&mut self, mut section: Section<'_>) -> FlowLog {
+        let default = FlowLog::default();
+        let faults = &mut self.faults;
+        let folder = faults.folder();
+        let read = FlowLog {
+            output: section
+                .parsed(
+                    "output",
+                    "\"off\", \"stdout\", or the path of a file",
+                    faults,
+                    |text| match text {
+                        "" => None,
+                        "off" => Some(FlowLogOutput::Off),
+                        "stdout" => Some(FlowLogOutput::Stdout),
+                        path => Some(FlowLogOutput::File(folder.join(path))),
+                    },
+                )
+                .unwrap_or(default.output),
+            format: section
+                .word(
+                    "format",
+                    &[("json", FlowLogFormat::Json), ("text", FlowLogFormat::Text)],
+                    faults,
+                )
+                .unwrap_or(default.format),
+            queue: section
+                .number("queue", 1, 1 << 24, faults)
+                .map_or(default.queue, |n| n as usize),
         };
         self.close(&section);
         read
