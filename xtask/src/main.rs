@@ -46,6 +46,12 @@ enum Command {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// Runs more worlds of the seeded simulators than `test` does.
+    Sim {
+        /// About how many of each kind.
+        #[arg(long, default_value_t = 1000)]
+        seeds: u64,
+    },
     /// Measures against a yardstick in the same run and prints a table.
     Bench(bench::Args),
 }
@@ -58,6 +64,7 @@ fn main() -> Result<ExitCode> {
         Command::Tidy => tidy::check()?,
         Command::Deny => run::deny()?,
         Command::Fuzz { target, seconds } => run::fuzz(&target, seconds)?,
+        Command::Sim { seeds } => run::sim(seeds)?,
         Command::Bench(args) => bench::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -126,6 +126,18 @@ fn tests(args: &[&str], python: Option<&Path>) -> Result<()> {
     step("tests", &mut command)
 }
 
+/// The simulators of the TCP engine and of the dataplane; a failure prints its seed.
+pub(crate) fn sim(seeds: u64) -> Result<()> {
+    for package in ["flowdog-tcp", "flowdog-dataplane"] {
+        step(
+            package,
+            cargo(&["test", "--release", "--package", package, "--tests"])
+                .env("FLOWDOG_SEEDS", seeds.to_string()),
+        )?;
+    }
+    Ok(())
+}
+
 /// Licences, bans and sources of every dependency.
 pub(crate) fn deny() -> Result<()> {
     let deny = tools::cargo_tool("cargo-deny")?;

@@ -1,8 +1,8 @@
 //! Thousands of small worlds: our engine against itself and against smoltcp over bad links.
 //!
 //! Each world is built from one seed. A failure prints it; `FLOWDOG_SEED=… cargo test -p
-//! flowdog-tcp --test simulation NAME` replays it alone. `FLOWDOG_SEEDS=5000` runs so many of each
-//! kind.
+//! flowdog-tcp --test simulation NAME` replays it alone. `FLOWDOG_SEEDS=5000`, or `cargo xtask sim
+//! --seeds 5000`, runs about so many of each kind; of those that take long, fewer.
 
 #![expect(
     clippy::expect_used,
@@ -20,7 +20,8 @@ use rand::{Rng, SeedableRng};
 
 use sim::app::App;
 use sim::engine::Engine;
-use sim::link::Link;
+use sim::link::{Bursts, CoDel, Link};
+use sim::middlebox::Strip;
 use sim::peer::{Offer, Smoltcp};
 use sim::{Host, LEFT, Network, RIGHT};
 
@@ -36,6 +37,8 @@ fn for_seeds(seeds: std::ops::Range<u64>, world: impl Fn(u64)) {
     let count = std::env::var("FLOWDOG_SEEDS")
         .map(|count| count.parse().expect("FLOWDOG_SEEDS is a number"));
     // Kinds begin at multiples of a thousand; more than that many seeds may overlap harmlessly.
+    // `FLOWDOG_SEEDS` is for worlds of a tenth of a second; the longest are fewer.
+    let count = count.map(|count: u64| (count * (seeds.end - seeds.start)).div_ceil(100));
     for seed in seeds.start..count.map_or(seeds.end, |count: u64| seeds.start + count) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| world(seed))) {
             eprintln!("replay with FLOWDOG_SEED={seed}");
@@ -145,12 +148,62 @@ fn run(mut network: Network<'_>, limit: u64, what: &str) -> u64 {
     network.now - START
 }
 
+/// What is wrong with a path besides iid loss, duplicates, corruption and jitter.
+#[derive(Clone, Copy, PartialEq)]
+enum Trouble {
+    None,
+    /// Loss in bursts of some packets.
+    Bursts,
+    /// A queue of RFC 8289.
+    CoDel,
+    /// Packets above a size vanish without a word.
+    BlackHole,
+    /// Options are missing from every segment although they were negotiated.
+    Stripped,
+    /// Resets, SYNs and acknowledgments from off the path.
+    Spoofed,
+    /// Hosts stand still and find that time has jumped.
+    Stalls,
+}
+
+impl Trouble {
+    fn befall(self, rng: &mut SmallRng, links: &mut [Link; 2]) {
+        let strip = pick(rng, &[Strip::Sack, Strip::Timestamps]);
+        for link in links {
+            match self {
+                Self::None | Self::Stalls => {}
+                Self::Bursts => {
+                    link.bursts = Some(Bursts {
+                        enter: pick(rng, &[0.001, 0.005]),
+                        leave: pick(rng, &[0.1, 0.3]),
+                        loss: pick(rng, &[0.5, 1.0]),
+                    });
+                }
+                Self::CoDel => {
+                    link.codel = Some(CoDel::default());
+                    link.queue = 4 << 20;
+                }
+                Self::BlackHole => link.mtu = pick(rng, &[1280, 1400, 4000]),
+                Self::Stripped => link.strip = Some(strip),
+                Self::Spoofed => link.spoof = 0.02,
+            }
+        }
+    }
+}
+
 fn engine_world(seed: u64, loss: f64, sizes: [u64; 2]) {
+    troubled_world(seed, loss, sizes, Trouble::None);
+}
+
+fn troubled_world(seed: u64, loss: f64, sizes: [u64; 2], trouble: Trouble) {
     let rng = &mut SmallRng::seed_from_u64(seed);
-    let links = links(rng, loss);
+    let mut links = links(rng, loss);
+    if trouble != Trouble::None {
+        trouble.befall(rng, &mut links);
+    }
     let takeovers = pair(rng, START);
     let mut configs = [config(rng), config(rng)];
-    if loss > 0.1 {
+    if loss > 0.1 || trouble == Trouble::Bursts {
         // Bad luck for two minutes is to be expected here.
         for config in &mut configs {
             Arc::make_mut(config).user_timeout = None;
@@ -175,13 +228,21 @@ fn engine_world(seed: u64, loss: f64, sizes: [u64; 2]) {
     let [app_left, app_right] = apps;
     let mut left = Engine::new(&configs[0], &takeovers[0], app_left, LEFT, RIGHT, START);
     let mut right = Engine::new(&configs[1], &takeovers[1], app_right, RIGHT, LEFT, START);
-    let total_loss = links[0].loss + links[1].loss + links[0].corrupt + links[1].corrupt;
+    let mut total_loss = links[0].loss + links[1].loss + links[0].corrupt + links[1].corrupt;
+    if trouble != Trouble::None {
+        // What the trouble costs is not what is counted here.
+        total_loss += 0.5;
+    }
     let small_queue = links[0].queue < 100_000;
-    run(
-        Network::new([&mut left, &mut right], links, START, seed),
-        limit,
-        "engine and engine",
-    );
+    let mut network = Network::new([&mut left, &mut right], links, START, seed);
+    let mut limit = limit;
+    if trouble == Trouble::Stalls {
+        network.stalls = [Some((300_000, 2 * SECOND)), Some((50_000, 700_000))];
+    }
+    if trouble != Trouble::None {
+        limit = 10 * limit + 600 * SECOND;
+    }
+    run(network, limit, "engine and engine");
     for (host, takeover) in [(&left, &takeovers[0]), (&right, &takeovers[1])] {
         let stats = host.connection.stats();
         // If the last acknowledgments are lost until the peer has left TIME-WAIT, its CLOSED answers
@@ -315,5 +376,47 @@ fn engine_and_smoltcp_agree_at_five_percent_loss() {
 fn twenty_megabytes_arrive_over_a_bad_link() {
     for_seeds(5_000..5_002, |seed| {
         engine_world(seed, 0.01, [20_000_000, 1_000])
+    });
+}
+
+#[test]
+fn engine_and_engine_agree_while_loss_comes_in_bursts() {
+    for_seeds(6000..6060, |seed| {
+        troubled_world(seed, 0.01, random_sizes(seed, 300_000), Trouble::Bursts);
+    });
+}
+
+#[test]
+fn engine_and_engine_agree_while_a_codel_queue_drops() {
+    for_seeds(7000..7060, |seed| {
+        troubled_world(seed, 0.01, random_sizes(seed, 1_000_000), Trouble::CoDel);
+    });
+}
+
+#[test]
+fn engine_and_engine_agree_while_large_packets_vanish() {
+    for_seeds(8000..8060, |seed| {
+        troubled_world(seed, 0.01, random_sizes(seed, 200_000), Trouble::BlackHole);
+    });
+}
+
+#[test]
+fn engine_and_engine_agree_while_options_are_stripped() {
+    for_seeds(9000..9060, |seed| {
+        troubled_world(seed, 0.02, random_sizes(seed, 500_000), Trouble::Stripped);
+    });
+}
+
+#[test]
+fn engine_and_engine_agree_while_segments_are_forged() {
+    for_seeds(10000..10060, |seed| {
+        troubled_world(seed, 0.01, random_sizes(seed, 500_000), Trouble::Spoofed);
+    });
+}
+
+#[test]
+fn engine_and_engine_agree_while_time_jumps() {
+    for_seeds(11000..11060, |seed| {
+        troubled_world(seed, 0.01, random_sizes(seed, 300_000), Trouble::Stalls);
     });
 }

@@ -185,11 +185,18 @@ impl Connection {
         let Some((_, length)) = self.board.first() else {
             return;
         };
-        if length < self.segment_size() {
-            return;
-        }
-        if let Some(&smaller) = SMALLER_SEGMENTS.iter().find(|&&size| size < self.mss) {
+        let is_full = length >= self.segment_size();
+        let smaller = SMALLER_SEGMENTS
+            .iter()
+            .find(|&&size| size < self.mss && u32::from(size) < length);
+        // A segment that is not full is suspect only above the size that every IPv6 path carries.
+        if let Some(&smaller) = smaller
+            && (is_full || smaller >= SMALLER_SEGMENTS[1])
+        {
             self.set_max_segment(smaller);
+            // The new size is to be tried before patience ends, so the back-off begins again; there
+            // are few sizes.
+            self.recovery.backoff = EXPIRATIONS_PER_STEP;
         }
     }
 

@@ -249,3 +249,23 @@ fn reports_of_what_was_never_sent_are_ignored() {
     b.receive(ack(3000));
     assert_eq!(b.connection.unsent_or_unacked(), 0);
 }
+
+#[test]
+fn a_large_segment_that_vanishes_shrinks_although_it_is_not_full() {
+    let mut b = Bench::with(|_, takeover| takeover.mss = 8460);
+    b.write(8000);
+    let left = b.at(10_000);
+    assert!(
+        left.iter()
+            .any(|segment| segment == "0: 0..1400" || segment.ends_with(": 0..1400")),
+        "{left:?}"
+    );
+    // A small one is not suspected.
+    let mut b = Bench::with(|_, takeover| takeover.mss = 8460);
+    b.write(1100);
+    let left = b.at(20_000);
+    assert!(
+        left.iter().all(|segment| segment.ends_with(": 0..1100")),
+        "{left:?}"
+    );
+}

@@ -4,6 +4,50 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 
 use super::IP_HEADER;
+use super::middlebox::{self, Strip};
+
+/// Loss that comes in bursts (Gilbert and Elliott): a good state without, a bad one with loss.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bursts {
+    /// Probabilities, for each packet, of entering and of leaving the bad state.
+    pub(crate) enter: f64,
+    pub(crate) leave: f64,
+    /// Loss in the bad state.
+    pub(crate) loss: f64,
+}
+
+/// A queue that drops what has waited for more than 5 ms for more than 100 ms, ever more often
+/// (RFC 8289).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct CoDel {
+    above_since: Option<f64>,
+    next_drop: f64,
+    drops: u32,
+}
+
+impl CoDel {
+    /// Whether a packet that leaves the queue at `at` after `waited`, both in microseconds, is
+    /// dropped.
+    fn drops(&mut self, at: f64, waited: f64) -> bool {
+        const TARGET: f64 = 5_000.0;
+        const INTERVAL: f64 = 100_000.0;
+        if waited < TARGET {
+            *self = Self::default();
+            return false;
+        }
+        let since = *self.above_since.get_or_insert(at);
+        if self.drops == 0 {
+            if at - since < INTERVAL {
+                return false;
+            }
+        } else if at < self.next_drop {
+            return false;
+        }
+        self.drops += 1;
+        self.next_drop = at + INTERVAL / f64::from(self.drops).sqrt();
+        true
+    }
+}
 
 /// Rate, delay, queue and everything that may go wrong.
 #[derive(Clone, Debug)]
@@ -19,7 +63,14 @@ pub(crate) struct Link {
     pub(crate) queue: u64,
     /// Packets with more bytes vanish.
     pub(crate) mtu: usize,
+    pub(crate) bursts: Option<Bursts>,
+    pub(crate) codel: Option<CoDel>,
+    /// A middlebox takes options out of every segment.
+    pub(crate) strip: Option<Strip>,
+    /// Somebody off the path adds a segment beside so many.
+    pub(crate) spoof: f64,
     pub(crate) carried: u64,
+    is_bad: bool,
     busy_until: f64,
 }
 
@@ -34,7 +85,12 @@ impl Link {
             corrupt: 0.0,
             queue: 4 << 20,
             mtu: 9000,
+            bursts: None,
+            codel: None,
+            strip: None,
+            spoof: 0.0,
             carried: 0,
+            is_bad: false,
             busy_until: 0.0,
         }
     }
@@ -52,9 +108,33 @@ impl Link {
         if waiting + packet.len() as f64 > self.queue as f64 || packet.len() > self.mtu {
             return;
         }
+        if let Some(codel) = &mut self.codel
+            && codel.drops(start, start - now as f64)
+        {
+            return;
+        }
         self.busy_until = start + packet.len() as f64 * 8e6 / self.bits_per_second as f64;
         if rng.random_bool(self.loss) {
             return;
+        }
+        if let Some(bursts) = self.bursts {
+            let change = if self.is_bad {
+                bursts.leave
+            } else {
+                bursts.enter
+            };
+            self.is_bad ^= rng.random_bool(change);
+            if self.is_bad && rng.random_bool(bursts.loss) {
+                return;
+            }
+        }
+        let mut packet = packet;
+        if self.spoof > 0.0 && rng.random_bool(self.spoof) {
+            let forged = middlebox::forge(&packet, rng);
+            deliver(self.busy_until as u64 + self.delay, forged);
+        }
+        if let Some(strip) = self.strip {
+            packet = middlebox::strip(&packet, strip);
         }
         let copies = if rng.random_bool(self.duplicate) {
             2

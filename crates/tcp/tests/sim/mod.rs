@@ -10,6 +10,7 @@ pub(crate) mod app;
 pub(crate) mod engine;
 pub(crate) mod link;
 pub(crate) mod measure;
+pub(crate) mod middlebox;
 pub(crate) mod peer;
 
 use std::cmp::Reverse;
@@ -71,9 +72,20 @@ pub(crate) struct Network<'a> {
     pub(crate) hosts: [&'a mut dyn Host; 2],
     pub(crate) links: [Link; 2],
     pub(crate) now: u64,
+    /// The host at this side stands still for so many microseconds out of so many; its clock does
+    /// not, so time jumps for it.
+    pub(crate) stalls: [Option<(u64, u64)>; 2],
     rng: SmallRng,
     in_flight: BinaryHeap<Reverse<InFlight>>,
     order: u64,
+}
+
+/// When a host that stands still now and then notices what happens at `at`.
+fn after_stall(stall: Option<(u64, u64)>, at: u64) -> u64 {
+    match stall {
+        Some((length, every)) if at % every < length => at - at % every + length,
+        _ => at,
+    }
 }
 
 impl<'a> Network<'a> {
@@ -87,6 +99,7 @@ impl<'a> Network<'a> {
             hosts,
             links,
             now: start,
+            stalls: [None; 2],
             rng: SmallRng::seed_from_u64(seed),
             in_flight: BinaryHeap::new(),
             order: 0,
@@ -107,10 +120,11 @@ impl<'a> Network<'a> {
                 self.hosts[side].turn(self.now, &mut out);
                 for packet in out.drain(..) {
                     let (in_flight, order) = (&mut self.in_flight, &mut self.order);
+                    let stall = self.stalls[1 - side];
                     self.links[side].carry(packet, self.now, &mut self.rng, |at, packet| {
                         *order += 1;
                         in_flight.push(Reverse(InFlight {
-                            at,
+                            at: after_stall(stall, at),
                             order: *order,
                             to: 1 - side,
                             packet,
@@ -126,6 +140,7 @@ impl<'a> Network<'a> {
                 self.hosts[0].wake_at(self.now),
                 self.hosts[1].wake_at(self.now),
             ];
+            let wakes = [0, 1].map(|side| wakes[side].map(|at| after_stall(self.stalls[side], at)));
             let Some(next) = arrival.into_iter().chain(wakes.into_iter().flatten()).min() else {
                 return false;
             };
