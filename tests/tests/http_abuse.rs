@@ -21,3 +21,22 @@ fn threat_20_21_22_24_bad_clients_of_http2_are_cut_off_or_held_back() -> Result<
     }
     Ok(())
 }
+
+#[test]
+fn threat_20_21_22_24_bad_origins_of_http2_reach_no_client() -> Result<()> {
+    const ORIGINS: &str = include_str!("http/bad_origins.py");
+    let outcome = Lab::new()?
+        .config("[[rule]]\naction = \"intercept\"\n")?
+        .server(&format!(
+            "import sys\nsys.argv[1:] = [\"serve\"]\n{ORIGINS}"
+        ))?
+        .python(ORIGINS)?;
+    println!("{}", outcome.stdout);
+    let (good, bad): (Vec<&str>, Vec<&str>) = outcome
+        .stdout
+        .lines()
+        .partition(|line| line.starts_with("OK"));
+    assert!(bad.is_empty(), "{bad:#?}");
+    assert!(good.len() > 20, "{}", outcome.stdout);
+    Ok(())
+}
