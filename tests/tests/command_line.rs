@@ -100,3 +100,39 @@ fn threat_71_a_bad_file_at_reload_keeps_the_old_one() -> Result<()> {
     assert_eq!(appliance.wait(Duration::from_secs(20))?, Some(0));
     Ok(())
 }
+
+#[test]
+fn explain_names_the_rule_that_decides_for_people_and_for_programs() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("rules.toml");
+    std::fs::write(
+        &path,
+        "[[rule]]\nname = \"bank\"\naction = \"pass\"\nserver-name = \"*.bank.example\"\n\
+         [[rule]]\naction = \"drop\"\nsource = \"10.9.0.0/16\"\n\
+         [[rule]]\nname = \"web\"\naction = \"intercept\"\napplication = \"http1\"\n",
+    )?;
+    let explain = |more: &[&str]| {
+        let mut command = flowdog();
+        command.args(["explain", "--config"]).arg(&path);
+        command.args(["--to", "1.2.3.4:443"]).args(more).output()
+    };
+    let told = explain(&["--from", "10.0.0.5:1234", "--sni", "a.bank.example"])?;
+    assert_eq!(told.status.code(), Some(0));
+    let text = String::from_utf8(told.stdout)?;
+    assert!(text.contains("line 1, bank (pass): matches"), "{text}");
+    assert!(text.contains("pass: bank decides"), "{text}");
+    let told = explain(&["--from", "10.9.0.5:1234", "--json"])?;
+    let json: serde_json::Value = serde_json::from_slice(&told.stdout)?;
+    assert_eq!(json["outcome"], "drop");
+    assert_eq!(json["decidedBy"], "rule[2]");
+    assert_eq!(json["rules"][0]["unmet"], "server-name is nothing");
+    let told = explain(&["--from", "10.0.0.5:1", "--http-host", "a.example", "--json"])?;
+    let json: serde_json::Value = serde_json::from_slice(&told.stdout)?;
+    assert_eq!(
+        (&json["outcome"], &json["decidedBy"]),
+        (&"intercept".into(), &"web".into())
+    );
+    assert_eq!(explain(&["--from", "nowhere"])?.status.code(), Some(64));
+    assert_eq!(explain(&["--from", "[::1]:1"])?.status.code(), Some(64));
+    Ok(())
+}

@@ -314,7 +314,8 @@ struct Names {
     whole: HashMap<String, Set>,
     /// By what follows the star: `.example.com`.
     endings: HashMap<String, Set>,
-    patterns: Vec<(NameGlob, usize)>,
+    /// Each pattern once, with the rules that have it.
+    patterns: Vec<(NameGlob, Set)>,
     is_asked: bool,
 }
 
@@ -336,7 +337,14 @@ impl Names {
                     names.endings.entry(rest.to_owned())
                 }
                 _ => {
-                    names.patterns.push((glob, rule));
+                    let known = names.patterns.iter().position(|(known, _)| *known == glob);
+                    let at = known.unwrap_or_else(|| {
+                        names.patterns.push((glob, empty.clone()));
+                        names.patterns.len() - 1
+                    });
+                    if let Some((_, set)) = names.patterns.get_mut(at) {
+                        insert(set, rule);
+                    }
                     continue;
                 }
             };
@@ -359,14 +367,19 @@ impl Names {
                     either(&mut holds, self.endings.get(ending));
                 }
             }
-            for (glob, rule) in &self.patterns {
-                if glob.matches(&name) {
-                    insert(&mut holds, *rule);
+            for (glob, rules) in &self.patterns {
+                // Patterns of rules that are out already need not be tried.
+                if meet(set, rules) && glob.matches(&name) {
+                    either(&mut holds, Some(rules));
                 }
             }
         }
         both(set, &holds);
     }
+}
+
+fn meet(set: &[u64], other: &[u64]) -> bool {
+    set.iter().zip(other).any(|(one, other)| one & other != 0)
 }
 
 fn either(set: &mut [u64], other: Option<&Set>) {
@@ -521,7 +534,9 @@ mod tests {
         }
         let each = began.elapsed() / (rounds * 64);
         assert!(found > 0);
-        // Unoptimised and on a busy machine; optimised it is two orders below.
-        assert!(each.as_micros() < 200, "{each:?} per flow");
+        // Wide margins, for busy machines; what it really takes is printed.
+        println!("1,000 rules: {each:?} per flow");
+        let most = if cfg!(debug_assertions) { 200 } else { 20 };
+        assert!(each.as_micros() < most, "{each:?} per flow");
     }
 }
