@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use dataplane::{FlowId, FlowState, FlowView, Leg, ReadOutcome};
 use proxy::{Protocol, ProxyError};
 use sdk::{Chain, FlowInfo};
-use tls::{Impersonator, TlsError};
+use tls::{Handling, Impersonator, TlsError};
 use tokio::io::AsyncReadExt;
 
 use crate::config::Config;
@@ -37,6 +37,9 @@ enum Plan {
     Tls {
         chain: Chain,
         impersonator: Arc<Impersonator>,
+        handling: Handling,
+        /// Under which it is learned that this cannot be intercepted.
+        name: String,
     },
 }
 
@@ -78,13 +81,22 @@ impl FlowTask {
             Plan::Tls {
                 chain,
                 impersonator,
+                handling,
+                name,
             } => {
                 let address = view.server.ip();
-                match impersonator.intercept(client, server, address).await {
+                match impersonator
+                    .intercept_as(client, server, address, handling)
+                    .await
+                {
                     Ok(established) => {
                         self.telemetry.count_tls(established.outcome());
                         let mut info = self.info(&view);
                         info.tls = Some(established.info);
+                        if let Some(fault) = established.server_fault {
+                            info.context
+                                .insert("tls-server-fault".to_owned(), fault.as_str().into());
+                        }
                         let alpn = established.alpn;
                         let outcome = proxy::serve_detected(
                             established.client,
@@ -97,7 +109,10 @@ impl FlowTask {
                         .await;
                         self.finished(outcome.map(drop));
                     }
-                    Err(error) => self.refused(&error),
+                    Err(error) => {
+                        self.learn(&error, handling, &view, &name, &config);
+                        self.refused(&error);
+                    }
                 }
             }
         }
@@ -141,6 +156,11 @@ impl FlowTask {
                 Some(impersonator) => Plan::Tls {
                     chain: chain(),
                     impersonator: Arc::clone(impersonator),
+                    handling: Handling {
+                        verify: judgement.rule.map(|rule| rule.verify).unwrap_or_default(),
+                        retry: config.tls.learned.is_some(),
+                    },
+                    name: policy::learned_name(judgement.server_name.as_deref(), view.server.ip()),
                 },
                 None => Plan::Relay,
             },
@@ -192,6 +212,25 @@ impl FlowTask {
                 self.telemetry.failed.add(error.outcome());
                 tracing::debug!(flow = %self.flow, %error, "intercepted flow ended in an error");
             }
+        }
+    }
+
+    /// The next flow like this one may be better passed.
+    fn learn(
+        &self,
+        error: &TlsError,
+        handling: Handling,
+        view: &FlowView,
+        name: &str,
+        config: &Config,
+    ) {
+        let (Some(learned), Some(lesson)) = (&config.tls.learned, error.lesson(handling.verify))
+        else {
+            return;
+        };
+        let (endpoint, source) = (view.endpoint.0, view.client.ip());
+        if learned.note(endpoint, source, name, lesson, tls::UnixTime::now()) {
+            tracing::info!(%source, server_name = name, ?lesson, "TLS of this client to this name is passed unread from here on");
         }
     }
 

@@ -89,6 +89,14 @@ fn shell(text: &mut Exposition, state: &State) {
             u64::try_from(issuing.expires().unwrap_or(0)).unwrap_or(0),
         );
     }
+    if let Some(learned) = &state.config.load().tls.learned {
+        text.single(
+            "flowdog_tls_learned_entries",
+            "gauge",
+            "Pairs of client and server name that earlier flows showed to be better passed.",
+            learned.entries() as u64,
+        );
+    }
     text.family(
         "flowdog_flows_passed_total",
         "counter",
@@ -98,6 +106,7 @@ fn shell(text: &mut Exposition, state: &State) {
         &[("reason", &"no_authority")],
         read(&telemetry.passed_no_authority),
     );
+    text.sample(&[("reason", &"learned")], read(&telemetry.passed_learned));
     text.sample(&[("reason", &"opaque")], read(&telemetry.passed_opaque));
     text.sample(
         &[("reason", &"unsupported_hello")],

@@ -610,6 +610,7 @@ fn count_pass(telemetry: &Telemetry, reason: PassReason) {
     match reason {
         PassReason::Rule => {}
         PassReason::Opaque => telemetry::add(&telemetry.passed_opaque),
+        PassReason::Learned => telemetry::add(&telemetry.passed_learned),
         PassReason::UnsupportedHello => telemetry::add(&telemetry.passed_unsupported_hello),
         PassReason::NoAuthority => {
             telemetry::add(&telemetry.passed_no_authority);

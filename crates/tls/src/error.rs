@@ -7,8 +7,10 @@ use rustls::AlertDescription;
 
 use crate::fault::CertificateFault;
 use crate::hello::{HelloFault, NameFault};
+use crate::learned::Lesson;
 use crate::mint::MintError;
 use crate::outcome::TlsOutcome;
+use crate::upstream::Verify;
 
 /// Which of the two hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -124,6 +126,29 @@ impl TlsError {
         Self::Peer {
             side: Side::Server,
             fault,
+        }
+    }
+
+    /// What this says about the next flow of the same client to the same name.
+    #[must_use]
+    pub fn lesson(&self, verify: Verify) -> Option<Lesson> {
+        match self {
+            Self::Policy(PolicyFault::ClientCertificateRequested) => {
+                Some(Lesson::ClientCertificate)
+            }
+            Self::Peer {
+                side: Side::Server,
+                fault: PeerFault::Certificate(_),
+            } if verify == Verify::Bypass => Some(Lesson::ServerCertificate),
+            Self::Peer {
+                side: Side::Client,
+                fault: PeerFault::Alert(alert),
+            } if is_certificate_alert(*alert) => Some(Lesson::ClientRejected),
+            Self::Peer {
+                side: Side::Client,
+                fault: PeerFault::Closed,
+            } => Some(Lesson::ClientLeft),
+            Self::Peer { .. } | Self::Policy(_) | Self::Ours(_) => None,
         }
     }
 

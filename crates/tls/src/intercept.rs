@@ -26,13 +26,14 @@ use tokio_rustls::{StartHandshake, client, server};
 use crate::alert;
 use crate::authority::Authority;
 use crate::error::{OurFault, PeerFault, PolicyFault, TlsError, peer_fault};
+use crate::fault::CertificateFault;
 use crate::hello::{self, ClientHello, HelloFault, NameFault, Parsed};
 use crate::issuing::Issuing;
 use crate::leaf_key::KeyType;
-use crate::mint::{Mint, MintConfig};
+use crate::mint::{Mint, MintConfig, Trust};
 use crate::offer::Offer;
 use crate::outcome::TlsOutcome;
-use crate::upstream::{Connected, Upstream};
+use crate::upstream::{Connected, Upstream, Verify};
 
 /// Where the secrets of the two legs go. Nowhere, unless set.
 ///
@@ -79,6 +80,16 @@ impl Default for ImpersonatorConfig {
     }
 }
 
+/// How one flow is handled, as its rule says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Handling {
+    /// What happens when the server's certificate is not believed.
+    pub verify: Verify,
+    /// A flow that would be passed if it came again ends without an alert, so that the client
+    /// tries again instead of telling its user.
+    pub retry: bool,
+}
+
 /// Stands in for servers towards clients that trust its [`Authority`].
 ///
 /// One for the whole appliance: it is shared by all shards and holds no state of a flow.
@@ -107,6 +118,8 @@ pub struct Established<C, S> {
     pub alpn: Option<Vec<u8>>,
     /// What the handshakes agreed on.
     pub info: sdk::TlsInfo,
+    /// What is wrong with the server's certificate, where the flow goes on all the same.
+    pub server_fault: Option<CertificateFault>,
 }
 
 impl<C, S> Established<C, S> {
@@ -187,9 +200,29 @@ impl Impersonator {
     /// See [`TlsError`]; both legs are dropped.
     pub async fn intercept<C, S>(
         &self,
+        client: C,
+        server: S,
+        server_address: IpAddr,
+    ) -> Result<Established<C, S>, TlsError>
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.intercept_as(client, server, server_address, Handling::default())
+            .await
+    }
+
+    /// The same, handled as a rule says.
+    ///
+    /// # Errors
+    ///
+    /// As [`intercept`](Self::intercept); [`TlsError::lesson`] says what to learn from one.
+    pub async fn intercept_as<C, S>(
+        &self,
         mut client: C,
         server: S,
         server_address: IpAddr,
+        handling: Handling,
     ) -> Result<Established<C, S>, TlsError>
     where
         C: AsyncRead + AsyncWrite + Unpin,
@@ -198,12 +231,15 @@ impl Impersonator {
         let (hello, accepted) = self
             .within(read_hello(&mut client), TlsError::client)
             .await?;
-        let result = self.prepare(server, &hello, server_address).await;
+        let result = self
+            .prepare(server, &hello, server_address, handling.verify)
+            .await;
         let (connected, config) = match result {
             Ok(ready) => ready,
             Err(error) => {
                 note(&error, &hello);
-                if let Some(description) = alert_for(&error) {
+                let again = handling.retry && error.lesson(handling.verify).is_some();
+                if let Some(description) = alert_for(&error).filter(|_| !again) {
                     // A client that does not read must not hold the flow.
                     let sent = alert::send_fatal(&mut client, description);
                     let _in_time = tokio::time::timeout(self.config.handshake_timeout, sent).await;
@@ -225,6 +261,11 @@ impl Impersonator {
         let client = self
             .within(finish, TlsError::client)
             .await
+            // A client that refuses the mirror of a bad certificate refuses its server, not us.
+            .map_err(|error| match connected.fault {
+                Some(fault) => TlsError::server(PeerFault::Certificate(fault)),
+                None => error,
+            })
             .inspect_err(|error| note(error, &hello))?;
         let info = describe(&hello, &client, &connected.stream);
         tracing::debug!(
@@ -237,6 +278,7 @@ impl Impersonator {
             client,
             alpn: info.alpn.clone(),
             info,
+            server_fault: connected.fault,
             server: connected.stream,
         })
     }
@@ -247,6 +289,7 @@ impl Impersonator {
         server: S,
         hello: &ClientHello,
         server_address: IpAddr,
+        verify: Verify,
     ) -> Result<(Connected<S>, Arc<ServerConfig>), TlsError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -263,6 +306,7 @@ impl Impersonator {
             hello,
             &offer,
             server_address,
+            verify,
             &self.config.clock,
             &self.config.key_logs.server_leg,
         );
@@ -273,13 +317,19 @@ impl Impersonator {
             _ => &self.tls12,
         };
         let version = session.protocol_version().map_or(hello::TLS12, u16::from);
+        let trust = match (connected.fault, verify) {
+            (None, _) => Trust::Believed,
+            (Some(_), Verify::Tag) => Trust::Vouched,
+            (Some(_), _) => Trust::Broken,
+        };
         let leaf = self
             .mint
-            .leaf_for(
+            .leaf_with(
                 &connected.leaf,
                 hello.server_name.as_deref(),
                 server_address,
                 KeyType::for_client(hello, version),
+                trust,
             )
             .await
             .map_err(|error| TlsError::Ours(OurFault::Mint(error)))?;

@@ -1,8 +1,8 @@
 //! Makes the certificates that clients see, and remembers them.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use moka::future::Cache;
@@ -85,6 +85,19 @@ pub struct Mint {
     overloaded: AtomicU64,
     clock: Arc<dyn TimeProvider>,
     config: MintConfig,
+    /// Signs what nobody shall believe; made when first needed.
+    untrusted: OnceLock<Arc<Authority>>,
+}
+
+/// What a client is to think of a leaf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Trust {
+    /// The server was believed, so is the leaf.
+    Believed,
+    /// The server was not believed, and the leaf fails in the same way.
+    Broken,
+    /// The server was not believed, and the leaf is.
+    Vouched,
 }
 
 /// What a minted leaf depends on.
@@ -93,6 +106,7 @@ struct LeafId {
     /// SHA-256 of the server's leaf.
     server_leaf: [u8; 32],
     key: KeyType,
+    trust: Trust,
     /// The name or address asked for, when the leaf is too large to carry all names.
     wanted: Option<String>,
 }
@@ -123,6 +137,7 @@ impl Mint {
             overloaded: AtomicU64::new(0),
             clock,
             config,
+            untrusted: OnceLock::new(),
         }
     }
 
@@ -141,6 +156,25 @@ impl Mint {
         server_address: IpAddr,
         key: KeyType,
     ) -> Result<Arc<CertifiedKey>, MintError> {
+        self.leaf_with(
+            server_leaf,
+            server_name,
+            server_address,
+            key,
+            Trust::Believed,
+        )
+        .await
+    }
+
+    /// The same for a server that may not have been believed.
+    pub(crate) async fn leaf_with(
+        &self,
+        server_leaf: &CertificateDer<'_>,
+        server_name: Option<&str>,
+        server_address: IpAddr,
+        key: KeyType,
+        trust: Trust,
+    ) -> Result<Arc<CertifiedKey>, MintError> {
         let wanted = Wanted {
             server_name,
             address: server_address,
@@ -148,6 +182,7 @@ impl Mint {
         let id = LeafId {
             server_leaf: sha256(server_leaf),
             key,
+            trust,
             wanted: (server_leaf.len() > WHOLE)
                 .then(|| server_name.map_or_else(|| server_address.to_string(), str::to_owned)),
         };
@@ -160,7 +195,7 @@ impl Mint {
         }
         let minted = self
             .cache
-            .try_get_with(id, self.mint(server_leaf, wanted, key, now))
+            .try_get_with(id, self.mint(server_leaf, wanted, key, trust, now))
             .await
             .map_err(|shared| MintError::clone(&shared))?;
         Ok(Arc::clone(&minted.key))
@@ -207,6 +242,7 @@ impl Mint {
         server_leaf: &[u8],
         wanted: Wanted<'_>,
         kind: KeyType,
+        trust: Trust,
         now: i64,
     ) -> Result<Arc<Minted>, MintError> {
         let limit = self.config.concurrent.max(1) + self.config.waiting;
@@ -218,11 +254,21 @@ impl Mint {
             .acquire()
             .await
             .map_err(|_closed| MintError::Interrupted)?;
-        let authority = self.issuer()?;
+        let authority = match trust {
+            Trust::Believed | Trust::Vouched => self.issuer()?,
+            Trust::Broken => self.untrusted()?,
+        };
         let mirror = Mirror::of(server_leaf, wanted)?;
         let key = self.keys.take(kind).await?;
         let lifetime = time::Duration::try_from(self.config.leaf_lifetime).unwrap_or(MAX_LIFETIME);
-        let params = mirror.params(now, lifetime, authority.validity(), kind, random_serial()?)?;
+        let (validity, serial) = (authority.validity(), random_serial()?);
+        let params = match trust {
+            Trust::Believed => mirror.params(now, lifetime, validity, kind, serial),
+            Trust::Broken => mirror.broken_params(now, lifetime, kind, serial),
+            Trust::Vouched => mirror
+                .without_dates()
+                .params(now, lifetime, validity, kind, serial),
+        }?;
         let not_after = params.not_after.unix_timestamp();
         let leaf = if authority.signs_slowly() {
             let authority = Arc::clone(&authority);
@@ -240,6 +286,15 @@ impl Mint {
             key: Arc::new(CertifiedKey::new(chain, key.signing)),
             not_after,
         }))
+    }
+
+    fn untrusted(&self) -> Result<Arc<Authority>, MintError> {
+        if let Some(made) = self.untrusted.get() {
+            return Ok(Arc::clone(made));
+        }
+        let made = Authority::generate("flowdog: the server's certificate is not trusted")
+            .map_err(|_random| MintError::NoRandomness)?;
+        Ok(Arc::clone(self.untrusted.get_or_init(|| Arc::new(made))))
     }
 
     fn issuer(&self) -> Result<Arc<Authority>, MintError> {

@@ -143,6 +143,30 @@ impl Mirror {
     }
 }
 
+impl Mirror {
+    /// The same for a server that was not believed: with all its dates, good or bad.
+    pub(crate) fn broken_params(
+        &self,
+        now: i64,
+        lifetime: Duration,
+        key: KeyType,
+        serial: [u8; 16],
+    ) -> Result<CertificateParams, MintError> {
+        // As if it were minted at the nearest moment at which the server's is valid.
+        let at = now.min(self.not_after).max(self.not_before);
+        self.params(at, lifetime, (i64::MIN, i64::MAX), key, serial)
+    }
+
+    /// Takes away the dates, for a leaf that is to be valid whatever the server's is.
+    pub(crate) fn without_dates(self) -> Self {
+        Self {
+            not_before: i64::MIN,
+            not_after: i64::MAX,
+            ..self
+        }
+    }
+}
+
 impl Name {
     /// Whether this is a name for what the client wants (RFC 9525 §6.3 for the wildcard).
     fn covers(&self, wanted: Wanted<'_>) -> bool {

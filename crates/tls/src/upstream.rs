@@ -18,6 +18,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::alert;
 use crate::error::{OurFault, PeerFault, PolicyFault, TlsError, peer_fault};
+use crate::fault::CertificateFault;
 use crate::hello::ClientHello;
 use crate::offer::Offer;
 use crate::verifier::FlowVerifier;
@@ -72,6 +73,21 @@ pub enum RootsError {
     NoRoots,
 }
 
+/// What happens to a server whose certificate is not believed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Verify {
+    /// It is refused to the client, with the alert a client would send itself.
+    #[default]
+    Strict,
+    /// The client gets a leaf with the same names and dates from an issuer that nobody trusts, so
+    /// that its own check fails as it would have.
+    Mirror,
+    /// The client gets a leaf that it trusts, and interceptors are told of the fault.
+    Tag,
+    /// The connection ends, and the next one of this client to this name is passed unread.
+    Bypass,
+}
+
 /// Connects to servers and decides whether they are who they say.
 ///
 /// Sessions are not resumed and early data is not sent: a ticket that crossed over to another
@@ -86,6 +102,8 @@ pub struct Upstream {
 pub(crate) struct Connected<S> {
     pub(crate) stream: TlsStream<S>,
     pub(crate) leaf: CertificateDer<'static>,
+    /// What is wrong with it; only where the policy goes on all the same.
+    pub(crate) fault: Option<CertificateFault>,
 }
 
 impl Upstream {
@@ -125,6 +143,7 @@ impl Upstream {
         hello: &ClientHello,
         offer: &Offer,
         server_address: IpAddr,
+        verify: Verify,
         clock: &Arc<dyn TimeProvider>,
         key_log: &Arc<dyn KeyLog>,
     ) -> Result<Connected<S>, TlsError>
@@ -147,6 +166,7 @@ impl Upstream {
             sni.is_some(),
             offer.schemes.clone(),
             Arc::clone(&fault),
+            matches!(verify, Verify::Mirror | Verify::Tag),
         );
         let config = |error| TlsError::Ours(OurFault::Config(error));
         let mut tls =
@@ -191,6 +211,7 @@ impl Upstream {
             Some(leaf) => Ok(Connected {
                 stream,
                 leaf: leaf.into_owned(),
+                fault: fault.get().copied(),
             }),
             // A handshake without a certificate does not end well in the library.
             None => Err(TlsError::server(PeerFault::Protocol(

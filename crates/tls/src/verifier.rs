@@ -18,6 +18,8 @@ pub(crate) struct FlowVerifier {
     /// What the client said it can verify.
     schemes: Vec<SignatureScheme>,
     fault: Arc<OnceLock<CertificateFault>>,
+    /// Go on with a certificate that is not believed; the fault is remembered all the same.
+    lenient: bool,
 }
 
 impl FlowVerifier {
@@ -26,12 +28,14 @@ impl FlowVerifier {
         check_name: bool,
         schemes: Vec<SignatureScheme>,
         fault: Arc<OnceLock<CertificateFault>>,
+        lenient: bool,
     ) -> Self {
         Self {
             chain,
             check_name,
             schemes,
             fault,
+            lenient,
         }
     }
 
@@ -87,6 +91,10 @@ impl ServerCertVerifier for FlowVerifier {
         }
         // The first verdict stands; there is one per handshake.
         let _first = self.fault.set(fault);
+        // What cannot be read cannot be mirrored either.
+        if self.lenient && fault != CertificateFault::BadEncoding {
+            return Ok(ServerCertVerified::assertion());
+        }
         Err(Error::InvalidCertificate(error))
     }
 

@@ -1,6 +1,7 @@
 //! `[tls.ca]`: whose signature clients believe, and where its key lives.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::fault::Collector;
@@ -170,6 +171,33 @@ pub(super) fn read(section: &mut Section<'_>, faults: &mut Collector<'_>) -> Opt
         intermediate_life: intermediate_life.unwrap_or(made.intermediate_life),
         when_away: when_away.unwrap_or(made.when_away),
         ..made
+    })
+}
+
+/// Reads `[tls.learn]`. Whatever was learned before is forgotten: a new configuration is a new start.
+pub(super) fn read_learn(
+    section: &mut Section<'_>,
+    faults: &mut Collector<'_>,
+) -> Option<Arc<tls::Learned>> {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let default = tls::LearnConfig::default();
+    let bypass = section.word("bypass", &[("on", true), ("off", false)], faults);
+    let time = section.duration("time", MINUTE, 7 * 24 * 60 * MINUTE, faults);
+    let sources = section.number("sources", 0, 10_000, faults);
+    if sources == Some(1) {
+        faults.add(
+            section.offset_of("sources"),
+            section.name_of("sources"),
+            "would let each client decide for all others",
+            Some("0 (never), or 2 and more"),
+        );
+    }
+    bypass.unwrap_or(true).then(|| {
+        Arc::new(tls::Learned::new(tls::LearnConfig {
+            time: time.unwrap_or(default.time),
+            sources: sources.map_or(default.sources, |n| n as usize),
+            ..default
+        }))
     })
 }
 

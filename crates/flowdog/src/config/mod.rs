@@ -206,6 +206,8 @@ pub struct Tls {
     pub roots: Vec<Root>,
     /// Both together, loaded.
     pub impersonator: Option<Arc<tls::Impersonator>>,
+    /// `[tls.learn]`; `None` where nothing is to be learned.
+    pub learned: Option<Arc<tls::Learned>>,
 }
 
 impl Default for Tls {
@@ -214,6 +216,7 @@ impl Default for Tls {
             ca: None,
             roots: vec![Root::System],
             impersonator: None,
+            learned: Some(Arc::default()),
         }
     }
 }
@@ -344,6 +347,8 @@ pub struct Rule {
     pub action: Action,
     /// `interceptors`: by name, in the order in which requests meet them.
     pub chain: Chain,
+    /// `verify`: what happens when the server's certificate is not believed. `strict`.
+    pub verify: tls::Verify,
     /// `mid-flow`: what happens to a matching connection of which the handshake was not seen and
     /// that therefore cannot be intercepted. `pass`, so that a restart leaves bypassed
     /// connections alone.

@@ -213,6 +213,9 @@ impl Reader<'_> {
     fn tls(&mut self, mut section: Section<'_>) -> Tls {
         let mut ca_section = section.table("ca", &mut self.faults);
         let mut upstream = section.table("upstream", &mut self.faults);
+        let mut learn = section.table("learn", &mut self.faults);
+        let learned = super::authority::read_learn(&mut learn, &mut self.faults);
+        self.close(&learn);
         let before = self.faults.count();
         let ca = super::authority::read(&mut ca_section, &mut self.faults);
         let roots = self.roots(&mut upstream);
@@ -243,6 +246,7 @@ impl Reader<'_> {
             ca,
             roots,
             impersonator,
+            learned,
         }
     }
 
@@ -583,6 +587,18 @@ impl Reader<'_> {
             accept_on_error: false,
             action: action.unwrap_or(Action::Pass),
             chain: Chain::new(chain),
+            verify: section
+                .word(
+                    "verify",
+                    &[
+                        ("bypass", tls::Verify::Bypass),
+                        ("mirror", tls::Verify::Mirror),
+                        ("strict", tls::Verify::Strict),
+                        ("tag", tls::Verify::Tag),
+                    ],
+                    faults,
+                )
+                .unwrap_or_default(),
             mid_flow: section
                 .word(
                     "mid-flow",

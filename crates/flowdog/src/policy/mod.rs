@@ -8,7 +8,7 @@
 pub(crate) mod explain;
 pub(crate) mod index;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use dataplane::{FlowView, Protocol, Verdict, VpcEndpointId};
 use proxy::detect::{Sniff, sniff};
@@ -146,6 +146,9 @@ pub(crate) enum PassReason {
     NoAuthority,
     /// A rule says to intercept TLS, and the client offers no version or suite that we have.
     UnsupportedHello,
+    /// A rule says to intercept TLS, and earlier flows showed that this client and server do not let
+    /// themselves be intercepted.
+    Learned,
 }
 
 /// The protocols that can be intercepted.
@@ -276,6 +279,18 @@ pub(crate) fn at_first_bytes<'c>(
         (Some(Action::Reset), _) => Decision::Reset,
         (Some(Action::Intercept), _) => intercept(config, application, unsupported),
     };
+    let learned = || {
+        let name = learned_name(server_name.as_deref(), facts.server.ip());
+        config.tls.learned.as_ref().is_some_and(|learned| {
+            let (endpoint, source) = (facts.endpoint.0, facts.client.ip());
+            learned.passes(endpoint, source, &name, tls::UnixTime::now())
+        })
+    };
+    let decision = if decision == Decision::Intercept(Protocols::Tls) && learned() {
+        Decision::Pass(PassReason::Learned)
+    } else {
+        decision
+    };
     Judgement {
         decision,
         rule,
@@ -283,6 +298,11 @@ pub(crate) fn at_first_bytes<'c>(
         server_name,
         http_host,
     }
+}
+
+/// Under which name is learned: the server's name, or its address where the client gives no name.
+pub(crate) fn learned_name(server_name: Option<&str>, server: IpAddr) -> String {
+    server_name.map_or_else(|| server.to_string(), str::to_owned)
 }
 
 /// What interception means for a protocol.

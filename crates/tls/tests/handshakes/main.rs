@@ -9,6 +9,8 @@ mod established;
 #[cfg(test)]
 mod openssl;
 #[cfg(test)]
+mod policies;
+#[cfg(test)]
 mod refused;
 #[cfg(test)]
 mod rig;

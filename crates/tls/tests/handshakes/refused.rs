@@ -15,7 +15,9 @@ use crate::rig::*;
 const NAME: &str = "www.example.com";
 
 /// Every class of broken certificate, with what the client must be told.
-fn broken(pki: &Pki) -> Vec<(&'static str, Identity, CertificateFault, AlertDescription)> {
+pub(crate) fn broken(
+    pki: &Pki,
+) -> Vec<(&'static str, Identity, CertificateFault, AlertDescription)> {
     let good = || leaf_params(&[NAME]);
     let mut expired = good();
     expired.not_after = days_from_now(-1);

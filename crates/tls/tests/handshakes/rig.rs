@@ -19,7 +19,7 @@ use rustls::{
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use time::OffsetDateTime;
-use tls::{Authority, Established, Impersonator, ImpersonatorConfig, TlsError, Upstream};
+use tls::{Authority, Established, Handling, Impersonator, ImpersonatorConfig, TlsError, Upstream};
 use tokio::io::{DuplexStream, duplex};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
@@ -275,12 +275,23 @@ pub(crate) async fn run(
     name: &str,
     server: ServerConfig,
 ) -> Run {
+    run_as(impersonator, client, name, server, Handling::default()).await
+}
+
+/// The same, handled as a rule says.
+pub(crate) async fn run_as(
+    impersonator: &Impersonator,
+    client: ClientConfig,
+    name: &str,
+    server: ServerConfig,
+    handling: Handling,
+) -> Run {
     let (near, client_leg) = duplex(16 * 1024);
     let (server_leg, far) = duplex(16 * 1024);
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let (client, between, server) = tokio::join!(
         TlsConnector::from(Arc::new(client)).connect(name, near),
-        impersonator.intercept(client_leg, server_leg, ADDRESS),
+        impersonator.intercept_as(client_leg, server_leg, ADDRESS, handling),
         TlsAcceptor::from(Arc::new(server)).accept(far),
     );
     Run {
