@@ -60,6 +60,9 @@ pub struct Config {
     pub max_intercepted: usize,
     /// Bytes of raw packets waiting to be sent. 16 MiB.
     pub transmit_queue_bytes: usize,
+    /// Bytes in the buffers of all legs; the nearer they come, the less a leg may use. Takes the
+    /// place of `tcp.memory`. 1 GiB.
+    pub tcp_memory_bytes: usize,
 
     /// Largest TCP segment of ours towards an IPv4 peer. 8,460: the load balancer drops inner packets
     /// above 8,500 bytes without a word.
@@ -95,6 +98,7 @@ impl Default for Config {
             on_table_full: Verdict::Pass,
             max_intercepted: 65_536,
             transmit_queue_bytes: 16 * 1024 * 1024,
+            tcp_memory_bytes: 1 << 30,
             mss_clamp_v4: 8460,
             mss_clamp_v6: 8440,
             tcp: tcp::Config::default(),

@@ -52,6 +52,7 @@ impl Dataplane {
     pub fn new(config: Config, seed: u64) -> Self {
         let mut random = Random::new(seed);
         let mut tcp = config.tcp.clone();
+        tcp.memory = Arc::new(tcp::Memory::new(config.tcp_memory_bytes));
         // The load balancer forgets a flow after `tcp_idle` without a packet; ask well before.
         let latest = config.tcp_idle * 2 / 5;
         tcp.keepalive = Some(

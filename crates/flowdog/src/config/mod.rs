@@ -125,6 +125,9 @@ pub struct Flows {
     pub park_total: ByteSize,
     /// `hold-total`: first bytes of all flows held while the protocol is recognised. 64 MiB.
     pub hold_total: ByteSize,
+    /// `tcp-memory`: bytes that the buffers of all intercepted connections of a shard hold; beyond
+    /// three quarters none grows, beyond all of it each goes on with 16 KiB. 1 GiB.
+    pub tcp_memory: ByteSize,
     /// `hold-time`: how long first bytes are held at most. 150 ms, below the least time-out after
     /// which a sender repeats a segment (200 ms).
     pub hold_time: Duration,
@@ -147,6 +150,7 @@ impl Default for Flows {
             park_packets: engine.park_packets,
             park_total: ByteSize(engine.park_total_bytes as u64),
             hold_total: ByteSize(engine.hold_total_bytes as u64),
+            tcp_memory: ByteSize(engine.tcp_memory_bytes as u64),
             hold_time: engine.hold_time,
             mss_ipv4: engine.mss_clamp_v4,
             mss_ipv6: engine.mss_clamp_v6,
@@ -170,6 +174,7 @@ impl Flows {
             park_packets: self.park_packets,
             park_total_bytes: self.park_total.as_usize(),
             hold_total_bytes: self.hold_total.as_usize(),
+            tcp_memory_bytes: self.tcp_memory.as_usize(),
             hold_time: self.hold_time,
             mss_clamp_v4: self.mss_ipv4,
             mss_clamp_v6: self.mss_ipv6,

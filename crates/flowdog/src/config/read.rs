@@ -177,6 +177,14 @@ impl Reader<'_> {
                     faults,
                 )
                 .unwrap_or(default.hold_total),
+            tcp_memory: section
+                .size(
+                    "tcp-memory",
+                    ByteSize::mib(1),
+                    ByteSize::mib(1 << 20),
+                    faults,
+                )
+                .unwrap_or(default.tcp_memory),
             hold_time: section
                 .duration("hold-time", Duration::from_millis(1), 10 * SECOND, faults)
                 .unwrap_or(default.hold_time),
