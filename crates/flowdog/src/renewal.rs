@@ -32,6 +32,9 @@ pub(crate) fn prepare(config: &Config, before: Option<&Config>) -> Result<(), St
     let Some(impersonator) = &config.tls.impersonator else {
         return Ok(());
     };
+    if let Some(file) = &config.tls.key_log {
+        tracing::warn!(file = %file.display(), "the secrets of intercepted TLS connections are written to a file");
+    }
     let issuing = impersonator.mint().issuing();
     let old = before.and_then(|config| config.tls.impersonator.as_ref());
     if let Some(old) = old {

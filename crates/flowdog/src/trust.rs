@@ -1,5 +1,6 @@
 //! Loads what TLS interception needs: our authority, and whom we believe about servers.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tls::{
@@ -24,6 +25,7 @@ pub(crate) struct TrustFault {
 pub(crate) fn load(
     ca: Option<&Ca>,
     roots: &[Root],
+    key_log: Option<&Path>,
 ) -> Result<Option<Arc<Impersonator>>, TrustFault> {
     let roots = Roots {
         system: roots.contains(&Root::System),
@@ -49,7 +51,13 @@ pub(crate) fn load(
         return Ok(None);
     };
     let issuing = issuing(ca)?;
-    let impersonator = Impersonator::with_issuing(issuing, upstream, ImpersonatorConfig::default());
+    let config = ImpersonatorConfig {
+        key_logs: key_log
+            .map(|path| tls::key_log_file(path.to_owned()))
+            .unwrap_or_default(),
+        ..ImpersonatorConfig::default()
+    };
+    let impersonator = Impersonator::with_issuing(issuing, upstream, config);
     impersonator
         .map(|made| Some(Arc::new(made)))
         .map_err(|error| TrustFault {

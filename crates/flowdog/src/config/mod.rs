@@ -211,6 +211,8 @@ pub struct Tls {
     pub roots: Vec<Root>,
     /// Both together, loaded.
     pub impersonator: Option<Arc<tls::Impersonator>>,
+    /// `[tls.key-log] file`: where secrets of both legs go. Nowhere.
+    pub key_log: Option<PathBuf>,
     /// `[tls.learn]`; `None` where nothing is to be learned.
     pub learned: Option<Arc<tls::Learned>>,
 }
@@ -221,6 +223,7 @@ impl Default for Tls {
             ca: None,
             roots: vec![Root::System],
             impersonator: None,
+            key_log: None,
             learned: Some(Arc::default()),
         }
     }

@@ -224,6 +224,9 @@ impl Reader<'_> {
         let mut learn = section.table("learn", &mut self.faults);
         let learned = super::authority::read_learn(&mut learn, &mut self.faults);
         self.close(&learn);
+        let mut secrets = section.table("key-log", &mut self.faults);
+        let key_log = secrets.path("file", &mut self.faults);
+        self.close(&secrets);
         let before = self.faults.count();
         let ca = super::authority::read(&mut ca_section, &mut self.faults);
         let roots = self.roots(&mut upstream);
@@ -233,7 +236,7 @@ impl Reader<'_> {
         let roots_entry = upstream.peek("roots");
         // Files are read only when their names are right; else one slip would be told twice.
         let impersonator = if self.faults.count() == before {
-            let loaded = crate::trust::load(ca.as_ref(), &roots);
+            let loaded = crate::trust::load(ca.as_ref(), &roots, key_log.as_deref());
             match loaded {
                 Ok(impersonator) => impersonator,
                 Err(fault) => {
@@ -254,6 +257,7 @@ impl Reader<'_> {
             ca,
             roots,
             impersonator,
+            key_log,
             learned,
         }
     }
