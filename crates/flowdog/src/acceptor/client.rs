@@ -26,6 +26,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
+    #[cfg_attr(
+        not(feature = "aws"),
+        expect(dead_code, reason = "only Lambda says something in a header")
+    )]
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }

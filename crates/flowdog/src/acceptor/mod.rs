@@ -7,6 +7,7 @@
 mod cache;
 mod client;
 mod http;
+#[cfg(feature = "aws")]
 mod lambda;
 mod wire_form;
 
@@ -26,6 +27,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 pub use cache::KeyField;
 pub(crate) use cache::KeyFields;
 pub(crate) use http::HttpAcceptor;
+#[cfg(feature = "aws")]
 pub(crate) use lambda::LambdaAcceptor;
 
 use cache::{Cache, Key};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "aws")]
 use aws::{Environment, LambdaSettings, Region};
 use dataplane::Verdict;
 use sdk::Acceptor;
@@ -11,27 +12,36 @@ use sdk::Acceptor;
 use super::read::{HOUR, Reader};
 use super::section::{Section, list};
 use super::{Action, Rule};
-use crate::acceptor::{AcceptorLink, AcceptorSettings, HttpAcceptor, KeyField, LambdaAcceptor};
+#[cfg(feature = "aws")]
+use crate::acceptor::LambdaAcceptor;
+use crate::acceptor::{AcceptorLink, AcceptorSettings, HttpAcceptor, KeyField};
 
 /// The acceptors that were declared, by name.
 pub(super) type Acceptors = BTreeMap<String, Arc<AcceptorLink>>;
 
-const KINDS: [&str; 2] = ["http-acceptor", "lambda-acceptor"];
+/// Every kind of acceptor that this build has.
+const KINDS: &[&str] = &[
+    "http-acceptor",
+    #[cfg(feature = "aws")]
+    "lambda-acceptor",
+];
 
 impl Reader<'_> {
     pub(super) fn acceptors(&mut self, root: &mut Section<'_>) -> Acceptors {
         let mut acceptors = Acceptors::new();
         for mut section in root.tables("acceptor", &mut self.faults) {
             let name = self.required(&mut section, "name", "a name of your choice");
-            let kind = self.required(&mut section, "use", &list(KINDS));
+            let kind = self.required(&mut section, "use", &list(KINDS.iter().copied()));
             let settings = self.acceptor_settings(&mut section);
             let acceptor = match kind.as_deref() {
                 Some("http-acceptor") => self.http_acceptor(&mut section),
+                #[cfg(feature = "aws")]
                 Some("lambda-acceptor") => self.lambda_acceptor(&mut section),
                 Some(_) => {
                     let (offset, key) = (section.offset_of("use"), section.name_of("use"));
                     let what = "there is no such kind of acceptor";
-                    self.faults.add(offset, key, what, Some(&list(KINDS)));
+                    self.faults
+                        .add(offset, key, what, Some(&list(KINDS.iter().copied())));
                     // Its own keys are not known, so they are not told to be wrong.
                     continue;
                 }
@@ -81,6 +91,7 @@ impl Reader<'_> {
         }
     }
 
+    #[cfg(feature = "aws")]
     fn lambda_acceptor(&mut self, section: &mut Section<'_>) -> Option<Arc<dyn Acceptor>> {
         let allowed = "the name, name:alias or ARN of a Lambda function";
         let function = self.required(section, "function", allowed);
