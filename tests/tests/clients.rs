@@ -190,6 +190,22 @@ fn openssl_and_nghttp_are_served() -> Result<()> {
 }
 
 #[test]
+fn http2_in_clear_is_intercepted_although_the_servers_settings_may_come_first() -> Result<()> {
+    let lab = Lab::new()?;
+    std::fs::write(lab.folder().join("index.html"), "hello")?;
+    let server = format!("exec nghttpd --no-tls -d {} 8088", lab.folder().display());
+    let outcome = lab.argument("--server").argument(&server).shell(
+        "until curl -s -o /dev/null http://any.lab.name:8088/ --http2-prior-knowledge; do sleep 0.1; done; \
+         for i in $(seq 50); do \
+            curl -sS --http2-prior-knowledge -D - -o /dev/null http://any.lab.name:8088/ | grep -i x-gwlb-flow-cookie; \
+            nghttp -v http://any.lab.name:8088/ | grep -aim1 x-gwlb-flow-cookie; \
+         done",
+    )?;
+    assert_eq!(outcome.stdout.lines().count(), 100, "{}", outcome.stdout);
+    Ok(())
+}
+
+#[test]
 fn websockets_echo_in_clear_and_inside_tls() -> Result<()> {
     let outcome = Lab::new()?.python(
         r#"

@@ -11,6 +11,7 @@ use crate::run::{cargo, step, target_dir};
 const PROGRAMS: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("nghttp", "nghttp2-client"),
+    ("nghttpd", "nghttp2-server"),
     ("openssl", "openssl"),
     ("python3", "python3"),
     ("tshark", "tshark"),

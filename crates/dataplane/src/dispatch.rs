@@ -12,7 +12,7 @@ use crate::flow::{Flow, State};
 use crate::lifecycle;
 use crate::seen::{Seen, Tcp};
 use crate::shared::Shared;
-use crate::tracker::{Added, Hold, Phase, Step};
+use crate::tracker::{Added, Greeting, Hold, Phase, Step};
 use crate::{FlowId, Instant, Leg};
 
 /// Answers to a refused flow that has no pace of its own come no faster than this (RFC 1812 §4.3.2.8).
@@ -172,7 +172,42 @@ fn tracked(
             }
             hold(flow, id, shared, datagram, seen, now)
         }
+        Step::HoldGreeting => hold_greeting(flow, id, shared, datagram, seen, from, now),
     }
+}
+
+/// Keeps what an HTTP/2 server says before the client does; bypasses when there is no room for it.
+fn hold_greeting(
+    flow: &mut Flow,
+    id: FlowId,
+    shared: &mut Shared,
+    datagram: &[u8],
+    seen: &Seen,
+    from: Leg,
+    now: Instant,
+) -> Fate {
+    let (State::Tracking(track), Some(tcp)) = (&mut flow.state, seen.tcp()) else {
+        return Fate::Absorbed;
+    };
+    let greeting = track
+        .greeting
+        .get_or_insert_with(|| Box::new(Greeting::new(&shared.config, now)));
+    let has_room = shared.load.held_bytes + datagram.len() <= shared.config.hold_total_bytes;
+    if has_room && greeting.add(seen, tcp, datagram) {
+        shared.counters.held_packets += 1;
+        return Fate::Absorbed;
+    }
+    let reason = if has_room {
+        BypassReason::ServerFirst
+    } else {
+        BypassReason::HoldTotalFull
+    };
+    lifecycle::release(flow, id, shared, reason);
+    // What is released is queued; behind it, not before it, goes this segment.
+    bypassed(flow, shared, datagram, seen, from);
+    let queued = with_newest_header(flow, id, datagram.to_vec(), seen.inner_at);
+    shared.send(flow, queued);
+    Fate::Absorbed
 }
 
 /// A valid RST ends a connection that was not taken over.

@@ -149,11 +149,23 @@ pub(crate) fn release(flow: &mut Flow, id: FlowId, shared: &mut Shared, reason: 
     shared.counters.count_bypass(reason);
     let bypass = track.to_bypass();
     let phase = core::mem::replace(&mut track.phase, Phase::Open);
+    let greeting = track
+        .greeting
+        .take()
+        .map(|greeting| greeting.into_segments());
     flow.state = State::Bypassed(bypass);
-    let Phase::Hold(hold) = phase else { return };
-    for held in hold.into_segments() {
+    let held = match phase {
+        Phase::Hold(hold) => hold.into_segments(),
+        Phase::Syn | Phase::SynAck | Phase::Open => Vec::new(),
+    };
+    let from_server = greeting
+        .into_iter()
+        .flatten()
+        .map(|held| (Leg::Server, held));
+    let from_client = held.into_iter().map(|held| (Leg::Client, held));
+    for (from, held) in from_server.chain(from_client) {
         if let (State::Bypassed(bypass), Some(tcp)) = (&mut flow.state, held.seen.tcp()) {
-            bypass.note(Leg::Client, tcp, None);
+            bypass.note(from, tcp, None);
         }
         let queued = dispatch::with_newest_header(flow, id, held.datagram, held.seen.inner_at);
         shared.send(flow, queued);
@@ -179,10 +191,22 @@ fn take_over(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: Instant) {
         return;
     };
     let mut legs = Legs::new(track, flow.key.is_v6(), &shared.config, &shared.tcp, now);
-    for held in hold.into_segments() {
+    let greeting = track
+        .greeting
+        .take()
+        .map(|greeting| greeting.into_segments());
+    let from_server = greeting
+        .into_iter()
+        .flatten()
+        .map(|held| (Leg::Server, held));
+    let from_client = hold
+        .into_segments()
+        .into_iter()
+        .map(|held| (Leg::Client, held));
+    for (from, held) in from_server.chain(from_client) {
         if let Some(segment) = held.seen.segment(&held.datagram) {
             let ce = held.seen.is_congestion_marked();
-            legs.handle_segment(Leg::Client, &segment.repr(), segment.payload(), ce, now);
+            legs.handle_segment(from, &segment.repr(), segment.payload(), ce, now);
         }
     }
     shared.events.push_back(Event::LegsReady { flow: id });
@@ -317,7 +341,11 @@ pub(crate) fn on_timer(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: In
                 relay(flow, id, shared, now);
                 true
             }
-            _ => false,
+            Phase::Open if track.greeting.is_some() => {
+                release(flow, id, shared, BypassReason::ServerFirst);
+                true
+            }
+            Phase::Syn | Phase::SynAck | Phase::Open => false,
         },
         State::Intercepted(legs) => {
             if legs.deadline().is_some() {

@@ -46,6 +46,10 @@ impl Load {
                 if let Phase::Hold(hold) = &track.phase {
                     load.held_bytes = hold.bytes();
                 }
+                load.held_bytes += track
+                    .greeting
+                    .as_ref()
+                    .map_or(0, |greeting| greeting.bytes());
             }
             State::Intercepted(_) => load.intercepted = 1,
             State::Bypassed(_) | State::Denied(_) | State::Tomb(_) => {}

@@ -288,6 +288,65 @@ fn open_keep_alives_window_updates_and_challenges_are_forwarded() {
     assert_eq!(first_bytes(&bench), 0);
 }
 
+/// An HTTP/2 server's first frame: SETTINGS with one setting.
+const SETTINGS: &[u8] = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64";
+
+#[test]
+fn open_settings_that_overtake_the_preface_are_held_and_read_by_the_server_leg() {
+    let mut bench = Bench::open();
+    assert!(bench.give(&from_server(0, 0, SETTINGS).packet()).is_empty());
+    assert_eq!(state(&bench), FlowState::Tracking);
+    assert!(bench.dataplane.held_bytes() > SETTINGS.len());
+    // A repetition is no harm.
+    assert!(bench.give(&from_server(0, 0, SETTINGS).packet()).is_empty());
+    bench.give(&from_client(0, b"PRI * HTTP/2.0").packet());
+    let flow = bench.only_flow();
+    let now = bench.now;
+    bench
+        .dataplane
+        .set_first_bytes(flow, FirstBytes::Intercept, now);
+    bench.drain();
+    assert_eq!(state(&bench), FlowState::Intercepted);
+    assert_eq!(bench.read(Leg::Server).0, SETTINGS);
+    assert_eq!(bench.read(Leg::Client).0, b"PRI * HTTP/2.0");
+    assert_eq!(bench.dataplane.held_bytes(), 0);
+}
+
+#[test]
+fn open_settings_of_a_flow_that_is_bypassed_reach_the_client_untouched() {
+    let mut bench = Bench::open();
+    let settings = from_server(0, 0, SETTINGS).packet();
+    assert!(bench.give(&settings).is_empty());
+    let hello = from_client(0, b"hello").packet();
+    bench.give(&hello);
+    let flow = bench.only_flow();
+    let now = bench.now;
+    bench
+        .dataplane
+        .set_first_bytes(flow, FirstBytes::Bypass, now);
+    bench.drain();
+    let sent = bench.take_sent();
+    let inner: Vec<Vec<u8>> = sent.iter().map(Sent::inner).collect();
+    assert_eq!(
+        inner,
+        [
+            from_server(0, 0, SETTINGS).inner(),
+            from_client(0, b"hello").inner()
+        ]
+    );
+    assert_bypassed(&bench, BypassReason::Classified);
+}
+
+#[test]
+fn open_settings_wait_for_a_silent_client_no_longer_than_first_bytes_do() {
+    let mut bench = Bench::open();
+    bench.give(&from_server(0, 0, SETTINGS).packet());
+    bench.pass(ms(200));
+    let inner: Vec<Vec<u8>> = bench.take_sent().iter().map(Sent::inner).collect();
+    assert_eq!(inner, [from_server(0, 0, SETTINGS).inner()]);
+    assert_bypassed(&bench, BypassReason::ServerFirst);
+}
+
 #[test]
 fn open_a_server_that_speaks_first_is_bypassed_with_every_byte_untouched() {
     let mut bench = Bench::open();

@@ -102,15 +102,7 @@ impl Hold {
             self.segments.retain(|held| !held.is_within(seq, end));
             let at = self.segments.partition_point(|held| held.seq < seq);
             self.bytes = self.bytes - freed + datagram.len();
-            self.segments.insert(
-                at,
-                Held {
-                    seen: *seen,
-                    datagram: datagram.to_vec(),
-                    seq,
-                    end,
-                },
-            );
+            self.segments.insert(at, Held::new(seen, tcp, datagram));
         }
         self.extend_stream(now)
     }
@@ -173,6 +165,15 @@ impl Hold {
 }
 
 impl Held {
+    pub(crate) fn new(seen: &Seen, tcp: &Tcp, datagram: &[u8]) -> Self {
+        Self {
+            seen: *seen,
+            datagram: datagram.to_vec(),
+            seq: tcp.seq,
+            end: tcp.end(),
+        }
+    }
+
     pub(crate) fn payload(&self) -> &[u8] {
         self.seen
             .segment(&self.datagram)

@@ -3,12 +3,13 @@
 //! Three invariants make stepping in safe:
 //!
 //! 1. At take-over flowdog owns every payload byte that its receiver has not acknowledged: the client's
-//!    are held, the server has not sent any.
+//!    are held, the server has not sent any, or its [`Greeting`] is held too.
 //! 2. Until then it acknowledges nothing on anyone's behalf.
 //! 3. Take-over is one-way: the two sequence spaces diverge with the first byte or ACK of our own.
 //!
 //! [`Track::step`] is the state table; it decides, [`Dataplane`](crate::Dataplane) acts.
 
+mod greeting;
 mod handshake;
 mod hold;
 mod sanitise;
@@ -18,6 +19,7 @@ use core::time::Duration;
 
 use wire::tcp::{Flags, Seq};
 
+pub(crate) use greeting::Greeting;
 pub(crate) use handshake::Half;
 pub(crate) use hold::{Added, Hold};
 
@@ -32,6 +34,8 @@ pub(crate) struct Track {
     pub(crate) phase: Phase,
     pub(crate) client: Half,
     pub(crate) server: Half,
+    /// What an HTTP/2 server said before the client did.
+    pub(crate) greeting: Option<Box<Greeting>>,
     /// The client's last SYN; `None` once it sent more than one, which makes a round trip ambiguous.
     syn_at: Option<Instant>,
     syn_count: u8,
@@ -68,6 +72,8 @@ pub(crate) enum Step {
     ForwardIgnoredReset,
     /// Release what is held, forward this, and never look again.
     Bypass(BypassReason),
+    /// Keep a server's segment until the client has spoken.
+    HoldGreeting,
     /// A valid RST: forward it and forget the connection soon.
     Reset,
     /// Hold the segment; first send a bare ACK in the client's name if `needs_ack`.
@@ -84,6 +90,7 @@ impl Track {
             phase: Phase::Syn,
             client: Half::new(syn.seq),
             server: Half::new(Seq(0)),
+            greeting: None,
             syn_at: None,
             syn_count: 0,
             syn_ack_at: None,
@@ -192,7 +199,14 @@ impl Track {
         let has_data =
             tcp.payload_len > 0 && (!is_answered || tcp.payload_end() > self.server.next);
         if has_data {
-            return Step::Bypass(BypassReason::ServerFirst);
+            let is_open = matches!(self.phase, Phase::Open | Phase::Hold(_));
+            let is_greeting =
+                self.greeting.is_some() || Greeting::begins(seen, tcp, datagram, self.server.next);
+            return if is_open && is_greeting {
+                Step::HoldGreeting
+            } else {
+                Step::Bypass(BypassReason::ServerFirst)
+            };
         }
         if tcp.has(Flags::FIN) {
             return Step::Bypass(BypassReason::FinFirst);
@@ -327,7 +341,10 @@ impl Track {
                 last_seen + config.handshake_idle_under_pressure
             }
             Phase::Syn | Phase::SynAck => last_seen + config.handshake_idle,
-            Phase::Open => last_seen + config.tcp_idle,
+            Phase::Open => match &self.greeting {
+                Some(greeting) => greeting.deadline(),
+                None => last_seen + config.tcp_idle,
+            },
             Phase::Hold(hold) => hold.deadline(config),
         }
     }
