@@ -14,12 +14,12 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("nghttpd", "nghttp2-server"),
     ("openssl", "openssl"),
     ("python3", "python3"),
-    ("tshark", "tshark"),
 ];
 
 /// Python packages, pinned, installed into the build folder.
 const PYTHON_PACKAGES: &[&str] = &[
     "cryptography==50.0.2",
+    "h2==4.4.1",
     "ministack==1.5.33",
     "moto[server]==5.2.5",
     "websockets==15.0.1",
