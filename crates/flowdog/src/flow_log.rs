@@ -161,6 +161,7 @@ fn json_line(record: &FlowRecord, out: &mut String) {
     put("application", json!(note.application));
     put("serverName", json!(note.server_name));
     put("httpHost", json!(note.http_host));
+    put("ja4", json!(note.ja4));
     if !note.context.is_empty() {
         put("context", Value::Object(note.context.clone()));
     }

@@ -34,6 +34,8 @@ pub(crate) struct Note {
     pub(crate) server_name: Option<String>,
     /// The host of the first HTTP/1 request in clear.
     pub(crate) http_host: Option<String>,
+    /// The JA4 fingerprint of a TLS client.
+    pub(crate) ja4: Option<String>,
 }
 
 /// The word for a verdict.
@@ -62,6 +64,7 @@ impl Note {
         self.application = judgement.application.map(Application::as_str);
         self.server_name.clone_from(&judgement.server_name);
         self.http_host.clone_from(&judgement.http_host);
+        self.ja4.clone_from(&judgement.ja4);
     }
 }
 

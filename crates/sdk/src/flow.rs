@@ -39,6 +39,9 @@ pub struct FlowInfo {
 pub struct TlsInfo {
     /// The name in the client's server_name extension (RFC 6066 §3).
     pub server_name: Option<String>,
+    /// The JA4 fingerprint of the client's hello (FoxIO's method), such as
+    /// `t13d1516h2_8daaf6152771_e5627efa2ab1`; empty if no hello was read.
+    pub ja4: String,
     /// The protocol both sides agreed on (RFC 7301), such as `h2`.
     pub alpn: Option<Vec<u8>>,
     /// The version spoken with the client.

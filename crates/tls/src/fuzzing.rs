@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::hello::{self, Parsed};
+use crate::hello::{self, Parsed, Transport};
 use crate::leaf_key::KeyType;
 use crate::mirror::{MAX_LIFETIME, MAX_NAMES, Mirror, WHOLE, Wanted};
 use crate::offer::Offer;
@@ -22,6 +22,7 @@ pub fn client_hello(bytes: &[u8]) {
         return;
     };
     assert!(hello.server_name.is_none() || hello.server_name_fault.is_none());
+    assert_eq!(hello.ja4(Transport::Tcp).len(), 36);
     for version in [hello::TLS12, hello::TLS13] {
         black_box(KeyType::for_client(&hello, version));
     }

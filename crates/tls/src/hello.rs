@@ -5,8 +5,10 @@
 //! [`MAX_BYTES`], and what it allocates is bounded by a small multiple of what it read.
 //! It decides nothing: whether a flow is intercepted is the caller's business.
 
+mod ja4;
 mod name;
 
+pub use ja4::Transport;
 pub use name::NameFault;
 
 /// How many bytes of a client's stream may be looked at before a complete hello is there.

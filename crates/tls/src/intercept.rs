@@ -517,6 +517,7 @@ fn describe<C, S>(
     let (client, server) = (client.get_ref().1, server.get_ref().1);
     sdk::TlsInfo {
         server_name: hello.server_name.clone(),
+        ja4: hello.ja4(hello::Transport::Tcp),
         alpn: server.alpn_protocol().map(<[u8]>::to_vec),
         client_version: client.protocol_version().map_or(0, u16::from),
         server_version: server.protocol_version().map_or(0, u16::from),

@@ -118,6 +118,8 @@ pub(crate) struct Judgement<'c> {
     pub(crate) application: Option<Application>,
     pub(crate) server_name: Option<String>,
     pub(crate) http_host: Option<String>,
+    /// The JA4 fingerprint of a TLS client.
+    pub(crate) ja4: Option<String>,
 }
 
 /// What to do with a flow whose first bytes are known.
@@ -233,8 +235,9 @@ pub(crate) fn at_first_bytes<'c>(
         application: None,
         server_name: None,
         http_host: None,
+        ja4: None,
     };
-    let (mut server_name, mut http_host) = (None, None);
+    let (mut server_name, mut http_host, mut ja4) = (None, None, None);
     let mut unsupported = false;
     let application = match sniff(bytes) {
         Sniff::NeedMore => return more,
@@ -247,6 +250,7 @@ pub(crate) fn at_first_bytes<'c>(
                         .impersonator
                         .as_ref()
                         .is_some_and(|i| i.can_intercept(&hello).is_err());
+                    ja4 = Some(hello.ja4(hello::Transport::Tcp));
                     server_name = hello.server_name;
                 }
                 // The impersonator refuses it in the words of TLS, if it comes to that.
@@ -297,6 +301,7 @@ pub(crate) fn at_first_bytes<'c>(
         application: Some(application),
         server_name,
         http_host,
+        ja4,
     }
 }
 
