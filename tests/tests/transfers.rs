@@ -83,3 +83,32 @@ fn a_hundred_megabytes_arrive_at_one_percent_loss_with_reordering() -> Result<()
 fn a_hundred_megabytes_arrive_at_five_percent_loss_with_reordering() -> Result<()> {
     transfers(Some("loss=5%,reorder=2%,seed=12"))
 }
+
+/// `congestion = "bbr"` reaches both legs: the same rule with and without it, on a link that loses
+/// packets by chance, where CUBIC keeps little in flight.
+#[test]
+fn a_rule_chooses_the_congestion_control_of_its_flows() -> Result<()> {
+    const LEN: usize = 6_000_000;
+    let run = |congestion: &str| -> Result<(f64, f64)> {
+        let lab = Lab::new()?
+            .config(&format!(
+                "[[rule]]\nport = 80\naction = \"intercept\"\n{congestion}"
+            ))?
+            .link("loss=2%,delay=5ms,seed=5");
+        let outcome = lab.shell(&format!(
+            "curl -sS --fail --max-time 60 http://any.lab.name/bytes/{LEN}?seed=9 | sha1sum"
+        ))?;
+        assert!(
+            outcome.stdout.contains(&expected(9, LEN)),
+            "{}",
+            outcome.stdout
+        );
+        Ok((
+            outcome.metric("flowdog_dataplane_congestion_bbr_total", ""),
+            outcome.metric("flowdog_dataplane_takeovers_total", ""),
+        ))
+    };
+    assert_eq!(run("congestion = \"bbr\"\n")?, (1.0, 1.0));
+    assert_eq!(run("")?, (0.0, 1.0));
+    Ok(())
+}

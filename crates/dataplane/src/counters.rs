@@ -216,6 +216,8 @@ counters! {
     relays_size,
     /// ... because overlapping segments differed.
     relays_overlap,
+    /// Connections taken over whose congestion control is BBR.
+    congestion_bbr,
     /// Segments sent by legs.
     segments_sent,
     /// Segments sent again by legs.

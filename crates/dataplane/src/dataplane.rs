@@ -24,8 +24,8 @@ use crate::table::FlowTable;
 use crate::timer::TimerWheel;
 use crate::tracker::Phase;
 use crate::{
-    Config, Disposition, Event, FirstBytes, FlowId, FlowView, Instant, Leg, Outer, Protocol,
-    ReadOutcome, Transmit, Verdict, WriteOutcome,
+    Config, Congestion, Disposition, Event, FirstBytes, FlowId, FlowView, Instant, Leg, Outer,
+    Protocol, ReadOutcome, Transmit, Verdict, WriteOutcome,
 };
 
 /// Segments of one flow in a row before another flow's turn; enough for the shell to join into one
@@ -250,6 +250,17 @@ impl Dataplane {
         self.change_id(flow, |flow, id, shared| match &flow.state {
             State::Tracking(_) => lifecycle::classify(flow, id, shared, FirstBytes::Reset, now),
             _ => lifecycle::abort(flow, id, shared),
+        });
+    }
+
+    /// Chooses the congestion control of both legs of an intercepted flow; no effect on others. Best
+    /// before anything is written: each leg begins again with the initial window.
+    pub fn set_congestion(&mut self, flow: FlowId, congestion: Congestion, now: Instant) {
+        self.change_id(flow, |flow, _, shared| {
+            if let State::Intercepted(legs) = &mut flow.state {
+                legs.set_congestion(congestion, now);
+                shared.counters.congestion_bbr += u64::from(congestion == Congestion::Bbr);
+            }
         });
     }
 

@@ -279,6 +279,13 @@ impl Legs {
         is_in_flight
     }
 
+    /// Chooses the congestion control of both.
+    pub(crate) fn set_congestion(&mut self, congestion: tcp::Algorithm, now: Instant) {
+        for end in &mut self.ends {
+            end.connection.set_congestion(congestion, now);
+        }
+    }
+
     /// Smoothed round-trip time to a leg's peer.
     pub(crate) fn srtt(&self, leg: Leg) -> Option<Duration> {
         self.ends.get(side(leg))?.connection.srtt()

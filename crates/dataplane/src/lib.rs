@@ -42,6 +42,8 @@ pub use event::{
     Outer, ReadOutcome, Transmit, Verdict, WriteOutcome,
 };
 pub use key::{FlowId, FlowKey};
+/// Congestion control of the legs.
+pub use tcp::Algorithm as Congestion;
 pub use tcp::Instant;
 pub use wire::gwlb::*;
 pub use wire::ip::Protocol;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use dataplane::{FlowId, FlowState, FlowView, Leg, ReadOutcome};
+use dataplane::{Congestion, FlowId, FlowState, FlowView, Leg, ReadOutcome};
 use proxy::{Protocol, ProxyError};
 use sdk::{Chain, FlowInfo};
 use tls::{Handling, Impersonator, TlsError};
@@ -150,6 +150,7 @@ impl FlowTask {
                 .or_else(|| judgement.rule.map(|rule| rule.chain.clone()))
                 .unwrap_or_default()
         };
+        self.choose_congestion(judgement.rule.map(|rule| rule.congestion));
         let plan = match judgement.decision {
             Decision::Drop | Decision::Reset => Plan::Abort,
             Decision::Intercept(Protocols::Tls) => match &config.tls.impersonator {
@@ -176,6 +177,18 @@ impl FlowTask {
         };
         client.unread(seen.freeze());
         plan
+    }
+
+    /// The legs begin with the default, and nothing was written to them yet.
+    fn choose_congestion(&self, of_rule: Option<Congestion>) {
+        let accepted = self.core.notes.borrow();
+        let accepted = accepted.get(&self.flow).and_then(|note| note.congestion);
+        let wanted = accepted.or(of_rule).unwrap_or_default();
+        if wanted != Congestion::default() {
+            let now = self.core.clock.now();
+            let mut dataplane = self.core.dataplane.borrow_mut();
+            dataplane.set_congestion(self.flow, wanted, now);
+        }
     }
 
     async fn serve(

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use dataplane::{FlowId, FlowState, FlowView, Verdict};
+use dataplane::{Congestion, FlowId, FlowState, FlowView, Verdict};
 use sdk::{Chain, FlowInfo};
 use serde_json::{Map, Value};
 
@@ -26,6 +26,8 @@ pub(crate) struct Note {
     pub(crate) context: Map<String, Value>,
     /// The interceptors to run, if an acceptor says to intercept.
     pub(crate) chain: Option<Chain>,
+    /// How the legs share the path, if an acceptor says to intercept.
+    pub(crate) congestion: Option<Congestion>,
     /// The word for what was decided last.
     pub(crate) verdict: &'static str,
     /// What the client turned out to speak.
@@ -214,6 +216,7 @@ impl Opening {
             Ruling::Verdict(verdict) => {
                 if verdict == Verdict::Inspect {
                     self.note.chain = Some(rule.chain.clone());
+                    self.note.congestion = Some(rule.congestion);
                 }
                 self.finish(verdict);
                 true

@@ -1,8 +1,8 @@
 //! What a connection does about loss: the phase it is in, how fast a recovery sends (PRR,
 //! RFC 9937), the tolerance for reordering and the loss probe (RFC 8985), and the memory that
-//! allows a needless reduction to be taken back (RFC 4015).
+//! allows a needless reduction to be taken back (RFC 4015, RFC 5682, RFC 2883).
 
-use wire::tcp::Seq;
+use wire::tcp::{SackBlock, Seq};
 
 use crate::congestion::Snapshot;
 
@@ -31,13 +31,42 @@ pub(crate) struct Probe {
     pub(crate) stamp: Option<u32>,
 }
 
-/// How to take a reduction back (RFC 4015): an echo from before the first retransmission shows
-/// that the original had arrived.
+/// How to take a reduction back. Three signs show that it was needless: an echo from before the
+/// first retransmission (RFC 4015), an answer to what was never sent again although a time-out
+/// held it for lost (RFC 5682), and reports that all retransmissions were duplicates (RFC 2883).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Undo {
     pub(crate) before: Snapshot,
     /// Our timestamp on the first retransmission, once it has left.
     pub(crate) first_retransmission: Option<u32>,
+    /// The echo that could have shown it has come, and did not.
+    pub(crate) is_echo_spent: bool,
+    /// SND.UNA when the repair began.
+    since: Seq,
+    /// Sequence numbers sent again and not reported as duplicates.
+    repeated: u32,
+}
+
+impl Undo {
+    pub(crate) fn new(before: Snapshot, una: Seq) -> Self {
+        Self {
+            before,
+            first_retransmission: None,
+            is_echo_spent: false,
+            since: una,
+            repeated: 0,
+        }
+    }
+}
+
+/// What is open after a time-out: were the segments lost, or only late (F-RTO, RFC 5682 §2.1)?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    /// The first segment was sent again; nothing was heard since.
+    Asked,
+    /// It was acknowledged, so new data goes out in the place of more repetitions. The next
+    /// acknowledgment tells.
+    SendingNew,
 }
 
 /// Loss state of a connection.
@@ -46,6 +75,7 @@ pub(crate) struct Recovery {
     pub(crate) phase: Phase,
     pub(crate) probe: Option<Probe>,
     pub(crate) undo: Option<Undo>,
+    pub(crate) doubt: Option<Doubt>,
     /// Consecutive expirations of the retransmission or persist timer.
     pub(crate) backoff: u8,
     /// Bytes that duplicate acknowledgments stand for, without SACK.
@@ -84,6 +114,7 @@ impl Recovery {
             phase: Phase::Open,
             probe: None,
             undo: None,
+            doubt: None,
             backoff: 0,
             dup_bytes: 0,
             dup_acks: 0,
@@ -114,6 +145,7 @@ impl Recovery {
     pub(crate) fn enter_timeout(&mut self, point: Seq) {
         self.phase = Phase::Timeout { point };
         self.probe = None;
+        self.doubt = None;
         self.dup_bytes = 0;
         self.dup_acks = 0;
     }
@@ -124,8 +156,34 @@ impl Recovery {
             self.tolerance.recovery_ended();
         }
         self.phase = Phase::Open;
+        self.doubt = None;
         self.dup_bytes = 0;
         self.dup_acks = 0;
+    }
+
+    /// Notes that `length` numbers leave once more to repair a loss; `stamp` is our timestamp on
+    /// them.
+    pub(crate) fn repeats(&mut self, length: u32, stamp: Option<u32>) {
+        if self.phase != Phase::Open
+            && let Some(undo) = &mut self.undo
+        {
+            undo.repeated = undo.repeated.saturating_add(length);
+            undo.first_retransmission = undo.first_retransmission.or(stamp);
+        }
+    }
+
+    /// Takes a reported duplicate; answers whether everything that the last repair sent had been
+    /// there already. Reports come after the repair is over, too.
+    pub(crate) fn was_needless(&mut self, duplicate: SackBlock) -> bool {
+        let Some(undo) = &mut self.undo else {
+            return false;
+        };
+        if undo.repeated == 0 || duplicate.left < undo.since {
+            return false;
+        }
+        let length = duplicate.right.since(duplicate.left).max(0) as u32;
+        undo.repeated = undo.repeated.saturating_sub(length);
+        undo.repeated == 0
     }
 
     /// One acknowledgment during fast recovery (RFC 9937 §6.2). `pipe` is what is in flight,

@@ -88,6 +88,10 @@ pub(crate) struct Delivery {
     pub(crate) last_sent: Option<Instant>,
     /// A segment arrived after one that was sent later.
     pub(crate) reordered: bool,
+    /// A segment arrived that counted as lost and was not sent again.
+    pub(crate) found: bool,
+    /// A segment arrived that was sent more than once.
+    pub(crate) repeated: bool,
     /// The delivered segment that left with the most bytes delivered before it.
     newest: Option<Sent>,
 }
@@ -108,6 +112,8 @@ impl Delivery {
             first_sent: None,
             last_sent: None,
             reordered: false,
+            found: false,
+            repeated: false,
             newest: None,
         }
     }
@@ -541,6 +547,8 @@ impl Scoreboard {
             .0
             .saturating_sub(segment.sent_at.0)
             .min(u64::from(u32::MAX)) as u32;
+        delivery.found |= segment.is(LOST) && !segment.is(RETRANSMITTED);
+        delivery.repeated |= segment.is(RETRANSMITTED);
         if segment.is(RETRANSMITTED) {
             // RFC 8985 §6.2 step 2: what cannot be the answer to the last transmission is no news
             // about it.

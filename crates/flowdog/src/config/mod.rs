@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane::VpcEndpointId;
+use dataplane::{Congestion, VpcEndpointId};
 use ipnet::IpNet;
 use sdk::{Chain, InterceptorKind, Link};
 
@@ -357,6 +357,9 @@ pub struct Rule {
     pub chain: Chain,
     /// `verify`: what happens when the server's certificate is not believed. `strict`.
     pub verify: tls::Verify,
+    /// `congestion`: what limits the data in flight on both legs of an intercepted connection.
+    /// `cubic`.
+    pub congestion: Congestion,
     /// `mid-flow`: what happens to a matching connection of which the handshake was not seen and
     /// that therefore cannot be intercepted. `pass`, so that a restart leaves bypassed
     /// connections alone.

@@ -1,5 +1,6 @@
 //! From the document to [`Config`]: which keys there are and what each may hold.
 
+use dataplane::Congestion;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::Path;
@@ -608,6 +609,13 @@ impl Reader<'_> {
                         ("strict", tls::Verify::Strict),
                         ("tag", tls::Verify::Tag),
                     ],
+                    faults,
+                )
+                .unwrap_or_default(),
+            congestion: section
+                .word(
+                    "congestion",
+                    &[("bbr", Congestion::Bbr), ("cubic", Congestion::Cubic)],
                     faults,
                 )
                 .unwrap_or_default(),

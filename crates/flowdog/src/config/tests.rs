@@ -310,6 +310,13 @@ const TABLE: &[Row] = &[
         "*.example.com",
     ),
     (
+        "[[rule]]\naction = 'intercept'\ncongestion = 'reno'\n",
+        3,
+        "rule[1].congestion",
+        "reno",
+        "bbr, cubic",
+    ),
+    (
         "[[rule]]\naction = 'pass'\nmid-flow = 'drop'\n",
         3,
         "rule[1].mid-flow",

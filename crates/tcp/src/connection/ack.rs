@@ -4,8 +4,9 @@ use wire::tcp::{Repr, SackBlock, Seq};
 
 use super::Connection;
 use crate::congestion::Congestion;
-use crate::recovery::{DUP_THRESHOLD, Phase};
+use crate::recovery::{DUP_THRESHOLD, Doubt, Phase, Undo};
 use crate::sack::Delivery;
+use crate::send::Next;
 use crate::state::{Events, State};
 use crate::time::Instant;
 
@@ -47,7 +48,9 @@ impl Connection {
         let dup_delivered = self.count_duplicates(repr, una, length, advanced, window_changed);
         let delivered = delivery.bytes.saturating_sub(dup_delivered.repaid) + dup_delivered.new;
 
-        let undone = advanced && self.undo_if_needless(repr, echo.is_some());
+        let undone = advanced && self.undo_by_echo(repr, echo.is_some())
+            || self.settle_doubt(&delivery, advanced, length, window_changed)
+            || duplicate_reported && self.undo_by_duplicates(repr);
         self.settle_probe(repr, advanced, length, duplicate_reported);
 
         let lost_before = self.board.lost_count();
@@ -187,25 +190,73 @@ impl Connection {
 
     /// RFC 4015 §3.2: the echo comes from before the first retransmission, so the original had
     /// arrived and nothing was lost.
-    fn undo_if_needless(&mut self, repr: &Repr, echo_is_ours: bool) -> bool {
-        let Some(undo) = self.recovery.undo else {
+    fn undo_by_echo(&mut self, repr: &Repr, echo_is_ours: bool) -> bool {
+        let Some(undo) = &mut self.recovery.undo else {
             return false;
         };
-        let (Some(retransmitted), Some(timestamps)) =
-            (undo.first_retransmission, repr.options.timestamps)
-        else {
+        let (Some(retransmitted), Some(timestamps), false) = (
+            undo.first_retransmission,
+            repr.options.timestamps,
+            undo.is_echo_spent,
+        ) else {
             return false;
         };
-        self.recovery.undo = None;
+        undo.is_echo_spent = true;
         if !echo_is_ours || (timestamps.tsecr.wrapping_sub(retransmitted) as i32) >= 0 {
             return false;
         }
-        self.stats.undone = self.stats.undone.wrapping_add(1);
-        self.congestion.restore(undo.before);
-        self.board.find_all();
-        self.recovery.reordering_seen();
-        self.recovery.leave();
+        self.undo();
         true
+    }
+
+    /// F-RTO (RFC 5682 §2.1, §3.1): an acknowledgment of what was not sent again, that repeats
+    /// cannot have caused, shows that the time-out came too early.
+    fn settle_doubt(
+        &mut self,
+        delivery: &Delivery,
+        advanced: bool,
+        length: u32,
+        window_changed: bool,
+    ) -> bool {
+        let Some(doubt) = self.recovery.doubt else {
+            return false;
+        };
+        if delivery.found && !delivery.repeated {
+            self.undo();
+            return true;
+        }
+        let is_duplicate = !advanced && length == 0 && !window_changed;
+        self.recovery.doubt = match doubt {
+            Doubt::Asked if !advanced => Some(doubt),
+            // Only where there is something new to send; repeating is the better use otherwise.
+            Doubt::Asked => match self.send.next(self.segment_size(), false) {
+                Next::Segment { .. } => Some(Doubt::SendingNew),
+                Next::Nothing | Next::WindowClosed => None,
+            },
+            Doubt::SendingNew if advanced || is_duplicate => None,
+            Doubt::SendingNew => Some(doubt),
+        };
+        false
+    }
+
+    /// RFC 2883 §4, RFC 3708: all that was sent again had arrived before.
+    fn undo_by_duplicates(&mut self, repr: &Repr) -> bool {
+        let needless = repr.options.sack[0].is_some_and(|first| self.recovery.was_needless(first));
+        if needless {
+            self.undo();
+        }
+        needless
+    }
+
+    /// Takes the last reduction back: nothing had been lost.
+    fn undo(&mut self) {
+        if let Some(undo) = self.recovery.undo.take() {
+            self.stats.undone = self.stats.undone.wrapping_add(1);
+            self.congestion.restore(undo.before);
+            self.board.find_all();
+            self.recovery.reordering_seen();
+            self.recovery.leave();
+        }
     }
 
     /// RFC 8985 §7.4: whether the loss probe repaired a loss, which then counts as one.
@@ -276,16 +327,15 @@ impl Connection {
         match self.recovery.phase {
             Phase::Fast { point } | Phase::Timeout { point } if ack >= point => {
                 self.recovery.leave();
-                self.recovery.undo = None;
+                if let Some(undo) = &mut self.recovery.undo {
+                    undo.is_echo_spent = true;
+                }
                 self.congestion.on_recovered();
             }
             Phase::Open | Phase::Fast { .. } | Phase::Timeout { .. } => {}
         }
         if self.recovery.phase == Phase::Open && self.board.lost_count() > 0 && !undone {
-            self.recovery.undo = Some(crate::recovery::Undo {
-                before: self.congestion.snapshot(),
-                first_retransmission: None,
-            });
+            self.recovery.undo = Some(Undo::new(self.congestion.snapshot(), self.send.una()));
             self.congestion.on_loss();
             self.congestion.on_recovery(self.pipe() + delivered);
             self.recovery.enter_fast(self.send.nxt(), flight);

@@ -4,7 +4,7 @@ use wire::tcp::{Flags, Options, Repr, Seq, Timestamps};
 
 use super::{Connection, Transmit};
 use crate::congestion::Congestion;
-use crate::recovery::{Phase, Probe};
+use crate::recovery::{Doubt, Phase, Probe};
 use crate::sack::Lost;
 use crate::send::Next;
 use crate::state::State;
@@ -111,7 +111,13 @@ impl Connection {
         }
         let window = self.window();
         let pipe = self.pipe();
-        if let Some(lost) = self.board.next_lost() {
+        let next = self.send.next(segment, false);
+        // F-RTO tries new data first: its acknowledgment shows whether anything was lost.
+        let tries_new =
+            self.recovery.doubt == Some(Doubt::SendingNew) && matches!(next, Next::Segment { .. });
+        if let Some(lost) = self.board.next_lost()
+            && !tries_new
+        {
             // The first segment may always be repaired, the others only within the peer's window,
             // should it have shrunk.
             let first = lost.seq == self.send.una();
@@ -126,7 +132,7 @@ impl Connection {
                 return None;
             }
         }
-        match self.send.next(segment, false) {
+        match next {
             Next::Segment { payload, fin } => {
                 if pipe == 0 || pipe + payload <= window {
                     if self.must_wait(now) {
@@ -225,10 +231,8 @@ impl Connection {
     fn retransmission(&mut self, lost: Lost, now: Instant) -> Transmit {
         self.board.retransmitted(lost, now);
         self.stats.retransmits = self.stats.retransmits.wrapping_add(1);
-        if let (Some(undo), Some(clock)) = (&mut self.recovery.undo, &self.clock) {
-            undo.first_retransmission
-                .get_or_insert_with(|| clock.value(now));
-        }
+        let stamp = self.clock.map(|clock| clock.value(now));
+        self.recovery.repeats(lost.length, stamp);
         self.sent_data(lost.seq, lost.length, now)
     }
 

@@ -2,7 +2,7 @@
 
 use super::Connection;
 use crate::congestion::Congestion;
-use crate::recovery::{Phase, Undo};
+use crate::recovery::{Doubt, Phase, Undo};
 use crate::send::Next;
 use crate::state::{Events, State};
 use crate::time::Instant;
@@ -162,15 +162,16 @@ impl Connection {
                 Some(undo) if self.recovery.phase != Phase::Open => undo.before,
                 _ => self.congestion.snapshot(),
             };
-            self.recovery.undo = Some(Undo {
-                before,
-                first_retransmission: None,
-            });
+            self.recovery.undo = Some(Undo::new(before, self.send.una()));
         }
-        self.congestion
-            .on_timeout(self.recovery.phase == Phase::Open);
+        let was_open = self.recovery.phase == Phase::Open;
+        self.congestion.on_timeout(was_open);
         self.board.lose_all();
         self.recovery.enter_timeout(self.send.nxt());
+        // Where there are timestamps their echo tells sooner.
+        if was_open && self.clock.is_none() {
+            self.recovery.doubt = Some(Doubt::Asked);
+        }
         self.rearm_loss_timer(None, now);
     }
 

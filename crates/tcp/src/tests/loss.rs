@@ -269,3 +269,124 @@ fn a_large_segment_that_vanishes_shrinks_although_it_is_not_full() {
         "{left:?}"
     );
 }
+
+#[test]
+fn a_time_out_that_came_too_early_is_undone_without_timestamps() {
+    for sack in [true, false] {
+        let mut b = Bench::with(|_, takeover| takeover.sack = sack);
+        b.write(20_000);
+        // The path pauses; what is in flight arrives late, and so do the acknowledgments.
+        let left = b.at(400);
+        assert!(left.iter().any(|segment| segment.ends_with(" 0..1000")));
+        assert_eq!(b.connection.congestion_window(), 1000);
+        // The first tells nothing: it may be the answer to the repetition. New data leaves.
+        let left = b.receive(ack(1000));
+        assert_eq!(
+            left,
+            if sack {
+                ["11000..12000", "12000..13000"]
+            } else {
+                ["10000..11000", "11000..12000"]
+            }
+        );
+        // The second one is for what was sent once.
+        b.receive(ack(3000));
+        assert_eq!(b.connection.stats().undone, 1);
+        assert!(b.connection.congestion_window() >= 10_000);
+        assert_eq!(b.connection.stats().retransmits, 1);
+    }
+}
+
+#[test]
+fn a_time_out_after_a_real_loss_is_not_undone() {
+    for sack in [true, false] {
+        let mut b = Bench::with(|_, takeover| takeover.sack = sack);
+        b.write(20_000);
+        b.at(400);
+        b.receive(ack(1000));
+        // The new data arrives behind a hole: what counted as lost is lost.
+        let hole = if sack {
+            ack(1000).sack(&[(11_000, 12_000)])
+        } else {
+            ack(1000)
+        };
+        let left = b.receive(hole);
+        assert!(left.contains(&"1000..2000".to_owned()), "{left:?}");
+        assert_eq!(b.connection.stats().undone, 0);
+        b.at(420);
+        b.receive(ack(3000));
+        assert_eq!(b.connection.stats().undone, 0);
+        assert!(b.connection.congestion_window() <= 7000);
+    }
+}
+
+#[test]
+fn without_new_data_a_time_out_repeats_at_once() {
+    let mut b = Bench::with(|_, takeover| takeover.sack = false);
+    b.write(3000);
+    assert_eq!(b.at(300), ["220: 0..1000"]);
+    assert_eq!(b.receive(ack(1000)), ["1000..2000", "2000..3000"]);
+    assert_eq!(b.connection.stats().undone, 0);
+}
+
+#[test]
+fn reports_that_every_repetition_was_a_duplicate_undo_the_reduction() {
+    let mut b = Bench::new();
+    b.write(10_000);
+    b.at(20);
+    // Two segments take a longer way than the six behind them.
+    assert_eq!(b.receive(ack(0).sack(&[(2000, 8000)]))[0], "0..1000");
+    b.receive(ack(0).sack(&[(2000, 9000)]));
+    b.at(22);
+    b.receive(ack(10_000));
+    let reduced = b.connection.congestion_window();
+    assert!(reduced < 10_000);
+    let repeated = b.connection.stats().retransmits;
+    assert_eq!(repeated, 2);
+    b.at(40);
+    b.receive(ack(10_000).sack(&[(0, 1000)]));
+    assert_eq!(b.connection.stats().undone, 0);
+    b.receive(ack(10_000).sack(&[(1000, 2000)]));
+    assert_eq!(b.connection.stats().undone, 1);
+    assert!(b.connection.congestion_window() >= 10_000);
+    // What was not in this repair proves nothing about it.
+    b.receive(ack(10_000).sack(&[(1000, 2000)]));
+    assert_eq!(b.connection.stats().undone, 1);
+}
+
+/// Limited transmit (RFC 3042).
+#[test]
+fn the_first_two_duplicates_let_a_new_segment_leave_each() {
+    for sack in [true, false] {
+        let mut b = Bench::with(|_, takeover| takeover.sack = sack);
+        assert_eq!(b.write(20_000).len(), 10);
+        b.at(20);
+        let duplicate = |end: u32| {
+            if sack {
+                ack(0).sack(&[(1000, end)])
+            } else {
+                ack(0)
+            }
+        };
+        assert_eq!(b.receive(duplicate(2000)), ["10000..11000"]);
+        assert_eq!(b.receive(duplicate(3000)), ["11000..12000"]);
+        assert_eq!(b.receive(duplicate(4000)), ["0..1000"]);
+    }
+}
+
+/// RFC 7661 §4.3: what was not used is not proved.
+#[test]
+fn a_window_that_the_application_does_not_fill_does_not_grow() {
+    let mut b = Bench::new();
+    for round in 1..=50u32 {
+        b.write(2000);
+        b.at(u64::from(round) * 20);
+        b.receive(ack(2000 * round));
+    }
+    assert_eq!(b.connection.congestion_window(), 10_000);
+    // Half of it in use, in slow start, is enough to let it grow.
+    b.write(10_000);
+    b.at(1020);
+    b.receive(ack(110_000));
+    assert!(b.connection.congestion_window() > 10_000);
+}

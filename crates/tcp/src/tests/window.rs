@@ -249,3 +249,17 @@ fn a_peer_that_pulled_its_window_back_gets_acknowledgments_it_can_accept() {
     assert_eq!(b.last().seq, OURS + 3000);
     assert_eq!(b.last().ack, THEIRS + 100);
 }
+
+#[test]
+fn a_probed_peer_that_is_silent_is_given_up() {
+    let mut b = Bench::with(|config, _| config.user_timeout = Some(Duration::from_secs(20)));
+    b.receive(ack(0).window(0));
+    b.write(5000);
+    let left = b.at(100_000);
+    assert!(
+        left.last().is_some_and(|segment| segment.contains("rst")),
+        "{left:?}"
+    );
+    assert!(b.events().contains(Events::TIMED_OUT));
+    assert!(b.now < Instant::from_millis(1_100_001));
+}
