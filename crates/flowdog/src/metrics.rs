@@ -69,6 +69,18 @@ fn shell(text: &mut Exposition, state: &State) {
             "Leaf certificates kept for reuse.",
             impersonator.mint().cached(),
         );
+        text.single(
+            "flowdog_tls_certificates_waiting",
+            "gauge",
+            "Requests for a leaf certificate that are worked on or wait for their turn.",
+            impersonator.mint().queued() as u64,
+        );
+        text.single(
+            "flowdog_tls_certificates_refused_total",
+            "counter",
+            "Requests for a leaf certificate that found too many others waiting.",
+            impersonator.mint().overloaded(),
+        );
         let issuing = impersonator.mint().issuing();
         text.single(
             "flowdog_tls_intermediate_renewals_total",

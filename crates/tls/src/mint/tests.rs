@@ -42,7 +42,7 @@ async fn leaf(mint: &Mint, server_leaf: &CertificateDer<'_>, name: &str) -> Arc<
 }
 
 #[tokio::test]
-async fn one_leaf_is_minted_for_many_requests_at_once() {
+async fn threat_32_one_leaf_is_minted_for_many_requests_at_once() {
     let mint = mint(MintConfig::default());
     let server = server_leaf(&["a.example"]);
     // RSA: making its key takes long enough for all requests to be there.
@@ -64,7 +64,7 @@ async fn one_leaf_is_minted_for_many_requests_at_once() {
 }
 
 #[tokio::test]
-async fn a_flood_of_random_names_below_one_wildcard_mints_one_leaf() {
+async fn threat_32_a_flood_of_random_names_below_one_wildcard_mints_one_leaf() {
     let mint = mint(MintConfig::default());
     let server = server_leaf(&["*.example.com"]);
     for number in 0..50 {
@@ -73,8 +73,41 @@ async fn a_flood_of_random_names_below_one_wildcard_mints_one_leaf() {
     assert_eq!(mint.minted(), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn threat_32_a_flood_of_different_servers_is_paced_and_known_ones_are_served_at_once() {
+    let mint = mint(MintConfig {
+        per_second: 10,
+        ..MintConfig::default()
+    });
+    let known = server_leaf(&["known.example"]);
+    leaf(&mint, &known, "known.example").await;
+    let servers: Vec<_> = (0..40)
+        .map(|number| server_leaf(&[&format!("{number}.example")]))
+        .collect();
+    let start = tokio::time::Instant::now();
+    let flood = async {
+        let requests = servers
+            .iter()
+            .map(|server| mint.leaf_for(server, None, ADDRESS, KeyType::EcdsaP256));
+        join_all(requests).await
+    };
+    let beside = async {
+        // Nine of the burst of ten are made, the rest waits.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!((mint.minted(), mint.queued()), (10, 31));
+        leaf(&mint, &known, "known.example").await;
+        start.elapsed()
+    };
+    let (leaves, known_took) = tokio::join!(flood, beside);
+    assert!(leaves.iter().all(Result::is_ok));
+    assert_eq!(known_took.as_millis(), 50, "a known leaf waits for nobody");
+    // 41 leaves at 10 a second, the first 10 of them at once.
+    let took = start.elapsed().as_millis();
+    assert!((3_050..=3_200).contains(&took), "{took}");
+}
+
 #[tokio::test]
-async fn a_flood_of_different_servers_is_cut_off_at_the_limit() {
+async fn threat_32_what_does_not_fit_into_the_queue_is_refused_at_once() {
     let mint = mint(MintConfig {
         concurrent: 1,
         waiting: 2,
@@ -100,7 +133,7 @@ async fn a_flood_of_different_servers_is_cut_off_at_the_limit() {
 }
 
 #[tokio::test]
-async fn the_cache_keeps_within_its_limit() {
+async fn threat_32_the_cache_keeps_within_its_limit() {
     let mint = mint(MintConfig {
         cache_entries: 3,
         ..MintConfig::default()
@@ -134,6 +167,69 @@ async fn threat_48_a_leafs_key_is_its_own_and_never_the_authoritys() {
         .await
         .unwrap();
     assert!(keys.insert(public_key(&rsa)));
+}
+
+#[tokio::test]
+async fn threat_48_leaves_are_signed_by_an_intermediate_of_days_that_may_sign_nothing_else() {
+    let root = Arc::new(Authority::generate("test root").unwrap());
+    let issuing = Issuing::intermediate(root, crate::IssuingConfig::default()).unwrap();
+    issuing.renew(UnixTime::now()).unwrap();
+    let mint = Mint::new(
+        Arc::new(issuing),
+        MintConfig::default(),
+        Arc::new(DefaultTimeProvider),
+    );
+    let made = leaf(&mint, &server_leaf(&["a.example"]), "a.example").await;
+    let [leaf, intermediate] = made.cert.as_slice() else {
+        panic!("a leaf and an intermediate: {}", made.cert.len());
+    };
+    let (_, leaf) = X509Certificate::from_der(leaf).unwrap();
+    let (_, intermediate) = X509Certificate::from_der(intermediate).unwrap();
+    leaf.verify_signature(Some(intermediate.public_key()))
+        .unwrap();
+    assert!(!leaf.is_ca() && intermediate.is_ca());
+    assert!(!leaf.key_usage().unwrap().unwrap().value.key_cert_sign());
+    let limits = intermediate.basic_constraints().unwrap().unwrap().value;
+    assert_eq!(limits.path_len_constraint, Some(0), "no CA below it");
+    let purposes = intermediate.extended_key_usage().unwrap().unwrap().value;
+    assert!(purposes.server_auth && !purposes.client_auth && !purposes.code_signing);
+    let life = intermediate.validity().not_after.timestamp()
+        - intermediate.validity().not_before.timestamp();
+    assert!(life <= 8 * 24 * 3600, "{life}");
+    assert_ne!(
+        intermediate.public_key().subject_public_key.data,
+        mint.authority().public_key(),
+        "the root's key signs no leaf"
+    );
+}
+
+#[tokio::test]
+async fn threat_50_a_promise_of_stapling_is_not_repeated() {
+    // RFC 7633: a client would refuse a leaf with it, for which nobody can staple anything.
+    const TLS_FEATURE: &[u64] = &[1, 3, 6, 1, 5, 5, 7, 1, 24];
+    let mut params = CertificateParams::new(["a.example".to_owned()]).unwrap();
+    // SEQUENCE { INTEGER status_request }
+    let status_request = vec![0x30, 3, 2, 1, 5];
+    params
+        .custom_extensions
+        .push(rcgen::CustomExtension::from_oid_content(
+            TLS_FEATURE,
+            status_request,
+        ));
+    let server: CertificateDer<'static> = params
+        .self_signed(&KeyPair::generate().unwrap())
+        .unwrap()
+        .into();
+    let has_it = |der: &CertificateDer<'_>| {
+        let (_, certificate) = X509Certificate::from_der(der).unwrap();
+        certificate
+            .extensions()
+            .iter()
+            .any(|extension| extension.oid.to_id_string() == "1.3.6.1.5.5.7.1.24")
+    };
+    assert!(has_it(&server));
+    let made = leaf(&mint(MintConfig::default()), &server, "a.example").await;
+    assert!(!has_it(&made.cert[0]));
 }
 
 #[tokio::test]
