@@ -1,9 +1,12 @@
 //! Benchmarks: programs that print ratios against a yardstick run at the same moment.
 
 mod tcp;
+mod tls;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
+
+use crate::run::cargo;
 
 /// Which benchmark, and how to print it.
 #[derive(clap::Args)]
@@ -33,11 +36,18 @@ pub(crate) struct Measure {
 type Bench = fn(&Args) -> Result<Vec<Measure>>;
 
 /// Every benchmark: name, what it measures, and the function that does.
-const BENCHES: &[(&str, &str, Bench)] = &[(
-    "tcp",
-    "goodput and short transfers beside smoltcp, in virtual time, and beside Linux as recorded",
-    tcp::measure,
-)];
+const BENCHES: &[(&str, &str, Bench)] = &[
+    (
+        "tcp",
+        "goodput and short transfers beside smoltcp, in virtual time, and beside Linux as recorded",
+        tcp::measure,
+    ),
+    (
+        "tls",
+        "intercepted connections and bulk beside the TLS library alone",
+        tls::measure,
+    ),
+];
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let Some(name) = &args.name else {
@@ -78,4 +88,26 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Runs a benchmark program of a crate, optimised, and returns what it prints.
+fn run_bench(package: &str, bench: &str, args: &[&str]) -> Result<String> {
+    let mut command = cargo(&[
+        "bench",
+        "--quiet",
+        "--package",
+        package,
+        "--bench",
+        bench,
+        "--",
+    ]);
+    let output = command
+        .args(args)
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("the benchmark failed: {}", output.status);
+    }
+    String::from_utf8(output.stdout).context("the benchmark printed something else than text")
 }

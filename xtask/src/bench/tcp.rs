@@ -1,10 +1,10 @@
 //! The TCP engine beside smoltcp in the same run, in virtual time.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use super::{Args, Measure};
-use crate::run::{cargo, root};
+use super::{Args, Measure, run_bench};
+use crate::run::root;
 
 /// Where the committed table stands; a test compares its quick rows.
 const TABLE: &str = "crates/tcp/tests/goodput.txt";
@@ -66,22 +66,5 @@ pub(super) fn measure(args: &Args) -> Result<Vec<Measure>> {
 }
 
 fn run(args: &[&str]) -> Result<String> {
-    let mut command = cargo(&[
-        "bench",
-        "--quiet",
-        "--package",
-        "flowdog-tcp",
-        "--bench",
-        "goodput",
-        "--",
-    ]);
-    let output = command
-        .args(args)
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .context("cannot start cargo")?;
-    if !output.status.success() {
-        bail!("the benchmark failed: {}", output.status);
-    }
-    String::from_utf8(output.stdout).context("the benchmark printed something else than text")
+    run_bench("flowdog-tcp", "goodput", args)
 }
