@@ -1,13 +1,11 @@
 //! The lab with kernel TCP, UDP and ICMP on both ends and a strict reflector as the appliance.
 //!
-//! Has its own `main`: user namespaces can only be entered while the process has one thread. The
-//! arguments of the usual harness that matter (`--list`, `--exact`, a filter) are understood.
+//! Has its own `main`: user namespaces can only be entered while the process has one thread.
 #![expect(
     clippy::print_stdout,
     reason = "a test harness tells its results there"
 )]
 
-use std::error::Error;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
@@ -21,11 +19,11 @@ use flowdog_lab::sim::Violation;
 use flowdog_lab::{Lab, LinkConfig, Network};
 use socket2::{Domain, Protocol, Socket, Type};
 
+mod harness;
 mod reflector;
 
+use harness::Outcome;
 use reflector::Reflector;
-
-type Outcome = Result<(), Box<dyn Error>>;
 
 /// Set in the copy of this program that runs as a user without rights.
 const UNPRIVILEGED: &str = "FLOWDOG_LAB_TEST_UNPRIVILEGED";
@@ -63,57 +61,7 @@ const TESTS: [(&str, fn() -> Outcome); 10] = [
 ];
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    if has("--list") {
-        if !has("--ignored") {
-            for (name, _) in TESTS {
-                println!("{name}: test");
-            }
-        }
-        return ExitCode::SUCCESS;
-    }
-    if has("--ignored") {
-        return ExitCode::SUCCESS;
-    }
-    if let Err(error) = netns::enter() {
-        // A machine that forbids namespaces cannot run this; that is a failure, not a pass.
-        eprintln!("{error}; enable them with: {}", error.advice().join(" / "));
-        return ExitCode::FAILURE;
-    }
-    let filter: Vec<&String> = arguments
-        .iter()
-        .filter(|argument| !argument.starts_with('-'))
-        .collect();
-    let wanted = |name: &str| {
-        filter.is_empty()
-            || filter.iter().any(|part| {
-                if has("--exact") {
-                    name == *part
-                } else {
-                    name.contains(*part)
-                }
-            })
-    };
-    let mut failed = 0;
-    for (name, test) in TESTS.into_iter().filter(|(name, _)| wanted(name)) {
-        let start = Instant::now();
-        match test() {
-            Ok(()) => println!(
-                "test {name} ... ok ({:.2} s)",
-                start.elapsed().as_secs_f64()
-            ),
-            Err(error) => {
-                failed += 1;
-                println!("test {name} ... FAILED: {error}");
-            }
-        }
-    }
-    if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    harness::run(&TESTS)
 }
 
 fn ensure(condition: bool, message: impl FnOnce() -> String) -> Outcome {

@@ -6,7 +6,6 @@
     reason = "a test harness of its own tells what it ran"
 )]
 
-use std::error::Error;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -18,6 +17,10 @@ use flowdog_lab::origins::{Origins, Sockets};
 use flowdog_lab::tour::{self, Connect, Environment, KernelConnect, Style, open_socket};
 use tokio::task::LocalSet;
 use wire::gwlb::VpcEndpointId;
+
+mod harness;
+
+use harness::Outcome;
 
 const TEST: &str = "the_steps_that_need_no_appliance_are_right_on_kernel_sockets";
 
@@ -34,36 +37,10 @@ const RIGHT: [&str; 8] = [
 ];
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.iter().any(|argument| argument == "--list") {
-        if !arguments.iter().any(|argument| argument == "--ignored") {
-            println!("{TEST}: test");
-        }
-        return ExitCode::SUCCESS;
-    }
-    let mut filters = arguments
-        .iter()
-        .filter(|argument| !argument.starts_with('-'))
-        .peekable();
-    let filtered_out =
-        filters.peek().is_some() && !filters.any(|part| TEST.contains(part.as_str()));
-    if filtered_out || arguments.iter().any(|argument| argument == "--ignored") {
-        return ExitCode::SUCCESS;
-    }
-    match test() {
-        Ok(()) => {
-            println!("test {TEST} ... ok");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            println!("test {TEST} ... FAILED: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    harness::run(&[(TEST, test)])
 }
 
-fn test() -> Result<(), Box<dyn Error>> {
-    netns::enter()?;
+fn test() -> Outcome {
     let namespace = Rc::new(Namespace::new("all")?);
     for network in server_networks() {
         namespace.own_network(network)?;
@@ -102,7 +79,7 @@ fn test() -> Result<(), Box<dyn Error>> {
         if all_right {
             return Err("there is no appliance, and yet all was right".into());
         }
-        Ok::<(), Box<dyn Error>>(())
+        Ok::<(), Box<dyn std::error::Error>>(())
     })?;
     let told = String::from_utf8(out)?;
     for title in RIGHT {

@@ -210,11 +210,12 @@ impl Namespace {
             for address in addresses {
                 netlink.add_address(device.index(), address.addr(), address.prefix_len())?;
             }
-            for everything in [
-                IpNet::from(ipnet::Ipv4Net::default()),
-                IpNet::from(ipnet::Ipv6Net::default()),
-            ] {
-                netlink.add_route(everything, device.index(), RouteKind::Unicast)?;
+            let everything_v4 = IpNet::from(ipnet::Ipv4Net::default());
+            netlink.add_route(everything_v4, device.index(), RouteKind::Unicast)?;
+            // The kernel has no IPv6 on a device with less (RFC 8200 §5).
+            if mtu >= 1280 {
+                let everything_v6 = IpNet::from(ipnet::Ipv6Net::default());
+                netlink.add_route(everything_v6, device.index(), RouteKind::Unicast)?;
             }
             Ok(device)
         })

@@ -99,7 +99,7 @@ impl App {
 }
 
 /// The byte of a stream at an offset: every offset below 2^24 differs from its surroundings.
-fn pattern(stream: u8, at: u64) -> u8 {
+pub(crate) fn pattern(stream: u8, at: u64) -> u8 {
     let mixed = (at as u32).wrapping_mul(0x9e37_79b1) ^ (u32::from(stream) << 20);
     (mixed >> 24) as u8 ^ (mixed >> 12) as u8
 }

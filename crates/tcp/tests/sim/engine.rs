@@ -9,6 +9,7 @@ use wire::{ip, tcp};
 use super::app::App;
 use super::{Host, IP_HEADER, PORT};
 
+#[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) connection: Connection,
     pub(crate) app: App,

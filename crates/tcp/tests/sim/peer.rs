@@ -261,7 +261,7 @@ impl Smoltcp {
 }
 
 impl Offer {
-    fn options(&self, answering: Option<&Options>) -> Options {
+    pub(crate) fn options(&self, answering: Option<&Options>) -> Options {
         Options {
             mss: Some(self.mss),
             window_scale: self
@@ -283,7 +283,7 @@ impl Offer {
     }
 
     /// `ours` and `theirs` are the two SYNs, `last` the segment with the peer's last window.
-    fn takeover(&self, ours: &Repr, theirs: &Repr, last: &Repr, now: u64) -> Takeover {
+    pub(crate) fn takeover(&self, ours: &Repr, theirs: &Repr, last: &Repr, now: u64) -> Takeover {
         let scaled = ours.options.window_scale.is_some() && theirs.options.window_scale.is_some();
         let shift = |repr: &Repr| repr.options.window_scale.filter(|_| scaled).unwrap_or(0);
         let last_shift = if last.flags.contains(Flags::SYN) {
