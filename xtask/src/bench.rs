@@ -1,5 +1,6 @@
 //! Benchmarks: programs that print ratios against a yardstick run at the same moment.
 
+mod http;
 mod tcp;
 mod tls;
 
@@ -37,6 +38,11 @@ type Bench = fn(&Args) -> Result<Vec<Measure>>;
 
 /// Every benchmark: name, what it measures, and the function that does.
 const BENCHES: &[(&str, &str, Bench)] = &[
+    (
+        "http",
+        "HTTP/1.1 and HTTP/2 through the appliance in the lab, beside a plain hyper reverse proxy",
+        http::measure,
+    ),
     (
         "tcp",
         "goodput and short transfers beside smoltcp, in virtual time, and beside Linux as recorded",
