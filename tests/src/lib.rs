@@ -7,6 +7,7 @@ pub mod appliance;
 pub mod gwlb;
 pub mod kms;
 pub mod lab;
+pub mod pki;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -13,6 +13,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("nghttp", "nghttp2-client"),
     ("nghttpd", "nghttp2-server"),
     ("openssl", "openssl"),
+    ("psql", "postgresql-client"),
     ("python3", "python3"),
 ];
 

@@ -491,7 +491,7 @@ impl Dataplane {
             self.shared.counters.flows_untracked += 1;
             return match self.shared.config.on_table_full {
                 Verdict::Drop | Verdict::Reset => Fate::Dropped(DropReason::TableFull),
-                Verdict::Pass | Verdict::Inspect => {
+                Verdict::Pass | Verdict::Inspect | Verdict::InspectEither => {
                     self.shared.counters.count_bypass(BypassReason::TableFull);
                     all
                 }

@@ -176,7 +176,7 @@ fn tracked(
     }
 }
 
-/// Keeps what an HTTP/2 server says before the client does; bypasses when there is no room for it.
+/// Keeps what a server says before the client does; bypasses when there is no room for it.
 fn hold_greeting(
     flow: &mut Flow,
     id: FlowId,
@@ -195,6 +195,9 @@ fn hold_greeting(
     let has_room = shared.load.held_bytes + datagram.len() <= shared.config.hold_total_bytes;
     if has_room && greeting.add(seen, tcp, datagram) {
         shared.counters.held_packets += 1;
+        if track.takes_greeting && matches!(track.phase, Phase::Open) {
+            lifecycle::greet(flow, id, shared, now);
+        }
         return Fate::Absorbed;
     }
     let reason = if has_room {

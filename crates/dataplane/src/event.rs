@@ -63,6 +63,9 @@ pub enum Verdict {
     /// Forward the handshake, hold the client's first bytes and ask again. Means `Pass` for flows that
     /// are not TCP or whose handshake was not seen.
     Inspect,
+    /// The same, and where the server speaks before the client, the connection is taken over with the
+    /// server's first bytes unread on its leg.
+    InspectEither,
 }
 
 /// The answer to [`Event::FirstBytes`].

@@ -51,7 +51,7 @@ pub(crate) fn decide(
                 answer_at: Instant::ZERO,
             })
         }
-        Verdict::Inspect => {
+        Verdict::Inspect | Verdict::InspectEither => {
             counters.verdicts_inspect += 1;
             match first.as_ref().and_then(Seen::tcp) {
                 Some(syn) if isn.is_some() => {
@@ -59,7 +59,9 @@ pub(crate) fn decide(
                         counters.count_bypass(BypassReason::TooManyIntercepted);
                         State::Bypassed(raw(flow, true))
                     } else {
-                        State::Tracking(Box::new(Track::new(syn)))
+                        let mut track = Track::new(syn);
+                        track.takes_greeting = verdict == Verdict::InspectEither;
+                        State::Tracking(Box::new(track))
                     }
                 }
                 _ => {
@@ -182,13 +184,25 @@ pub(crate) fn relay(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: Insta
     take_over(flow, id, shared, now);
 }
 
-/// Builds the legs and gives the client leg what is held, as ordinary arrivals.
+/// Takes a connection over in which the server speaks first and somebody wants to hear it.
+pub(crate) fn greet(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: Instant) {
+    if shared.load.intercepted >= shared.config.max_intercepted {
+        release(flow, id, shared, BypassReason::TooManyIntercepted);
+        return;
+    }
+    shared.counters.takeovers += 1;
+    take_over(flow, id, shared, now);
+}
+
+/// Builds the legs and gives them what is held, as ordinary arrivals.
 fn take_over(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: Instant) {
     let State::Tracking(track) = &mut flow.state else {
         return;
     };
-    let Phase::Hold(hold) = core::mem::replace(&mut track.phase, Phase::Open) else {
-        return;
+    let held = match core::mem::replace(&mut track.phase, Phase::Open) {
+        Phase::Hold(hold) => hold.into_segments(),
+        Phase::Open => Vec::new(),
+        Phase::Syn | Phase::SynAck => return,
     };
     let mut legs = Legs::new(track, flow.key.is_v6(), &shared.config, &shared.tcp, now);
     let greeting = track
@@ -199,10 +213,7 @@ fn take_over(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: Instant) {
         .into_iter()
         .flatten()
         .map(|held| (Leg::Server, held));
-    let from_client = hold
-        .into_segments()
-        .into_iter()
-        .map(|held| (Leg::Client, held));
+    let from_client = held.into_iter().map(|held| (Leg::Client, held));
     for (from, held) in from_server.chain(from_client) {
         if let Some(segment) = held.seen.segment(&held.datagram) {
             let ce = held.seen.is_congestion_marked();

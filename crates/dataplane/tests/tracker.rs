@@ -752,3 +752,46 @@ fn bypass_needs_no_state_a_fresh_data_plane_passes_the_middle_of_a_connection() 
     }
     assert_eq!(bench.opened(), 1);
 }
+
+// A greeting that somebody wants to hear.
+
+/// A bench on which the handshake is done and either side's first bytes are wanted.
+fn open_to_either() -> Bench {
+    let mut bench = Bench::with_verdict(Verdict::InspectEither);
+    bench.give(&syn().packet());
+    bench.give(&syn_ack().packet());
+    bench.give(&from_client(0, b"").packet());
+    bench.take_sent();
+    bench
+}
+
+#[test]
+fn open_to_either_a_greeting_takes_the_connection_over_at_once() {
+    let mut bench = open_to_either();
+    bench.give(&from_server(0, 0, b"220 ready\r\n").packet());
+    assert_eq!(state(&bench), FlowState::Intercepted);
+    assert_eq!(bench.read(Leg::Server).0, b"220 ready\r\n");
+    assert_eq!(bench.dataplane.held_bytes(), 0);
+    assert_eq!(bench.dataplane.counters().takeovers, 1);
+}
+
+#[test]
+fn open_to_either_a_client_that_speaks_first_is_asked_about() {
+    let mut bench = open_to_either();
+    bench.give(&from_client(0, b"EHLO me\r\n").packet());
+    assert_eq!(first_bytes(&bench), 1);
+    bench.give(&from_server(0, 0, b"220 ready\r\n").packet());
+    assert_eq!(state(&bench), FlowState::Holding);
+    answer(&mut bench, FirstBytes::Intercept);
+    assert_eq!(bench.read(Leg::Server).0, b"220 ready\r\n");
+    assert_eq!(bench.read(Leg::Client).0, b"EHLO me\r\n");
+}
+
+#[test]
+fn open_to_either_a_greeting_without_room_is_passed() {
+    let mut bench = open_to_either();
+    let mut last = from_server(0, 0, b"220 bye\r\n");
+    last.repr.flags = Flags(last.repr.flags.0 | Flags::FIN.0);
+    bench.give(&last.packet());
+    assert_bypassed(&bench, BypassReason::ServerFirst);
+}

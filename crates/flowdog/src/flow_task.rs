@@ -7,16 +7,17 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use dataplane::{Congestion, FlowId, FlowState, FlowView, Leg, ReadOutcome};
+use proxy::starttls::{self, Clear, StartTls, StartTlsSet, Watch};
 use proxy::{Protocol, ProxyError};
 use sdk::{Chain, FlowInfo};
 use tls::{Handling, Impersonator, TlsError};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
-use crate::config::Config;
-use crate::opening;
+use crate::config::{Application, Config, Rule};
 use crate::policy::{self, Decision, Facts, Protocols};
 use crate::stream::{Core, LegEnd, LegStream};
 use crate::telemetry::{self, Telemetry};
+use crate::{opening, shard};
 
 /// What a flow's task needs.
 pub(crate) struct FlowTask {
@@ -40,7 +41,11 @@ enum Plan {
         handling: Handling,
         /// Under which it is learned that this cannot be intercepted.
         name: String,
+        /// What was spoken before TLS.
+        via: Option<StartTls>,
     },
+    /// In clear, and perhaps TLS later.
+    Follow(StartTlsSet),
 }
 
 impl FlowTask {
@@ -49,13 +54,21 @@ impl FlowTask {
             return;
         };
         let mut client = LegStream::new(Rc::clone(&self.core), self.flow, Leg::Client);
-        let server = LegStream::new(Rc::clone(&self.core), self.flow, Leg::Server);
+        let mut server = LegStream::new(Rc::clone(&self.core), self.flow, Leg::Server);
         let ends = [client.end(), server.end()];
         // One configuration for the whole life of the flow, whatever is reloaded meanwhile.
         let config = self.config.load_full();
-        let plan = self.recognise(&mut client, &view, &config).await;
+        let mut plan = self
+            .recognise(&mut client, &mut server, &view, &config, None)
+            .await;
+        if let Plan::Follow(protocols) = plan {
+            plan = self
+                .follow(&mut client, &mut server, &view, &config, protocols)
+                .await;
+        }
         match plan {
-            Plan::Abort => {
+            // What is followed once has another plan afterwards.
+            Plan::Abort | Plan::Follow(_) => {
                 self.core.abort(self.flow);
                 return;
             }
@@ -83,6 +96,7 @@ impl FlowTask {
                 impersonator,
                 handling,
                 name,
+                via,
             } => {
                 let address = view.server.ip();
                 match impersonator
@@ -97,17 +111,27 @@ impl FlowTask {
                             info.context
                                 .insert("tls-server-fault".to_owned(), fault.as_str().into());
                         }
-                        let alpn = established.alpn;
-                        let outcome = proxy::serve_detected(
-                            established.client,
-                            established.server,
-                            alpn.as_deref(),
-                            chain,
-                            Arc::new(info),
-                            &config.proxy,
-                        )
-                        .await;
-                        self.finished(outcome.map(drop));
+                        let (client, server) = (established.client, established.server);
+                        if let Some(protocol) = via {
+                            let word = protocol.as_str().into();
+                            info.context.insert("starttls".to_owned(), word);
+                            let outcome = self
+                                .serve(client, server, Protocol::Opaque, chain, info, &config)
+                                .await;
+                            self.finished(outcome);
+                        } else {
+                            let alpn = established.alpn;
+                            let outcome = proxy::serve_detected(
+                                client,
+                                server,
+                                alpn.as_deref(),
+                                chain,
+                                Arc::new(info),
+                                &config.proxy,
+                            )
+                            .await;
+                            self.finished(outcome.map(drop));
+                        }
                     }
                     Err(error) => {
                         self.learn(&error, handling, &view, &name, &config);
@@ -119,10 +143,70 @@ impl FlowTask {
         self.leave(&ends).await;
     }
 
-    /// Reads until the decision is there, and gives the bytes back to the stream.
-    async fn recognise(&self, client: &mut LegStream, view: &FlowView, config: &Config) -> Plan {
+    /// Forwards what is said in clear up to TLS, and finds out what to do with that.
+    async fn follow(
+        &self,
+        client: &mut LegStream,
+        server: &mut LegStream,
+        view: &FlowView,
+        config: &Config,
+        protocols: StartTlsSet,
+    ) -> Plan {
+        let count = |protocol: Option<StartTls>, outcome| {
+            let protocol = protocol.map_or("other", StartTls::as_str);
+            self.telemetry.starttls.add((protocol, outcome));
+        };
+        let watch = Watch::new(protocols);
+        match starttls::until_tls(client, server, watch, &config.proxy).await {
+            Ok(Clear::Goes(protocol)) => {
+                count(protocol, "clear");
+                Plan::Relay
+            }
+            Ok(Clear::Refused(protocol, refusal)) => {
+                count(Some(protocol), refusal.as_str());
+                tracing::warn!(
+                    flow = %self.flow,
+                    client = %view.client,
+                    server = %view.server,
+                    protocol = protocol.as_str(),
+                    reason = refusal.as_str(),
+                    "bytes between the request for TLS and TLS itself: the connection is reset"
+                );
+                Plan::Abort
+            }
+            Ok(Clear::Tls {
+                protocol,
+                client: hello,
+            }) => {
+                count(Some(protocol), "tls");
+                client.unread(hello);
+                self.recognise(client, server, view, config, Some(protocol))
+                    .await
+            }
+            Err(error) => {
+                self.finished(Err(error));
+                Plan::Abort
+            }
+        }
+    }
+
+    /// Reads until the decision is there, and gives the bytes back to the stream. After a change from
+    /// clear text to TLS, `via` says what was spoken.
+    async fn recognise(
+        &self,
+        client: &mut LegStream,
+        server: &mut LegStream,
+        view: &FlowView,
+        config: &Config,
+        via: Option<StartTls>,
+    ) -> Plan {
         let facts = Facts::from(view);
+        let followed = match via {
+            None => policy::followed(config, &facts),
+            Some(_) => StartTlsSet::default(),
+        };
         let mut seen = BytesMut::with_capacity(2048);
+        let mut greeting = BytesMut::new();
         let deadline = tokio::time::sleep(config.proxy.sniff_time);
         tokio::pin!(deadline);
         let accepted = self.core.wants_interception(self.flow);
@@ -132,7 +216,13 @@ impl FlowTask {
                 break judgement;
             }
             let more = tokio::select! {
+                biased;
                 read = client.read_buf(&mut seen) => matches!(read, Ok(count) if count > 0),
+                _ = server.read_buf(&mut greeting), if followed.has_greeting() => {
+                    client.unread(seen.freeze());
+                    server.unread(greeting.freeze());
+                    return Plan::Follow(followed);
+                }
                 () = &mut deadline => false,
             };
             if !more {
@@ -151,8 +241,22 @@ impl FlowTask {
                 .unwrap_or_default()
         };
         self.choose_congestion(judgement.rule.map(|rule| rule.congestion));
+        let agreed = |protocol| {
+            let listed = |rule: &Rule| rule.starttls.contains(protocol);
+            accepted || judgement.rule.is_some_and(listed)
+        };
         let plan = match judgement.decision {
             Decision::Drop | Decision::Reset => Plan::Abort,
+            // What was agreed upon is TLS, so these bytes are nobody's honest words.
+            _ if via.is_some()
+                && judgement
+                    .application
+                    .is_some_and(|it| it != Application::Tls) =>
+            {
+                Plan::Abort
+            }
+            Decision::Intercept(Protocols::Clear) => Plan::Follow(followed),
+            Decision::Intercept(Protocols::Tls) if via.is_some_and(|it| !agreed(it)) => Plan::Relay,
             Decision::Intercept(Protocols::Tls) => match &config.tls.impersonator {
                 Some(impersonator) => Plan::Tls {
                     chain: chain(),
@@ -162,6 +266,7 @@ impl FlowTask {
                         retry: config.tls.learned.is_some(),
                     },
                     name: policy::learned_name(judgement.server_name.as_deref(), view.server.ip()),
+                    via,
                 },
                 None => Plan::Relay,
             },
@@ -173,7 +278,13 @@ impl FlowTask {
                 chain: chain(),
                 protocol: Protocol::Http2,
             },
-            Decision::NeedMore | Decision::Pass(_) => Plan::Relay,
+            Decision::Pass(reason) => {
+                if via.is_some() {
+                    shard::count_pass(&self.telemetry, reason);
+                }
+                Plan::Relay
+            }
+            Decision::NeedMore => Plan::Relay,
         };
         client.unread(seen.freeze());
         plan
@@ -191,15 +302,19 @@ impl FlowTask {
         }
     }
 
-    async fn serve(
+    async fn serve<C, S>(
         &self,
-        client: LegStream,
-        server: LegStream,
+        client: C,
+        server: S,
         protocol: Protocol,
         chain: Chain,
         info: FlowInfo,
         config: &Config,
-    ) -> Result<(), ProxyError> {
+    ) -> Result<(), ProxyError>
+    where
+        C: AsyncRead + AsyncWrite + Unpin + 'static,
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
         proxy::serve(
             client,
             server,

@@ -138,6 +138,14 @@ fn shell(text: &mut Exposition, state: &State) {
     for (reason, count) in telemetry.failed.snapshot() {
         text.sample(&[("reason", &reason)], count);
     }
+    text.family(
+        "flowdog_starttls_total",
+        "counter",
+        "Flows that began in clear and were followed towards TLS, by protocol and by how that ended.",
+    );
+    for ((protocol, outcome), count) in telemetry.starttls.snapshot() {
+        text.sample(&[("protocol", &protocol), ("outcome", &outcome)], count);
+    }
     text.single(
         "flowdog_flow_panics_total",
         "counter",

@@ -46,7 +46,7 @@ pub(crate) fn word(verdict: Verdict) -> &'static str {
         Verdict::Pass => "pass",
         Verdict::Drop => "drop",
         Verdict::Reset => "reset",
-        Verdict::Inspect => "inspect",
+        Verdict::Inspect | Verdict::InspectEither => "inspect",
     }
 }
 
@@ -217,8 +217,10 @@ impl Opening {
                 if verdict == Verdict::Inspect {
                     self.note.chain = Some(rule.chain.clone());
                     self.note.congestion = Some(rule.congestion);
+                    self.finish(policy::inspection(&Arc::clone(&self.config), &self.facts));
+                } else {
+                    self.finish(verdict);
                 }
-                self.finish(verdict);
                 true
             }
         }

@@ -606,7 +606,7 @@ fn watch_sent(tap: &OptionalTap, shard: usize, memory: &[u8], pieces: &[Piece]) 
     }
 }
 
-fn count_pass(telemetry: &Telemetry, reason: PassReason) {
+pub(crate) fn count_pass(telemetry: &Telemetry, reason: PassReason) {
     match reason {
         PassReason::Rule => {}
         PassReason::Opaque => telemetry::add(&telemetry.passed_opaque),

@@ -168,7 +168,11 @@ impl LegStream {
 
     /// Gives bytes back that were read to look at them.
     pub(crate) fn unread(&mut self, bytes: Bytes) {
-        self.unread = bytes;
+        self.unread = if self.unread.is_empty() {
+            bytes
+        } else {
+            [bytes, std::mem::take(&mut self.unread)].concat().into()
+        };
     }
 
     pub(crate) fn end(&self) -> Rc<LegEnd> {

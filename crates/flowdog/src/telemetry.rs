@@ -18,6 +18,8 @@ pub(crate) struct Telemetry {
     pub(crate) served: AtomicU64,
     /// Intercepted flows that ended in an error, by the proxy's word for it.
     pub(crate) failed: Labelled,
+    /// Flows that began in clear and were followed towards TLS, by protocol and by how that ended.
+    pub(crate) starttls: Labelled<(&'static str, &'static str)>,
     /// Tasks of flows that panicked: a bug, contained.
     pub(crate) panics: AtomicU64,
     /// Records of flows that were written.
@@ -48,10 +50,10 @@ impl Telemetry {
 
 /// Counts by a label from a small fixed vocabulary.
 #[derive(Debug, Default)]
-pub(crate) struct Labelled(std::sync::Mutex<std::collections::BTreeMap<&'static str, u64>>);
+pub(crate) struct Labelled<L = &'static str>(std::sync::Mutex<std::collections::BTreeMap<L, u64>>);
 
-impl Labelled {
-    pub(crate) fn add(&self, label: &'static str) {
+impl<L: Copy + Ord> Labelled<L> {
+    pub(crate) fn add(&self, label: L) {
         let mut counts = self
             .0
             .lock()
@@ -59,7 +61,7 @@ impl Labelled {
         *counts.entry(label).or_default() += 1;
     }
 
-    pub(crate) fn snapshot(&self) -> Vec<(&'static str, u64)> {
+    pub(crate) fn snapshot(&self) -> Vec<(L, u64)> {
         let counts = self
             .0
             .lock()

@@ -11,6 +11,11 @@ pub fn http1_response(bytes: &[u8]) {
     crate::http1::fuzzing::response(bytes);
 }
 
+/// Both ends of a protocol that may change to TLS.
+pub fn starttls(bytes: &[u8]) {
+    crate::starttls::fuzzing::conversation(bytes);
+}
+
 /// A peer's bytes as WebSocket frames.
 pub fn websocket_frame(bytes: &[u8]) {
     crate::websocket::fuzzing::frames(bytes);

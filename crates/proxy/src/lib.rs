@@ -17,6 +17,7 @@
 //! | `http1` | HTTP/1.0 and HTTP/1.1 on its own codec |
 //! | `http2` | HTTP/2, streams one to one |
 //! | `websocket` | WebSocket frames and messages |
+//! | [`starttls`] | follows protocols that change to TLS to the moment of the change |
 //! | `tunnel` | bytes both ways, unread |
 //! | [`respond`] | the answers that flowdog itself gives |
 //!
@@ -34,6 +35,7 @@ mod http2;
 mod limits;
 pub mod respond;
 mod serve;
+pub mod starttls;
 mod stream;
 mod tunnel;
 mod websocket;

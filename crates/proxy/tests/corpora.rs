@@ -8,9 +8,10 @@ use std::path::Path;
 use flowdog_proxy::fuzzing;
 use proptest::prelude::*;
 
-const TARGETS: [(&str, fn(&[u8])); 3] = [
+const TARGETS: [(&str, fn(&[u8])); 4] = [
     ("http1_request", fuzzing::http1_request),
     ("http1_response", fuzzing::http1_response),
+    ("starttls", fuzzing::starttls),
     ("websocket_frame", fuzzing::websocket_frame),
 ];
 

@@ -3,7 +3,9 @@
 //!
 //! An HTTP/2 server sends its SETTINGS without waiting for the client's preface (RFC 9113 §3.4), and on
 //! a short path they overtake it. Forwarded, they would make the connection one in which the server
-//! speaks first, and it could not be taken over. Other servers' greetings are never held.
+//! speaks first, and it could not be taken over. Other servers' greetings are held only where whoever
+//! decides about the flow wants to hear them
+//! ([`Verdict::InspectEither`](crate::Verdict::InspectEither)).
 
 use wire::tcp::{Flags, Seq};
 

@@ -34,8 +34,10 @@ pub(crate) struct Track {
     pub(crate) phase: Phase,
     pub(crate) client: Half,
     pub(crate) server: Half,
-    /// What an HTTP/2 server said before the client did.
+    /// What the server said before the client did.
     pub(crate) greeting: Option<Box<Greeting>>,
+    /// Whether the server's first bytes are reason enough to take over.
+    pub(crate) takes_greeting: bool,
     /// The client's last SYN; `None` once it sent more than one, which makes a round trip ambiguous.
     syn_at: Option<Instant>,
     syn_count: u8,
@@ -91,6 +93,7 @@ impl Track {
             client: Half::new(syn.seq),
             server: Half::new(Seq(0)),
             greeting: None,
+            takes_greeting: false,
             syn_at: None,
             syn_count: 0,
             syn_ack_at: None,
@@ -200,8 +203,9 @@ impl Track {
             tcp.payload_len > 0 && (!is_answered || tcp.payload_end() > self.server.next);
         if has_data {
             let is_open = matches!(self.phase, Phase::Open | Phase::Hold(_));
-            let is_greeting =
-                self.greeting.is_some() || Greeting::begins(seen, tcp, datagram, self.server.next);
+            let is_greeting = self.takes_greeting
+                || self.greeting.is_some()
+                || Greeting::begins(seen, tcp, datagram, self.server.next);
             return if is_open && is_greeting {
                 Step::HoldGreeting
             } else {

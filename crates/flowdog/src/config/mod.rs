@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use dataplane::{Congestion, VpcEndpointId};
 use ipnet::IpNet;
+use proxy::starttls::StartTlsSet;
 use sdk::{Chain, InterceptorKind, Link};
 
 pub use authority::{Ca, CaKey, WhenAway};
@@ -360,6 +361,8 @@ pub struct Rule {
     /// `congestion`: what limits the data in flight on both legs of an intercepted connection.
     /// `cubic`.
     pub congestion: Congestion,
+    /// `starttls`: protocols that begin in clear and are followed to TLS. None.
+    pub starttls: StartTlsSet,
     /// `mid-flow`: what happens to a matching connection of which the handshake was not seen and
     /// that therefore cannot be intercepted. `pass`, so that a restart leaves bypassed
     /// connections alone.
@@ -404,6 +407,7 @@ impl Rule {
 pub struct Rules {
     list: Arc<[Rule]>,
     index: Arc<Index>,
+    follow_starttls: bool,
 }
 
 impl Rules {
@@ -412,12 +416,18 @@ impl Rules {
     pub fn new(list: Vec<Rule>) -> Self {
         Self {
             index: Arc::new(Index::new(&list)),
+            follow_starttls: list.iter().any(|rule| !rule.starttls.is_empty()),
             list: list.into(),
         }
     }
 
     pub(crate) fn index(&self) -> &Index {
         &self.index
+    }
+
+    /// Whether any rule follows a protocol to TLS.
+    pub(crate) fn follow_starttls(&self) -> bool {
+        self.follow_starttls
     }
 }
 

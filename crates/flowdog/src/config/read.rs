@@ -6,6 +6,7 @@ use std::net::{SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::time::Duration;
 
+use proxy::starttls::StartTls;
 use sdk::{Chain, InterceptorKind, Link, OnError};
 use toml::de::{DeTable, DeValue};
 
@@ -586,6 +587,19 @@ impl Reader<'_> {
             .iter()
             .filter_map(|name| links.get(name).cloned())
             .collect();
+        let starttls = section.optional_list("starttls", STARTTLS, faults, |v| {
+            StartTls::from_word(v.as_str()?)
+        });
+        if let (Some(entry), Some(action)) = (section.peek("starttls"), action)
+            && !matches!(action, Action::Ask | Action::Intercept)
+        {
+            faults.add(
+                entry.offset,
+                entry.key,
+                "only flows that are intercepted are followed to TLS",
+                Some("action = \"intercept\" or \"ask\", or a rule without `starttls`"),
+            );
+        }
         let line = faults.line_of(section.offset());
         let name = section
             .parsed("name", "a name of up to 64 characters", faults, |text| {
@@ -619,6 +633,7 @@ impl Reader<'_> {
                     faults,
                 )
                 .unwrap_or_default(),
+            starttls: starttls.into_iter().flatten().collect(),
             mid_flow: section
                 .word(
                     "mid-flow",
@@ -683,6 +698,7 @@ impl Reader<'_> {
 
 /// More would make the tables of the rules large; lists of networks in few rules cost less.
 const MOST_RULES: usize = 10_000;
+const STARTTLS: &str = "imap, ldap, mysql, pop3, postgres, smtp";
 const HOST_NAMES: &str = "host names, with * for any characters, as \"*.example.com\"";
 const NETWORKS: &str = "networks as \"10.0.0.0/8\" or \"2001:db8::/32\", or single addresses";
 

@@ -110,7 +110,10 @@ pub fn explain(config: &Config, question: &Question) -> Explanation {
             _ => break opening,
         }
     };
-    let inspected = opening.step == OpenStep::Verdict(Verdict::Inspect);
+    let inspected = matches!(
+        opening.step,
+        OpenStep::Verdict(Verdict::Inspect | Verdict::InspectEither)
+    );
     let application = question.application();
     let sight = FirstSight {
         application,
@@ -203,7 +206,7 @@ fn at_bytes(
             ),
             Decision::Pass(_) => (
                 "pass",
-                "it says to intercept, and the protocol is neither TLS nor HTTP".to_owned(),
+                "it says to intercept, and the protocol is neither TLS nor HTTP (protocols in `starttls` are followed to TLS)".to_owned(),
             ),
             _ => ("intercept", why),
         },

@@ -6,15 +6,18 @@
 //! A rule that asks an acceptor is a gate: once the flow is accepted, the rules below it decide.
 
 pub(crate) mod explain;
+mod follow;
 pub(crate) mod index;
 
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane::{FlowView, Protocol, Verdict, VpcEndpointId};
 use proxy::detect::{Sniff, sniff};
+use proxy::starttls::{self, ClientFirst};
 use tls::hello::{self, Parsed};
 
 use crate::config::{Action, Config, MidFlow, Rule};
+pub(crate) use follow::followed;
 
 const TCP: Protocol = Protocol(6);
 const UDP: Protocol = Protocol(17);
@@ -156,6 +159,8 @@ pub(crate) enum PassReason {
 /// The protocols that can be intercepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocols {
+    /// One that may change to TLS.
+    Clear,
     Http1,
     Http2,
     Tls,
@@ -206,8 +211,12 @@ pub(crate) fn at_open<'c>(
         // One above that passes changes nothing for flows that are passed anyway, so those need no
         // inspection.
         if later_counts || later && verdict != Verdict::Pass {
-            return nobody(Verdict::Inspect);
+            return nobody(inspection(config, facts));
         }
+        let verdict = match verdict {
+            Verdict::Inspect => inspection(config, facts),
+            other => other,
+        };
         return Opening {
             step: OpenStep::Verdict(verdict),
             rule: Some(rule),
@@ -215,10 +224,19 @@ pub(crate) fn at_open<'c>(
         };
     }
     nobody(if later_counts {
-        Verdict::Inspect
+        inspection(config, facts)
     } else {
         Verdict::Pass
     })
+}
+
+/// Inspection, of the server's first bytes too where a rule follows a protocol in which it greets.
+pub(crate) fn inspection(config: &Config, facts: &Facts) -> Verdict {
+    if followed(config, facts).has_greeting() {
+        Verdict::InspectEither
+    } else {
+        Verdict::Inspect
+    }
 }
 
 /// The decision on a TCP flow whose client has sent `bytes` so far. `accepted` says that an
@@ -238,7 +256,7 @@ pub(crate) fn at_first_bytes<'c>(
         ja4: None,
     };
     let (mut server_name, mut http_host, mut ja4) = (None, None, None);
-    let mut unsupported = false;
+    let (mut unsupported, mut may_change) = (false, false);
     let application = match sniff(bytes) {
         Sniff::NeedMore => return more,
         Sniff::Tls => {
@@ -268,7 +286,16 @@ pub(crate) fn at_first_bytes<'c>(
             Application::Http1
         }
         Sniff::Http2PriorKnowledge => Application::Http2,
-        Sniff::Opaque => Application::Other,
+        Sniff::Opaque => {
+            let followed = followed(config, facts);
+            match starttls::sniff_client(bytes, followed) {
+                ClientFirst::NeedMore => return more,
+                ClientFirst::Is(_) => may_change = true,
+                // One that talks before it was greeted.
+                ClientFirst::No => may_change = followed.has_greeting(),
+            }
+            Application::Other
+        }
     };
     let sight = FirstSight {
         application,
@@ -277,6 +304,10 @@ pub(crate) fn at_first_bytes<'c>(
     };
     let rule = decider(config, facts, &sight).filter(|_| !accepted);
     let decision = match (rule.map(|rule| rule.action), application) {
+        // The rule for TLS may be another one.
+        (None | Some(Action::Intercept), Application::Other) if may_change => {
+            Decision::Intercept(Protocols::Clear)
+        }
         _ if accepted => intercept(config, application, unsupported),
         (None | Some(Action::Pass | Action::Ask), _) => Decision::Pass(PassReason::Rule),
         (Some(Action::Drop), _) => Decision::Drop,
