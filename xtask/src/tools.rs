@@ -15,6 +15,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("openssl", "openssl"),
     ("psql", "postgresql-client"),
     ("python3", "python3"),
+    ("softhsm2-util", "softhsm2"),
 ];
 
 /// Python packages, pinned, installed into the build folder.

@@ -22,11 +22,14 @@ enum Command {
     Show(Show),
 }
 
-/// Make a root certificate, with a key that is in KMS, in a file, or new.
+/// Make a root certificate, with a key that is in KMS, in a token, in a file, or new.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 With --kms-key nothing secret is ever on this machine. Credentials come from the environment, the
 files in ~/.aws, the container or the instance; kms:GetPublicKey and kms:Sign must be allowed.
+
+With --pkcs11 the key stays in a hardware security module or a smart card. `pin-source` in the URI
+names the file with its PIN; otherwise FLOWDOG_PKCS11_PIN holds it.
 
 The certificate is valid for ten years. Files that exist are never overwritten.")]
 struct Create {
@@ -38,6 +41,11 @@ struct Create {
     #[cfg(feature = "aws")]
     #[arg(long, value_name = "REGION", requires = "kms_key")]
     region: Option<String>,
+    /// A key in a PKCS#11 token, as in pkcs11:token=NAME;object=KEY?module-path=/LIBRARY.so
+    #[cfg(feature = "pkcs11")]
+    #[arg(long, value_name = "URI", conflicts_with_all = ["key", "new_key"])]
+    #[cfg_attr(feature = "aws", arg(conflicts_with = "kms_key"))]
+    pkcs11: Option<String>,
     /// A file with a private key in PEM
     #[arg(long, value_name = "FILE", conflicts_with = "new_key")]
     key: Option<PathBuf>,
@@ -115,9 +123,16 @@ fn signer(args: &Create) -> anyhow::Result<Arc<dyn Signer>> {
         let (kind, public) = key.public_key()?;
         return Ok(key.signer(kind, public));
     }
+    #[cfg(feature = "pkcs11")]
+    if let Some(uri) = &args.pkcs11 {
+        let uri = pkcs11::Pkcs11Uri::parse(uri).context("--pkcs11")?;
+        let key = pkcs11::Pkcs11Key::new(uri);
+        let (kind, public) = key.public_key()?;
+        return Ok(key.signer(kind, public));
+    }
     let Some(key) = &args.key else {
         anyhow::bail!(
-            "which key? --new-key FILE makes one, --key FILE reads one, --kms-key uses KMS"
+            "which key? --new-key FILE makes one, --key FILE reads one, --kms-key uses KMS, --pkcs11 a token"
         );
     };
     Ok(Authority::signer_from_file(key)?)

@@ -76,6 +76,7 @@ fn issuing(ca: &Ca) -> Result<Arc<Issuing>, TrustFault> {
             region,
             endpoint,
         } => kms(ca, key, region.as_deref(), endpoint.clone())?,
+        CaKey::Pkcs11(uri) => token(ca, uri)?,
     };
     let root = Arc::new(root);
     if !root.may_have_intermediates() && !root.is_remote() {
@@ -130,11 +131,32 @@ fn kms(
     })
 }
 
+#[cfg(feature = "pkcs11")]
+fn token(ca: &Ca, uri: &str) -> Result<Authority, TrustFault> {
+    let uri = pkcs11::Pkcs11Uri::parse(uri).map_err(|error| TrustFault {
+        key: "pkcs11",
+        what: error.to_string(),
+        allowed: "a pkcs11: URI (RFC 7512) with `module-path` and `object` or `id`",
+    })?;
+    let key = pkcs11::Pkcs11Key::new(uri);
+    Authority::from_certificate(&ca.certificate, |kind, public| key.signer(kind, public))
+        .map_err(|error| fault(ca, &error))
+}
+
+#[cfg(not(feature = "pkcs11"))]
+fn token(_ca: &Ca, _uri: &str) -> Result<Authority, TrustFault> {
+    Err(TrustFault {
+        key: "pkcs11",
+        what: "this flowdog was built without PKCS#11".to_owned(),
+        allowed: "`key`, the file with the private key of `certificate`",
+    })
+}
+
 /// Which key of the configuration an error is about.
 fn fault(ca: &Ca, error: &AuthorityError) -> TrustFault {
     let file = match &ca.key {
         CaKey::File(file) => Some(file),
-        CaKey::Kms { .. } => None,
+        CaKey::Kms { .. } | CaKey::Pkcs11(_) => None,
     };
     let about_key = match error {
         AuthorityError::NoKey { .. }
@@ -154,9 +176,12 @@ fn fault(ca: &Ca, error: &AuthorityError) -> TrustFault {
             allowed: "a PEM file with the unencrypted private key of the certificate",
         },
         (true, None) => TrustFault {
-            key: "kms-key",
+            key: match &ca.key {
+                CaKey::Pkcs11(_) => "pkcs11",
+                _ => "kms-key",
+            },
             what: error.to_string(),
-            allowed: "the KMS key of the certificate",
+            allowed: "the key of the certificate",
         },
         (false, _) => TrustFault {
             key: "certificate",

@@ -342,7 +342,7 @@ impl Authority {
     /// With the file and what is wrong with it.
     pub fn signer_from_file(key: &Path) -> Result<Arc<dyn Signer>, AuthorityError> {
         let key_pem = read(key)?;
-        warn_of_open_key(key);
+        warn_if_open(key, "the CA key");
         let key_der = match PrivateKeyDer::from_pem_slice(&key_pem) {
             Ok(der) => der,
             Err(rustls_pki_types::pem::Error::NoItemsFound) => {
@@ -615,11 +615,12 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), AuthorityError>
         })
 }
 
-fn warn_of_open_key(path: &Path) {
+/// Warns of a file with a secret (`what`) that others can read.
+pub fn warn_if_open(path: &Path, what: &str) {
     if let Ok(metadata) = fs::metadata(path)
         && metadata.permissions().mode() & 0o077 != 0
     {
-        tracing::warn!(path = %path.display(), "the CA key can be read by others: chmod 600 it");
+        tracing::warn!(path = %path.display(), "{what} can be read by others: chmod 600 the file");
     }
 }
 

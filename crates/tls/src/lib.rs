@@ -37,7 +37,7 @@ mod signer;
 pub mod upstream;
 mod verifier;
 
-pub use authority::{Authority, AuthorityError};
+pub use authority::{Authority, AuthorityError, warn_if_open};
 pub use describe::describe_certificate;
 pub use error::{OurFault, PeerFault, PolicyFault, Side, TlsError};
 pub use fault::CertificateFault;

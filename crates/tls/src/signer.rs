@@ -59,6 +59,18 @@ impl RemoteKey {
         }
     }
 
+    /// The digest that is signed, for signers that do not hash: SHA-384 with P-384, else SHA-256.
+    #[must_use]
+    pub fn digest(self, message: &[u8]) -> Vec<u8> {
+        let algorithm = match self {
+            Self::EcdsaP256 | Self::Rsa => &aws_lc_rs::digest::SHA256,
+            Self::EcdsaP384 => &aws_lc_rs::digest::SHA384,
+        };
+        aws_lc_rs::digest::digest(algorithm, message)
+            .as_ref()
+            .to_vec()
+    }
+
     /// Reads a SubjectPublicKeyInfo (RFC 5280 §4.1.2.7): the kind, and the content of its BIT
     /// STRING as [`Signer::public_key`] wants it. `None` for every other kind of key.
     #[must_use]

@@ -35,6 +35,8 @@ pub enum CaKey {
         /// `kms-endpoint`; otherwise the region's own.
         endpoint: Option<String>,
     },
+    /// `pkcs11`: a key in a PKCS#11 token, by its URI (RFC 7512).
+    Pkcs11(String),
 }
 
 /// What happens to TLS while the authority's key is away and there is no valid intermediate.
@@ -86,6 +88,12 @@ pub(super) fn read(section: &mut Section<'_>, faults: &mut Collector<'_>) -> Opt
         faults,
         |text| (!text.is_empty() && text.len() <= 2048).then(|| text.to_owned()),
     );
+    let pkcs11 = section.parsed(
+        "pkcs11",
+        "a URI as \"pkcs11:token=ca;object=root?module-path=/usr/lib/softhsm/libsofthsm2.so\"",
+        faults,
+        |text| (text.starts_with("pkcs11:") && text.len() <= 4096).then(|| text.to_owned()),
+    );
     let region = section.parsed(
         "kms-region",
         "the name of a region, as \"eu-central-1\"",
@@ -111,15 +119,20 @@ pub(super) fn read(section: &mut Section<'_>, faults: &mut Collector<'_>) -> Opt
     if !section.is_present() {
         return Ca::from_environment();
     }
-    if let (Some(_), Some(entry)) = (&file, section.peek("kms-key")) {
-        faults.add(
-            entry.offset,
-            entry.key,
-            "stands beside `key`",
-            Some("one of `key` and `kms-key`"),
-        );
-        return None;
-    }
+    let named = ["key", "kms-key", "pkcs11"].map(|key| section.peek(key).map(|entry| (key, entry)));
+    let mut named = named.into_iter().flatten();
+    let has_key = match (named.next(), named.next()) {
+        (Some((first, _)), Some((_, entry))) => {
+            faults.add(
+                entry.offset,
+                entry.key,
+                format!("stands beside `{first}`"),
+                Some("one of `key`, `kms-key` and `pkcs11`"),
+            );
+            return None;
+        }
+        (first, _) => first.is_some(),
+    };
     if let (None, Some(entry)) = (
         section.peek("kms-key"),
         section
@@ -134,13 +147,12 @@ pub(super) fn read(section: &mut Section<'_>, faults: &mut Collector<'_>) -> Opt
         );
         return None;
     }
-    let has_key = section.peek("key").is_some() || section.peek("kms-key").is_some();
     let missing = match (section.peek("certificate").is_some(), has_key) {
         (true, true) => None,
         (true, false) => Some((
             "key",
             "is missing",
-            "the PEM file with the private key, or `kms-key`",
+            "the PEM file with the private key, or `kms-key`, or `pkcs11`",
         )),
         (false, true) => Some((
             "certificate",
@@ -150,21 +162,22 @@ pub(super) fn read(section: &mut Section<'_>, faults: &mut Collector<'_>) -> Opt
         (false, false) => Some((
             "certificate",
             "the table is empty",
-            "`certificate` with `key` or `kms-key`, or no [tls.ca] at all",
+            "`certificate` with `key`, `kms-key` or `pkcs11`, or no [tls.ca] at all",
         )),
     };
     if let Some((key, what, allowed)) = missing {
         faults.add(section.offset(), section.name_of(key), what, Some(allowed));
         return None;
     }
-    let key = match (file, kms) {
-        (Some(file), _) => CaKey::File(file),
-        (None, Some(key)) => CaKey::Kms {
+    let key = match (file, kms, pkcs11) {
+        (Some(file), _, _) => CaKey::File(file),
+        (None, Some(key), _) => CaKey::Kms {
             key,
             region,
             endpoint,
         },
-        (None, None) => return None,
+        (None, None, Some(uri)) => CaKey::Pkcs11(uri),
+        (None, None, None) => return None,
     };
     let made = Ca::new(certificate?, key);
     Some(Ca {

@@ -595,7 +595,7 @@ fn the_example_file_has_every_key_and_all_of_it_is_valid() {
     let mut written = std::collections::BTreeSet::new();
     collect("", &document, &mut written);
     // They cannot be switched on beside `key`.
-    for key in ["kms-key", "kms-region", "kms-endpoint"] {
+    for key in ["kms-key", "kms-region", "kms-endpoint", "pkcs11"] {
         assert!(EXAMPLE.contains(&format!("# {key} = ")), "{key}");
         written.insert(format!("tls.ca.{key}"));
     }
@@ -624,7 +624,7 @@ fn files_of_the_authority_that_do_not_fit_are_faults_at_their_keys() {
 }
 
 #[test]
-fn the_authoritys_key_is_in_a_file_or_in_kms_and_not_in_both() {
+fn the_authoritys_key_is_in_a_file_in_kms_or_in_a_token_and_in_one_of_them() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     tls::Authority::create_files("One", &path("one.pem"), &path("one.key")).unwrap();
@@ -635,12 +635,23 @@ fn the_authoritys_key_is_in_a_file_or_in_kms_and_not_in_both() {
     let kms =
         read("kms-key = 'alias/a'\nkms-region = 'eu-west-1'\nwhen-away = 'bypass'\n").unwrap();
     assert!(kms.tls.passes_without_signer(), "nobody was asked yet");
+    let token = read("pkcs11 = 'pkcs11:object=a?module-path=/none.so'\nwhen-away = 'bypass'\n");
+    assert!(token.unwrap().tls.passes_without_signer());
     let file = read("key = 'one.key'\nintermediate-life = '1d'\n").unwrap();
     assert!(file.tls.impersonator.unwrap().can_sign());
     for (keys, at) in [
         (
             "key = 'one.key'\nkms-key = 'alias/a'",
             "tls.ca.kms-key: stands beside",
+        ),
+        (
+            "kms-key = 'alias/a'\npkcs11 = 'pkcs11:object=a?module-path=/a.so'",
+            "tls.ca.pkcs11: stands beside `kms-key`",
+        ),
+        ("pkcs11 = 'alias/a'", "tls.ca.pkcs11: \"alias/a\""),
+        (
+            "pkcs11 = 'pkcs11:object=a'",
+            "tls.ca.pkcs11: `module-path` is missing",
         ),
         (
             "key = 'one.key'\nkms-region = 'eu-west-1'",
