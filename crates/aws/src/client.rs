@@ -1,8 +1,9 @@
 //! One signed request, one connection.
 //!
-//! The operations used here run a few times a week, so a pool of connections would only be
-//! something that breaks while nobody looks.
+//! The operations used here run now and then, so a pool of connections would only be something that
+//! breaks while nobody looks.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -21,6 +22,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::credentials::{Credentials, Region};
 use crate::error::{Fault, plain};
+use crate::xml::Element;
 
 /// Bounds of a request.
 #[derive(Debug, Clone)]
@@ -32,6 +34,9 @@ pub struct ClientConfig {
     /// Pause before the second attempt; doubled before each further one, and cut at random to no
     /// less than a half. Default 200 ms.
     pub pause: Duration,
+    /// Largest answer that is read, in bytes. Default 64 KiB; the largest one that KMS gives is a key
+    /// of a kilobyte.
+    pub answer: usize,
 }
 
 impl Default for ClientConfig {
@@ -40,12 +45,10 @@ impl Default for ClientConfig {
             attempt: Duration::from_secs(5),
             attempts: 3,
             pause: Duration::from_millis(200),
+            answer: 64 * 1024,
         }
     }
 }
-
-/// Largest answer that is read. The largest one wanted here is an RSA key of a kilobyte.
-const MAX_ANSWER: usize = 64 * 1024;
 
 /// Sends requests to services of AWS, or to something that behaves like them.
 #[derive(Debug, Clone)]
@@ -96,18 +99,58 @@ impl Client {
         region: &Region,
     ) -> Result<serde_json::Value, Fault> {
         let body = Bytes::from(body.to_string());
+        let form = Form {
+            content_type: "application/x-amz-json-1.1",
+            target: Some(target),
+        };
+        let make = || signed(endpoint, service, &form, body.clone(), credentials, region);
+        self.repeat(target, make, judge).await
+    }
+
+    /// An operation of a service that speaks the query protocol: parameters in a form, the answer in
+    /// XML. Repeated while its faults may pass.
+    pub(crate) async fn query(
+        &self,
+        endpoint: &Uri,
+        service: &str,
+        params: &[(&str, &str)],
+        credentials: &Credentials,
+        region: &Region,
+    ) -> Result<Element, Fault> {
+        let mut body = String::new();
+        for (key, value) in params {
+            if !body.is_empty() {
+                body.push('&');
+            }
+            let _ = write!(body, "{key}={}", encoded(value));
+        }
+        let body = Bytes::from(body);
+        let form = Form {
+            content_type: "application/x-www-form-urlencoded; charset=utf-8",
+            target: None,
+        };
+        let make = || signed(endpoint, service, &form, body.clone(), credentials, region);
+        let what = params.first().map_or("", |(_, action)| action);
+        self.repeat(what, make, judge_xml).await
+    }
+
+    async fn repeat<T>(
+        &self,
+        what: &str,
+        make: impl Fn() -> Result<Request<Full<Bytes>>, Fault>,
+        judge: impl Fn(&Answer) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
         let mut pause = self.config.pause;
         let mut attempt = 1;
         loop {
-            let request = signed(endpoint, service, target, body.clone(), credentials, region)?;
-            let fault = match self.send(request).await.and_then(|answer| judge(&answer)) {
+            let fault = match self.send(make()?).await.and_then(|answer| judge(&answer)) {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => fault,
             };
             if !fault.is_passing() || attempt >= self.config.attempts {
                 return Err(fault);
             }
-            tracing::debug!(target, attempt, %fault, "trying again");
+            tracing::debug!(what, attempt, %fault, "trying again");
             tokio::time::sleep(pause.mul_f64(0.5 + jitter() / 2.0)).await;
             pause *= 2;
             attempt += 1;
@@ -139,7 +182,7 @@ impl Client {
             .await
             .map_err(away)?;
         if !secure {
-            return exchange(stream, request).await;
+            return exchange(stream, request, self.config.answer).await;
         }
         let name = ServerName::try_from(host.clone())
             .map_err(|error| Fault::NotConfigured(format!("{host}: {error}")))?;
@@ -147,8 +190,21 @@ impl Client {
             .connect(name, stream)
             .await
             .map_err(away)?;
-        exchange(stream, request).await
+        exchange(stream, request, self.config.answer).await
     }
+}
+
+/// Percent-encoded (RFC 3986 §2.3), for a segment of a path or a field of a form.
+pub(crate) fn encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
 }
 
 /// From 0 to 1, at random; 1 where there is no randomness.
@@ -158,7 +214,11 @@ fn jitter() -> f64 {
         .map_or(1.0, |number| f64::from(number) / f64::from(u32::MAX))
 }
 
-async fn exchange<S>(stream: S, mut request: Request<Full<Bytes>>) -> Result<Answer, Fault>
+async fn exchange<S>(
+    stream: S,
+    mut request: Request<Full<Bytes>>,
+    most: usize,
+) -> Result<Answer, Fault>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -178,7 +238,7 @@ where
     let driver = tokio::spawn(connection);
     let response = sender.send_request(request).await.map_err(away)?;
     let status = response.status().as_u16();
-    let body = Limited::new(response.into_body(), MAX_ANSWER)
+    let body = Limited::new(response.into_body(), most)
         .collect()
         .await
         .map_err(|error| Fault::Garbled(plain(&error.to_string())))?
@@ -187,10 +247,17 @@ where
     Ok(Answer { status, body })
 }
 
+/// How a POST says what its body is.
+struct Form<'a> {
+    content_type: &'static str,
+    /// The operation, where it does not stand in the body.
+    target: Option<&'a str>,
+}
+
 fn signed(
     endpoint: &Uri,
     service: &str,
-    target: &str,
+    form: &Form<'_>,
     body: Bytes,
     credentials: &Credentials,
     region: &Region,
@@ -200,14 +267,15 @@ fn signed(
         .authority()
         .ok_or_else(|| Fault::NotConfigured(format!("{endpoint} has no host")))?
         .as_str();
-    let request = Request::builder()
+    let mut request = Request::builder()
         .method(Method::POST)
         .uri(endpoint)
         .header(header::HOST, host)
-        .header(header::CONTENT_TYPE, "application/x-amz-json-1.1")
-        .header("x-amz-target", target)
-        .body(())
-        .map_err(|error| wrong(&error))?;
+        .header(header::CONTENT_TYPE, form.content_type);
+    if let Some(target) = form.target {
+        request = request.header("x-amz-target", target);
+    }
+    let request = request.body(()).map_err(|error| wrong(&error))?;
     let url = endpoint.to_string();
     sign_request(request, &url, service, body, (credentials, region))
 }
@@ -270,23 +338,50 @@ fn judge(answer: &Answer) -> Result<serde_json::Value, Fault> {
     // `com.amazonaws.kms#NotFoundException` in some versions of the protocol.
     let kind = text("__type").map_or("", |kind| kind.rsplit('#').next().unwrap_or(kind));
     let message = text("message").or_else(|| text("Message")).unwrap_or("");
-    let what = plain(format!("{} {kind} {message}", answer.status).trim_end());
-    /// What the services call "later": AWS's common errors, and those of KMS.
-    const LATER: [&str; 9] = [
+    Err(refusal(answer.status, kind, message))
+}
+
+/// Sorts an answer of the query protocol: EC2 has `<Response><Errors><Error>`, STS and SQS have
+/// `<ErrorResponse><Error>`.
+fn judge_xml(answer: &Answer) -> Result<Element, Fault> {
+    let text = std::str::from_utf8(&answer.body)
+        .map_err(|_binary| Fault::Garbled("the body is not text".to_owned()));
+    let root = text.and_then(Element::parse);
+    if (200..300).contains(&answer.status) {
+        return root;
+    }
+    let root = root.unwrap_or_default();
+    let error = root.child("Error").or_else(|| {
+        let errors = root.child("Errors")?;
+        errors.child("Error")
+    });
+    let text = |key| error.and_then(|error| error.text(key)).unwrap_or_default();
+    Err(refusal(answer.status, text("Code"), text("Message")))
+}
+
+/// An answer that is no success.
+fn refusal(status: u16, kind: &str, message: &str) -> Fault {
+    let what = plain(format!("{status} {kind} {message}").trim_end());
+    /// What the services call "later": AWS's common errors, and those of KMS and EC2.
+    const LATER: [&str; 12] = [
         "DependencyTimeoutException",
+        "InternalError",
         "InternalFailure",
         "KMSInternalException",
         "KeyUnavailableException",
         "LimitExceededException",
         "RequestLimitExceeded",
+        "RequestThrottled",
         "ServiceUnavailable",
         "Throttling",
+        "Unavailable",
         "ThrottlingException",
     ];
-    if answer.status >= 500 || answer.status == 429 || LATER.contains(&kind) {
-        return Err(Fault::Busy(what));
+    if status >= 500 || status == 429 || LATER.contains(&kind) {
+        Fault::Busy(what)
+    } else {
+        Fault::Refused(what)
     }
-    Err(Fault::Refused(what))
 }
 
 #[cfg(test)]
@@ -319,6 +414,20 @@ mod tests {
     }
 
     #[test]
+    fn errors_of_the_query_protocol_are_sorted_in_both_of_their_forms() {
+        let ec2 = "<Response><Errors><Error><Code>RequestLimitExceeded</Code><Message>slow</Message></Error></Errors></Response>";
+        assert!(judge_xml(&answer(400, ec2)).unwrap_err().is_passing());
+        let sts = "<ErrorResponse><Error><Code>AccessDenied</Code><Message>no</Message></Error></ErrorResponse>";
+        assert_eq!(
+            judge_xml(&answer(403, sts)).unwrap_err(),
+            Fault::Refused("403 AccessDenied no".to_owned())
+        );
+        assert!(judge_xml(&answer(503, "<html>")).unwrap_err().is_passing());
+        assert!(!judge_xml(&answer(200, "<html>")).unwrap_err().is_passing());
+        assert!(judge_xml(&answer(200, "<r/>")).is_ok());
+    }
+
+    #[test]
     fn a_request_is_signed_for_its_service_and_region_and_carries_no_secret() {
         let credentials = Credentials {
             access_key_id: "AKIDEXAMPLE".to_owned(),
@@ -330,7 +439,10 @@ mod tests {
         let request = signed(
             &Uri::from_static("https://kms.eu-west-1.amazonaws.com/"),
             "kms",
-            "TrentService.Sign",
+            &Form {
+                content_type: "application/x-amz-json-1.1",
+                target: Some("TrentService.Sign"),
+            },
             Bytes::from_static(b"{}"),
             &credentials,
             &Region::new("eu-west-1").unwrap(),

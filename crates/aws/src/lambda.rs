@@ -3,18 +3,15 @@
 //! Unlike the other operations these are many and in a hurry, so only the request is made here:
 //! who sends it keeps the connections. Credentials are looked up once and again before they end.
 
-use std::fmt::Write as _;
-use std::time::{Duration, Instant, SystemTime};
-
 use bytes::Bytes;
 use http::{Method, Request, Uri, header};
 use http_body_util::Full;
-use tokio::sync::Mutex;
 
-use crate::client::{Client, ClientConfig, sign_request};
-use crate::credentials::{Credentials, Region};
+use crate::client::{Client, ClientConfig, encoded, sign_request};
+use crate::credentials::Region;
 use crate::error::{AwsError, Fault};
-use crate::sources::{self, Environment};
+use crate::session::{Known, Session, parse_endpoint};
+use crate::sources::Environment;
 
 /// Where a function is.
 #[derive(Debug, Clone)]
@@ -32,32 +29,10 @@ pub struct LambdaSettings {
 /// A function to be invoked.
 #[derive(Debug)]
 pub struct LambdaFunction {
-    settings: LambdaSettings,
+    function: String,
+    endpoint: Option<String>,
+    session: Session,
     client: Client,
-    known: Mutex<Option<Known>>,
-}
-
-#[derive(Debug, Clone)]
-struct Known {
-    endpoint: Uri,
-    region: Region,
-    credentials: Credentials,
-    since: Instant,
-}
-
-/// Credentials without an end may still be exchanged, in a file for instance.
-const LOOK_AGAIN: Duration = Duration::from_secs(300);
-/// Temporary credentials are renewed so long before their end.
-const AHEAD: Duration = Duration::from_secs(60);
-
-impl Known {
-    fn holds(&self) -> bool {
-        let ended = self
-            .credentials
-            .expires
-            .is_some_and(|end| SystemTime::now() + AHEAD > end);
-        !ended && self.since.elapsed() < LOOK_AGAIN
-    }
 }
 
 impl LambdaFunction {
@@ -74,10 +49,13 @@ impl LambdaFunction {
             let what = "a function is a name, name:alias or ARN of up to 256 characters";
             return Err(invoke_error(Fault::NotConfigured(what.to_owned())));
         }
+        // A function's ARN says its region.
+        let region = settings.region.or_else(|| region_of(&settings.function));
         Ok(Self {
-            settings,
+            session: Session::new(region, None, settings.environment),
+            function: settings.function,
+            endpoint: settings.endpoint,
             client,
-            known: Mutex::default(),
         })
     }
 
@@ -90,19 +68,33 @@ impl LambdaFunction {
         &self,
         payload: Bytes,
     ) -> Result<(Uri, Request<Full<Bytes>>), AwsError> {
-        let known = self.known().await.map_err(invoke_error)?;
-        let request = self.request(&known, payload).map_err(invoke_error)?;
-        Ok((known.endpoint, request))
+        let (endpoint, known) = self.known().await.map_err(invoke_error)?;
+        let request = self
+            .request(&endpoint, &known, payload)
+            .map_err(invoke_error)?;
+        Ok((endpoint, request))
     }
 
-    fn request(&self, known: &Known, payload: Bytes) -> Result<Request<Full<Bytes>>, Fault> {
+    async fn known(&self) -> Result<(Uri, Known), Fault> {
+        let known = self.session.known(&self.client).await?;
+        let configured = self.endpoint.as_deref();
+        let endpoint = self.session.endpoint("lambda", configured, &known.region)?;
+        Ok((endpoint, known))
+    }
+
+    fn request(
+        &self,
+        endpoint: &Uri,
+        known: &Known,
+        payload: Bytes,
+    ) -> Result<Request<Full<Bytes>>, Fault> {
         let wrong = |error: http::Error| Fault::NotConfigured(error.to_string());
-        let authority = known.endpoint.authority().map_or("", |one| one.as_str());
-        let scheme = known.endpoint.scheme_str().unwrap_or("https");
+        let authority = endpoint.authority().map_or("", |one| one.as_str());
+        let scheme = endpoint.scheme_str().unwrap_or("https");
         let path = format!(
             "{}/2015-03-31/functions/{}/invocations",
-            known.endpoint.path().trim_end_matches('/'),
-            encoded(&self.settings.function)
+            endpoint.path().trim_end_matches('/'),
+            encoded(&self.function)
         );
         let request = Request::builder()
             .method(Method::POST)
@@ -116,34 +108,6 @@ impl LambdaFunction {
         let signer = (&known.credentials, &known.region);
         sign_request(request, &url, "lambda", payload, signer)
     }
-
-    async fn known(&self) -> Result<Known, Fault> {
-        let mut kept = self.known.lock().await;
-        if let Some(known) = kept.as_ref().filter(|known| known.holds()) {
-            return Ok(known.clone());
-        }
-        let settings = &self.settings;
-        let configured = settings
-            .region
-            .clone()
-            .or_else(|| region_of(&settings.function));
-        let region =
-            sources::region(configured.as_ref(), &settings.environment, &self.client).await?;
-        let endpoint = settings
-            .endpoint
-            .clone()
-            .or_else(|| settings.environment.get("AWS_ENDPOINT_URL_LAMBDA"))
-            .or_else(|| settings.environment.get("AWS_ENDPOINT_URL"))
-            .unwrap_or_else(|| format!("https://lambda.{}.{}/", region.as_str(), region.domain()));
-        let known = Known {
-            endpoint: parse_endpoint(&endpoint)?,
-            credentials: sources::credentials(&settings.environment, &self.client).await?,
-            region,
-            since: Instant::now(),
-        };
-        *kept = Some(known.clone());
-        Ok(known)
-    }
 }
 
 fn invoke_error(fault: Fault) -> AwsError {
@@ -153,34 +117,11 @@ fn invoke_error(fault: Fault) -> AwsError {
     }
 }
 
-fn parse_endpoint(text: &str) -> Result<Uri, Fault> {
-    let not = |what: &str| Fault::NotConfigured(format!("{text}: {what}"));
-    let endpoint: Uri = text.parse().map_err(|_| not("is not a URL"))?;
-    let right =
-        matches!(endpoint.scheme_str(), Some("http" | "https")) && endpoint.host().is_some();
-    right
-        .then_some(endpoint)
-        .ok_or_else(|| not("is not an http:// or https:// URL"))
-}
-
 /// `arn:aws:lambda:REGION:...`.
 fn region_of(function: &str) -> Option<Region> {
     let mut parts = function.split(':');
     let is_arn = parts.next() == Some("arn");
     is_arn.then(|| parts.nth(2).and_then(Region::new)).flatten()
-}
-
-/// Percent-encoded for one segment of a path (RFC 3986 §2.3).
-fn encoded(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! `flowdog explain`: which rule decides about a flow, and why.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use flowdog::config::{Application, endpoint_id, protocol_number};
 use flowdog::sdk::VpcEndpointId;
-use flowdog::{Config, Question};
+use flowdog::{Config, Directory, Question};
 
 use crate::exit;
 
@@ -41,6 +41,9 @@ pub(crate) struct Args {
     /// What the client speaks: http1, http2, tls or other; by default what the rest suggests
     #[arg(long, value_parser = application)]
     application: Option<Application>,
+    /// What EC2 knows, as `flowdog ec2` prints it, for rules that ask about hosts
+    #[arg(long, value_name = "FILE")]
+    directory: Option<PathBuf>,
     /// A connection whose handshake was not seen, as after a restart
     #[arg(long)]
     mid_flow: bool,
@@ -51,6 +54,12 @@ pub(crate) struct Args {
 
 fn application(word: &str) -> Result<Application, &'static str> {
     Application::from_word(word).ok_or("allowed: http1, http2, tls, other")
+}
+
+fn directory(file: &Path) -> Result<Directory, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| error.to_string());
+    text.and_then(|text| Directory::from_json(&text))
+        .map_err(|what| format!("--directory {}: {what}", file.display()))
 }
 
 pub(crate) fn run(args: Args) -> ExitCode {
@@ -65,6 +74,14 @@ pub(crate) fn run(args: Args) -> ExitCode {
         eprintln!("flowdog explain: --from and --to are of different families");
         return ExitCode::from(exit::USAGE);
     }
+    let directory = match args.directory.as_deref().map(directory).transpose() {
+        Ok(directory) => directory.unwrap_or_default(),
+        Err(fault) => {
+            eprintln!("flowdog explain: {fault}");
+            return ExitCode::from(exit::USAGE);
+        }
+    };
+    let host = |address: SocketAddr| directory.host(args.endpoint, address.ip()).cloned();
     let told = flowdog::explain(
         &config,
         &Question {
@@ -72,6 +89,8 @@ pub(crate) fn run(args: Args) -> ExitCode {
             protocol: args.protocol,
             from: args.from,
             to: args.to,
+            client_ec2: host(args.from),
+            server_ec2: host(args.to),
             mid_flow: args.mid_flow,
             application: args.application,
             server_name: args.sni,

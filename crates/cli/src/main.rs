@@ -8,6 +8,8 @@
 
 mod ca;
 mod check;
+#[cfg(feature = "aws")]
+mod ec2;
 mod explain;
 mod lab;
 mod run;
@@ -42,6 +44,8 @@ enum Command {
     Run(run::Args),
     Check(check::Args),
     Explain(explain::Args),
+    #[cfg(feature = "aws")]
+    Ec2(ec2::Args),
     Ca(ca::Args),
     Lab(Box<lab::Args>),
     /// Print a completion script for a shell
@@ -74,6 +78,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(args),
+        #[cfg(feature = "aws")]
+        Command::Ec2(args) => ec2::run(&args),
         Command::Ca(args) => ca::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Completions { shell } => {

@@ -14,7 +14,10 @@ use sdk::InterceptorKind;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::acceptor::Desk;
-use crate::config::{Config, Faults};
+use crate::config::{Config, Ec2Place, Faults};
+use crate::directory::Lookup;
+#[cfg(feature = "aws")]
+use crate::directory::refresh::Refresh;
 use crate::flow_log::FlowLog;
 use crate::health::{self, State};
 use crate::renewal::Renewal;
@@ -257,6 +260,13 @@ impl Appliance {
         log_start(&config, &self.sockets, self.health_address());
 
         let desk = Desk::start().map_err(RunError::System)?;
+        let places = config.ec2.iter().flat_map(|ec2| &ec2.sources);
+        let directory = Arc::new(Lookup::new(places.map(Ec2Place::name)));
+        #[cfg(feature = "aws")]
+        let refresh = match &config.ec2 {
+            Some(ec2) => Some(Refresh::start(ec2, &directory).map_err(RunError::System)?),
+            None => None,
+        };
         let flow_log = FlowLog::start(&config.flow_log, &telemetry).map_err(RunError::FlowLog)?;
         let count = self.sockets.len();
         let (mut stray_senders, mut stray_receivers) = (Vec::new(), Vec::new());
@@ -284,6 +294,7 @@ impl Appliance {
                 config: Arc::clone(&self.config),
                 telemetry: Arc::clone(&telemetry),
                 desk: desk.clone(),
+                directory: Arc::clone(&directory),
                 flow_log: flow_log.clone(),
                 tap: self.tap.clone(),
                 pulse: Arc::clone(&pulse),
@@ -301,6 +312,7 @@ impl Appliance {
             clock,
             config: Arc::clone(&self.config),
             telemetry,
+            directory,
             pulses,
             commands,
             draining: AtomicBool::new(false),
@@ -316,6 +328,8 @@ impl Appliance {
             kinds: self.kinds,
             threads,
             _renewal: renewal,
+            #[cfg(feature = "aws")]
+            _refresh: refresh,
             health: Some((stop, health)),
         })
     }
@@ -330,6 +344,9 @@ pub struct Running {
     threads: Vec<JoinHandle<io::Result<()>>>,
     /// Ends with the appliance.
     _renewal: Renewal,
+    /// The same.
+    #[cfg(feature = "aws")]
+    _refresh: Option<Refresh>,
     health: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
@@ -512,6 +529,7 @@ fn warn_about_restart(old: &Config, new: &Config) {
                 ),
             ),
             ("flows", format!("{:?}", config.flows)),
+            ("ec2", format!("{:?}", config.ec2)),
             ("flow-log", format!("{:?}", config.flow_log)),
             ("health.listen", format!("{:?}", config.health.listen)),
             ("log", format!("{:?}", config.log)),

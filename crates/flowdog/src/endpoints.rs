@@ -56,6 +56,11 @@ impl Endpoints {
         named.chain(other)
     }
 
+    /// The endpoints that are counted by name.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = VpcEndpointId> + '_ {
+        self.named.keys().copied()
+    }
+
     fn at(&mut self, endpoint: VpcEndpointId) -> &mut EndpointCounters {
         if self.named.len() >= MOST && !self.named.contains_key(&endpoint) {
             return &mut self.other;

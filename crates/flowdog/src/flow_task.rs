@@ -14,7 +14,7 @@ use tls::{Handling, Impersonator, TlsError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::config::{Application, Config, Rule};
-use crate::policy::{self, Decision, Facts, Protocols};
+use crate::policy::{self, Decision, Protocols};
 use crate::stream::{Core, LegEnd, LegStream};
 use crate::telemetry::{self, Telemetry};
 use crate::{opening, shard};
@@ -200,7 +200,7 @@ impl FlowTask {
         config: &Config,
         via: Option<StartTls>,
     ) -> Plan {
-        let facts = Facts::from(view);
+        let facts = self.core.facts(view);
         let followed = match via {
             None => policy::followed(config, &facts),
             Some(_) => StartTlsSet::default(),
@@ -328,7 +328,7 @@ impl FlowTask {
     }
 
     fn info(&self, view: &FlowView) -> FlowInfo {
-        opening::info(&self.core, view)
+        opening::info(&self.core, view, &self.core.facts(view))
     }
 
     fn finished(&self, outcome: Result<(), ProxyError>) {

@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::config::Config;
+use crate::directory::{Lookup, SourceState};
 use crate::metrics;
 use crate::shard::{Command, Pulse, Snapshot};
 use crate::stream::Clock;
@@ -38,6 +39,7 @@ pub(crate) struct State {
     pub(crate) clock: Clock,
     pub(crate) config: Arc<ArcSwap<Config>>,
     pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) directory: Arc<Lookup>,
     pub(crate) pulses: Vec<Arc<Pulse>>,
     pub(crate) commands: Vec<mpsc::Sender<Command>>,
     pub(crate) draining: AtomicBool,
@@ -209,11 +211,26 @@ fn health(state: &State) -> Response<Full<Bytes>> {
             })
         })
         .collect();
-    let body = serde_json::json!({
+    let mut body = serde_json::json!({
         "status": status.as_str(),
         "version": env!("CARGO_PKG_VERSION"),
         "shards": shards,
     });
+    // A directory that is not up to date is no reason to take the appliance out.
+    let sources = &state.directory.sources;
+    if !sources.is_empty() {
+        let source = |source: &SourceState| {
+            serde_json::json!({
+                "source": source.name,
+                "listed": source.listed_at.load(Ordering::Relaxed) != 0,
+                "failures": source.failures.load(Ordering::Relaxed),
+            })
+        };
+        body["ec2"] = serde_json::json!({
+            "interfaces": state.directory.present().interfaces(),
+            "sources": sources.iter().map(source).collect::<Vec<_>>(),
+        });
+    }
     let code = if status == Status::Healthy {
         StatusCode::OK
     } else {

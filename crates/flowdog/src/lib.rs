@@ -29,6 +29,7 @@ mod acceptor;
 mod appliance;
 pub mod config;
 mod control;
+mod directory;
 mod endpoints;
 mod flow_log;
 mod flow_task;
@@ -49,6 +50,9 @@ pub use acceptor::{AcceptorLink, AcceptorSettings, KeyField};
 pub use appliance::{Appliance, Builder, RunError, Running};
 pub use config::{Config, Faults};
 pub use dataplane::Outer;
+pub use directory::Directory;
+#[cfg(feature = "aws")]
+pub use directory::refresh::list_once as list_ec2;
 pub use logging::init as init_logging;
 pub use policy::explain::{Explanation, Question, RuleSeen, explain};
 pub use sdk;

@@ -1,10 +1,12 @@
 //! Counters as Prometheus text (exposition format 0.0.4), asked of the shards when someone looks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write as _};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dataplane::{BypassReason, DropReason};
 
+use crate::directory::SourceState;
 use crate::endpoints::EndpointCounters;
 use crate::health::State;
 use crate::shard::Snapshot;
@@ -25,6 +27,7 @@ pub(crate) fn render(state: &State, snapshots: &[Snapshot]) -> String {
     endpoints(&mut text, snapshots);
     interceptors(&mut text, state);
     acceptors(&mut text, state);
+    directory(&mut text, state, snapshots);
     text.out
 }
 
@@ -176,6 +179,76 @@ fn shell(text: &mut Exposition, state: &State) {
         "Configurations refused since the start; the one before stayed in force.",
         read(&telemetry.reload_failures),
     );
+}
+
+fn directory(text: &mut Exposition, state: &State, snapshots: &[Snapshot]) {
+    let directory = &state.directory;
+    if directory.sources.is_empty() {
+        return;
+    }
+    let present = directory.present();
+    text.single(
+        "flowdog_ec2_interfaces",
+        "gauge",
+        "Network interfaces that the EC2 directory knows.",
+        present.interfaces() as u64,
+    );
+    type Pick = fn(&SourceState) -> &AtomicU64;
+    let counters: [(&str, &str, Pick); 3] = [
+        (
+            "flowdog_ec2_refreshes_total",
+            "Times that everything in EC2 was listed.",
+            |source| &source.refreshes,
+        ),
+        (
+            "flowdog_ec2_failures_total",
+            "Requests to EC2 and its queue of events that failed.",
+            |source| &source.failures,
+        ),
+        (
+            "flowdog_ec2_events_total",
+            "Events of EC2 that were read.",
+            |source| &source.events,
+        ),
+    ];
+    for (name, help, pick) in counters {
+        text.family(name, "counter", help);
+        for source in &directory.sources {
+            text.sample(&[("source", &source.name)], read(pick(source)));
+        }
+    }
+    text.family(
+        "flowdog_ec2_listed_timestamp_seconds",
+        "gauge",
+        "When everything in EC2 was listed last, in seconds since 1970; 0 for never.",
+    );
+    for source in &directory.sources {
+        let at = source.listed_at.load(Ordering::Relaxed);
+        text.sample(&[("source", &source.name)], at);
+    }
+    text.family(
+        "flowdog_ec2_lookups_total",
+        "counter",
+        "Addresses looked up when flows opened, by what was found.",
+    );
+    for (result, counter) in [
+        ("ambiguous", &directory.several),
+        ("found", &directory.found),
+        ("unknown", &directory.nobody),
+    ] {
+        text.sample(&[("result", &result)], read(counter));
+    }
+    text.family(
+        "flowdog_endpoint_info",
+        "gauge",
+        "Always 1; the VPC of each endpoint that was seen and that EC2 knows.",
+    );
+    let seen = snapshots.iter().flat_map(|one| one.endpoints.ids());
+    for endpoint in seen.collect::<BTreeSet<_>>() {
+        if let Some(vpc) = present.vpc(endpoint) {
+            text.sample(&[("endpoint", &endpoint), ("vpc", &vpc)], 1);
+        }
+    }
 }
 
 fn acceptors(text: &mut Exposition, state: &State) {

@@ -71,7 +71,7 @@ impl Note {
 }
 
 /// What is known about a flow, for extensions.
-pub(crate) fn info(core: &Core, view: &FlowView) -> FlowInfo {
+pub(crate) fn info(core: &Core, view: &FlowView, facts: &Facts) -> FlowInfo {
     let notes = core.notes.borrow();
     FlowInfo {
         id: view.id,
@@ -81,6 +81,8 @@ pub(crate) fn info(core: &Core, view: &FlowView) -> FlowInfo {
         protocol: view.protocol,
         client: view.client,
         server: view.server,
+        client_ec2: facts.client_ec2.clone(),
+        server_ec2: facts.server_ec2.clone(),
         opened_at: core.clock.wall(view.opened_at),
         tls: None,
         context: notes
@@ -119,15 +121,16 @@ impl Opening {
         core: &Rc<Core>,
         config: Arc<Config>,
         view: &FlowView,
+        facts: Facts,
         mid_flow: bool,
     ) -> Self {
         Self {
             core: Rc::clone(core),
             config,
-            facts: Facts::from(view),
             mid_flow,
             flow: view.id,
-            info: info(core, view),
+            info: info(core, view, &facts),
+            facts,
             note: Note::default(),
             from: 0,
             began: Instant::now(),

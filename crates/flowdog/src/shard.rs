@@ -18,11 +18,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::acceptor::Desk;
 use crate::config::Config;
+use crate::directory::Lookup;
 use crate::endpoints::Endpoints;
 use crate::flow_log::{FlowLog, FlowRecord};
 use crate::flow_task::FlowTask;
 use crate::opening::{self, Note, Opening};
-use crate::policy::{self, Application, Decision, Facts, OpenStep, PassReason};
+use crate::policy::{self, Application, Decision, OpenStep, PassReason};
 use crate::socket::reply::ReplyCounters;
 use crate::socket::send::{Piece, SendCounters, Sender};
 use crate::socket::sys::{Received, Ring};
@@ -50,6 +51,7 @@ pub(crate) struct ShardParts {
     pub(crate) config: Arc<ArcSwap<Config>>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) desk: Desk,
+    pub(crate) directory: Arc<Lookup>,
     pub(crate) flow_log: Option<FlowLog>,
     pub(crate) tap: OptionalTap,
     pub(crate) pulse: Arc<Pulse>,
@@ -192,7 +194,7 @@ impl Shard {
             socket: parts.socket,
             ring: socket::ring(),
             sender: parts.sender,
-            core: Rc::new(Core::new(dataplane, clock)),
+            core: Rc::new(Core::new(dataplane, clock, parts.directory)),
             config: parts.config,
             telemetry: parts.telemetry,
             desk: parts.desk,
@@ -361,7 +363,8 @@ impl Shard {
         };
         self.endpoints.count_opened(view.endpoint);
         let config = self.config.load();
-        let opening = policy::at_open(&config, &Facts::from(&view), mid_flow, 0);
+        let facts = self.core.facts(&view);
+        let opening = policy::at_open(&config, &facts, mid_flow, 0);
         tracing::debug!(
             %flow,
             endpoint = %view.endpoint,
@@ -388,7 +391,7 @@ impl Shard {
             OpenStep::Ask => {
                 drop(dataplane);
                 let config = Arc::clone(&config);
-                Opening::new(&self.core, config, &view, mid_flow).start(&self.desk);
+                Opening::new(&self.core, config, &view, facts, mid_flow).start(&self.desk);
             }
         }
     }
@@ -400,7 +403,7 @@ impl Shard {
         };
         let config = self.config.load();
         let accepted = self.core.wants_interception(flow);
-        let judgement = policy::at_first_bytes(&config, &Facts::from(&view), held, accepted);
+        let judgement = policy::at_first_bytes(&config, &self.core.facts(&view), held, accepted);
         let answer = match &judgement.decision {
             Decision::NeedMore => FirstBytes::NeedMore,
             Decision::Drop => FirstBytes::Drop,

@@ -5,15 +5,18 @@ use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
 use bytes::{Buf, Bytes};
-use dataplane::{Dataplane, FlowId, Instant, Leg, ReadOutcome, WriteOutcome};
+use dataplane::{Dataplane, FlowId, FlowView, Instant, Leg, ReadOutcome, WriteOutcome};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
+use crate::directory::Lookup;
 use crate::opening::Note;
+use crate::policy::Facts;
 
 /// The clock of a shard: the only place that looks at the time.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +56,8 @@ pub(crate) struct Core {
     /// Tells the loop that a task gave the data plane something to send.
     pub(crate) kick: Notify,
     wakers: RefCell<HashMap<(FlowId, Leg), Wakers>>,
+    /// Which hosts are behind addresses.
+    pub(crate) directory: Arc<Lookup>,
     /// How flows were judged that have more to remember than their verdict.
     pub(crate) notes: RefCell<HashMap<FlowId, Note>>,
 }
@@ -64,12 +69,13 @@ struct Wakers {
 }
 
 impl Core {
-    pub(crate) fn new(dataplane: Dataplane, clock: Clock) -> Self {
+    pub(crate) fn new(dataplane: Dataplane, clock: Clock, directory: Arc<Lookup>) -> Self {
         Self {
             dataplane: RefCell::new(dataplane),
             clock,
             kick: Notify::new(),
             wakers: RefCell::default(),
+            directory,
             notes: RefCell::default(),
         }
     }
@@ -108,6 +114,11 @@ impl Core {
                 waker.wake();
             }
         }
+    }
+
+    /// What rules may ask about a flow.
+    pub(crate) fn facts(&self, view: &FlowView) -> Facts {
+        Facts::new(view, &self.directory)
     }
 
     /// Whether an acceptor wants the flow intercepted.

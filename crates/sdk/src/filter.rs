@@ -15,7 +15,7 @@ use http::{Method, StatusCode, Version};
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Deserializer, de};
 
-use crate::{Exchange, FieldName, FlowInfo, Headers, Request, RequestHead, Response};
+use crate::{Ec2Host, Exchange, FieldName, FlowInfo, Headers, Request, RequestHead, Response};
 
 /// Longest expression, in bytes.
 const MAX_LENGTH: usize = 8 << 10;
@@ -105,6 +105,7 @@ enum Number {
 
 #[derive(Clone, Debug)]
 enum Text {
+    Ec2(End, Ec2Field),
     Endpoint,
     Header(FieldName),
     Host,
@@ -115,6 +116,40 @@ enum Text {
     ServerName,
     Tag(String),
     Version,
+}
+
+/// One end of a flow.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Client,
+    Server,
+}
+
+/// One thing that EC2 knows of a host.
+#[derive(Clone, Debug)]
+enum Ec2Field {
+    Account,
+    Instance,
+    Interface,
+    SecurityGroup,
+    Subnet,
+    Tag(String),
+    Vpc,
+}
+
+impl Ec2Field {
+    /// Whether any of the values makes `test` true; a host may have several security groups.
+    fn any(&self, host: &Ec2Host, mut test: impl FnMut(&str) -> bool) -> bool {
+        match self {
+            Self::Account => test(&host.account_id),
+            Self::Instance => host.instance_id.as_deref().is_some_and(test),
+            Self::Interface => host.interface_id.as_deref().is_some_and(test),
+            Self::SecurityGroup => host.security_groups.iter().any(|group| test(group)),
+            Self::Subnet => test(&host.subnet_id),
+            Self::Tag(name) => host.tags.get(name).is_some_and(|value| test(value)),
+            Self::Vpc => test(&host.vpc_id),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -218,6 +253,13 @@ impl Text {
             Self::ResponseHeader(name) => subject
                 .response
                 .is_some_and(|(_, headers)| fields(headers, name)),
+            Self::Ec2(end, field) => {
+                let host = match end {
+                    End::Client => &subject.flow.client_ec2,
+                    End::Server => &subject.flow.server_ec2,
+                };
+                host.as_ref().is_some_and(|host| field.any(host, test))
+            }
             Self::Endpoint => test(&subject.flow.endpoint.to_string()),
             Self::Host => subject
                 .host
@@ -434,6 +476,27 @@ fn string(text: &str, quote: char) -> Option<(String, &str)> {
     None
 }
 
+/// `source-vpc`, `destination-tag "NAME"` and the like.
+fn ec2_field(word: &str, name: String) -> Option<Text> {
+    let (end, field) = word.split_once('-')?;
+    let end = match end {
+        "source" => End::Client,
+        "destination" => End::Server,
+        _ => return None,
+    };
+    let field = match field {
+        "account" => Ec2Field::Account,
+        "instance" => Ec2Field::Instance,
+        "interface" => Ec2Field::Interface,
+        "security-group" => Ec2Field::SecurityGroup,
+        "subnet" => Ec2Field::Subnet,
+        "tag" => Ec2Field::Tag(name),
+        "vpc" => Ec2Field::Vpc,
+        _ => return None,
+    };
+    Some(Text::Ec2(end, field))
+}
+
 struct Parser<'a> {
     tokens: &'a [(usize, Token)],
     at: usize,
@@ -518,7 +581,9 @@ impl Parser<'_> {
 
     fn test(&mut self) -> Result<Node, FilterError> {
         const FIELDS: &str = "host, path, query, method, version, status, port, server-name, endpoint, \
-                              header \"NAME\", response-header \"NAME\", tag \"NAME\"";
+                              header \"NAME\", response-header \"NAME\", tag \"NAME\", and \
+                              source- or destination- with account, instance, interface, \
+                              security-group, subnet, vpc or tag \"NAME\"";
         let Some(Token::Word(word)) = self.peek().cloned() else {
             return Err(self.error(format!("a condition is missing; it begins with {FIELDS}")));
         };
@@ -552,6 +617,16 @@ impl Parser<'_> {
                     "response-header" => Text::ResponseHeader(field()?),
                     _ => Text::Tag(name),
                 }
+            }
+            _ if ec2_field(&word, String::new()).is_some() => {
+                let mut name = String::new();
+                if word.ends_with("-tag") {
+                    self.at += 1;
+                    name = self.string()?;
+                    self.at -= 1;
+                }
+                let found = ec2_field(&word, name);
+                found.ok_or_else(|| self.error("not a property of a host"))?
             }
             _ => {
                 return Err(self.error(format!(
@@ -626,7 +701,8 @@ impl Parser<'_> {
             }
             _ if matches!(
                 field,
-                Text::Header(_)
+                Text::Ec2(..)
+                    | Text::Header(_)
                     | Text::ResponseHeader(_)
                     | Text::Tag(_)
                     | Text::Query

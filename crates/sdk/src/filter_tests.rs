@@ -75,6 +75,38 @@ fn every_field_and_comparison_of_a_request() {
 }
 
 #[test]
+fn what_ec2_knows_of_the_hosts_can_be_asked() {
+    let host = Ec2Host {
+        instance_id: Some("i-1".into()),
+        account_id: "123456789012".into(),
+        security_groups: vec!["sg-1".into(), "sg-2".into()],
+        tags: [("team".into(), "blue".into())].into(),
+        ..Ec2Host::default()
+    };
+    let request = request("/");
+    let mut exchange = exchange(&request);
+    let mut flow = FlowInfo::clone(&exchange.flow);
+    flow.client_ec2 = Some(host.into());
+    exchange.flow = flow.into();
+    for (filter, expected) in [
+        (r#"source-tag "team" == "blue""#, true),
+        (r#"source-tag "none""#, false),
+        (r#"source-security-group == "sg-2""#, true),
+        (r#"source-instance in ["i-1"] and source-account"#, true),
+        (r#"destination-tag "team""#, false),
+        (r#"not destination-vpc"#, true),
+        (r#"source-interface"#, false),
+    ] {
+        let parsed: Filter = filter.parse().unwrap();
+        let subject = Subject::request(&request, &exchange);
+        assert_eq!(parsed.matches(&subject), expected, "{filter}");
+    }
+    for wrong in ["source-tag", "source-size", "source", "client-vpc"] {
+        assert!(wrong.parse::<Filter>().is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn what_is_not_known_yet_compares_as_false() {
     for filter in [
         "status == 200",

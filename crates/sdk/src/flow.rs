@@ -1,9 +1,12 @@
 //! What is known about the flow an exchange belongs to.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 pub use dataplane::{AttachmentId, FlowCookie, FlowId, Leg, Protocol, VpcEndpointId};
+
+use crate::Ec2Host;
 
 /// One inner 5-tuple behind one VPC endpoint, both directions. Shared by all stages.
 #[derive(Clone, Debug)]
@@ -23,6 +26,11 @@ pub struct FlowInfo {
     pub client: SocketAddr,
     /// Address and port the client asked for.
     pub server: SocketAddr,
+    /// What EC2 knows of the host that opened the flow; `None` without `[ec2]`, and for hosts that
+    /// are not in it.
+    pub client_ec2: Option<Arc<Ec2Host>>,
+    /// The same for the other end.
+    pub server_ec2: Option<Arc<Ec2Host>>,
     /// When the flow's first packet came.
     pub opened_at: SystemTime,
     /// What the two handshakes said, when the flow is TLS and was impersonated.

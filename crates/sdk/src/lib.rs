@@ -30,6 +30,7 @@ mod body;
 mod chain;
 mod coding;
 mod content;
+mod ec2;
 mod filter;
 mod flow;
 #[cfg(any(test, feature = "testing"))]
@@ -61,6 +62,7 @@ pub use chain::{Chain, Failure, Link, LinkStats, OnError, Outcome};
 pub use coding::Coding;
 pub use content::{Content, ContentError, ContentLimits};
 pub use dataplane::Verdict;
+pub use ec2::{Ec2Host, Ec2Interface, Ec2Listing};
 pub use filter::{Filter, FilterError, Subject};
 pub use flow::{AttachmentId, FlowCookie, FlowId, FlowInfo, Leg, Protocol, TlsInfo, VpcEndpointId};
 pub use headers::{Field, FieldName, Headers, InvalidName};

@@ -209,6 +209,8 @@ pub fn flow() -> FlowInfo {
         protocol: Protocol::TCP,
         client: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 10), 40000)),
         server: SocketAddr::from((Ipv4Addr::new(192, 0, 2, 80), 443)),
+        client_ec2: None,
+        server_ec2: None,
         opened_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
         tls: None,
         context: serde_json::Map::new(),

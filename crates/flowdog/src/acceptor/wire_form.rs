@@ -1,8 +1,10 @@
 //! What an acceptor outside this process is told about a flow, and the forms of its answer.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use sdk::{AcceptError, Decision, FlowInfo, Protocol, Verdict};
+use sdk::{AcceptError, Decision, Ec2Host, FlowInfo, Protocol, Verdict};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -39,17 +41,45 @@ struct Endpoint<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     port: Option<u16>,
     #[serde(rename = "EC2", skip_serializing_if = "Option::is_none")]
-    ec2: Option<&'a Value>,
+    ec2: Option<Host<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Host<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance_id: Option<&'a str>,
+    account_id: &'a str,
+    vpc_id: &'a str,
+    subnet_id: &'a str,
+    tags: &'a BTreeMap<String, String>,
+}
+
+impl<'a> From<&'a Ec2Host> for Host<'a> {
+    fn from(host: &'a Ec2Host) -> Self {
+        Self {
+            instance_id: host.instance_id.as_deref(),
+            account_id: &host.account_id,
+            vpc_id: &host.vpc_id,
+            subnet_id: &host.subnet_id,
+            tags: &host.tags,
+        }
+    }
+}
+
+impl<'a> Endpoint<'a> {
+    fn new(address: SocketAddr, has_ports: bool, host: Option<&'a Ec2Host>) -> Self {
+        Self {
+            ip_address: address.ip().to_string(),
+            port: has_ports.then(|| address.port()),
+            ec2: host.map(Host::from),
+        }
+    }
 }
 
 /// The question about a flow.
 pub(crate) fn question(flow: &FlowInfo) -> Vec<u8> {
     let has_ports = [Protocol(6), Protocol(17)].contains(&flow.protocol);
-    let end = |address: std::net::SocketAddr, instance| Endpoint {
-        ip_address: address.ip().to_string(),
-        port: has_ports.then(|| address.port()),
-        ec2: flow.context.get(instance),
-    };
     let question = Question {
         geneve_options: GeneveOptions {
             vpc_endpoint_id: flow.endpoint.to_string(),
@@ -66,8 +96,8 @@ pub(crate) fn question(flow: &FlowInfo) -> Vec<u8> {
             17 => "UDP",
             _ => "",
         },
-        source: end(flow.client, "source-instance"),
-        destination: end(flow.server, "destination-instance"),
+        source: Endpoint::new(flow.client, has_ports, flow.client_ec2.as_deref()),
+        destination: Endpoint::new(flow.server, has_ports, flow.server_ec2.as_deref()),
     };
     // Strings and numbers only: there is nothing in it that could not be written.
     serde_json::to_vec(&question).unwrap_or_default()
@@ -199,13 +229,25 @@ mod tests {
         one.protocol = Protocol(58);
         one.client = "[2001:db8::1]:0".parse().unwrap();
         one.server = "[2001:db8::2]:0".parse().unwrap();
-        let instance = serde_json::json!({"InstanceId": "i-1", "Tags": {"Name": "web"}});
-        one.context.insert("source-instance".into(), instance);
+        let host = Ec2Host {
+            instance_id: Some("i-1".into()),
+            interface_id: Some("eni-1".into()),
+            account_id: "123456789012".into(),
+            vpc_id: "vpc-1".into(),
+            subnet_id: "subnet-1".into(),
+            security_groups: vec!["sg-1".into()],
+            tags: [("Name".into(), "web".into())].into(),
+        };
+        one.client_ec2 = Some(host.into());
         let value: Value = serde_json::from_slice(&question(&one)).unwrap();
         assert_eq!(value["GeneveOptions"]["AttachmentId"], "00000000000000ab");
         assert_eq!(value["NetworkProtocol"], "IPv6");
         assert_eq!(value["TransportProtocol"], "");
-        assert_eq!(value["Source"]["EC2"]["Tags"]["Name"], "web");
+        assert_eq!(
+            value["Source"]["EC2"],
+            serde_json::json!({"InstanceId": "i-1", "AccountId": "123456789012", "VpcId": "vpc-1",
+                "SubnetId": "subnet-1", "Tags": {"Name": "web"}})
+        );
         assert!(value["Source"].get("Port").is_none());
         assert!(value["Destination"].get("EC2").is_none());
     }

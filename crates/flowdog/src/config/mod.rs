@@ -7,6 +7,7 @@
 mod acceptor;
 mod authority;
 mod fault;
+pub(crate) mod hosts;
 mod read;
 mod section;
 mod value;
@@ -25,6 +26,7 @@ use sdk::{Chain, InterceptorKind, Link};
 
 pub use authority::{Ca, CaKey, WhenAway};
 pub use fault::{Fault, Faults};
+pub use hosts::HostConditions;
 pub use value::{ByteSize, NameGlob, endpoint_id, protocol_number};
 
 use crate::acceptor::AcceptorLink;
@@ -53,6 +55,8 @@ pub struct Config {
     pub flow_log: FlowLog,
     /// `[drain]`: how the appliance stops.
     pub drain: Drain,
+    /// `[ec2]`: whom to ask about the hosts behind addresses. Nobody.
+    pub ec2: Option<Ec2>,
     /// `[[interceptor]]`, made and ready.
     pub interceptors: Vec<Link>,
     /// `[[acceptor]]`, made and ready.
@@ -345,6 +349,52 @@ impl Default for Drain {
     }
 }
 
+/// `[ec2]`: where the hosts behind addresses are looked up.
+#[derive(Clone, Debug)]
+pub struct Ec2 {
+    /// `refresh`: how often everything is listed. 5 min: events bring changes sooner.
+    pub refresh: Duration,
+    /// `start-wait`: how long the start waits for the first listing. 10 s.
+    pub start_wait: Duration,
+    /// `[[ec2.source]]`. One, where and as whom the environment says.
+    pub sources: Vec<Ec2Place>,
+}
+
+impl Default for Ec2 {
+    fn default() -> Self {
+        Self {
+            refresh: Duration::from_secs(300),
+            start_wait: Duration::from_secs(10),
+            sources: vec![Ec2Place::default()],
+        }
+    }
+}
+
+/// One `[[ec2.source]]`: an account in a region.
+#[derive(Clone, Debug, Default)]
+pub struct Ec2Place {
+    /// `region`. That of the environment or the instance.
+    pub region: Option<String>,
+    /// `role`: ARN of a role to assume. None: one's own credentials.
+    pub role: Option<String>,
+    /// `external-id`: what the role asks for.
+    pub external_id: Option<String>,
+    /// `endpoint`: another endpoint of EC2 than the region's own.
+    pub endpoint: Option<String>,
+    /// `queue`: URL of an SQS queue with EC2's events.
+    pub queue: Option<String>,
+}
+
+impl Ec2Place {
+    /// What logs and metrics call it.
+    pub(crate) fn name(&self) -> String {
+        let region = self.region.as_deref().unwrap_or("default");
+        // `arn:aws:iam::ACCOUNT:role/NAME`.
+        let account = self.role.as_ref().and_then(|role| role.split(':').nth(4));
+        account.map_or_else(|| region.to_owned(), |one| format!("{one}/{region}"))
+    }
+}
+
 /// One `[[rule]]`: conditions, all of which must hold, and what then happens to a flow.
 #[derive(Clone, Debug)]
 pub struct Rule {
@@ -377,6 +427,10 @@ pub struct Rule {
     pub source: Option<Vec<IpNet>>,
     /// `destination`: networks of the host it opens it to.
     pub destination: Option<Vec<IpNet>>,
+    /// `source-…`: what EC2 knows of the host that opens the flow.
+    pub source_host: HostConditions,
+    /// `destination-…`: the same of the host it opens it to.
+    pub destination_host: HostConditions,
     /// `port`: destination ports, TCP and UDP.
     pub port: Option<Vec<RangeInclusive<u16>>>,
     /// `protocol`: IP protocol numbers.

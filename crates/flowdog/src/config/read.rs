@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::acceptor::Acceptors;
 use super::fault::{Collector, Faults};
+use super::hosts;
 use super::section::{Section, integer, list};
 use super::value::{self, ByteSize};
 use super::{
@@ -45,17 +46,20 @@ pub(super) fn read(
     let mut reader = Reader {
         faults,
         known: KnownKeys::new(),
+        has_directory: false,
     };
     let mut root = Section::new("", 0, Some(document.get_ref()));
     let config = reader.document(&mut root, kinds);
     reader.close(&root);
-    let Reader { faults, known } = reader;
+    let Reader { faults, known, .. } = reader;
     faults.finish((config, known))
 }
 
 pub(super) struct Reader<'t> {
     pub(super) faults: Collector<'t>,
     known: KnownKeys,
+    /// Whether there is someone to ask about hosts.
+    has_directory: bool,
 }
 
 impl Reader<'_> {
@@ -68,6 +72,14 @@ impl Reader<'_> {
         let log = root.table("log", &mut self.faults);
         let flow_log = root.table("flow-log", &mut self.faults);
         let drain = root.table("drain", &mut self.faults);
+        #[cfg(feature = "aws")]
+        let ec2 = {
+            let section = root.table("ec2", &mut self.faults);
+            self.ec2(section)
+        };
+        #[cfg(not(feature = "aws"))]
+        let ec2 = None;
+        self.has_directory = ec2.is_some();
         let links = self.interceptors(root, kinds);
         let acceptors = self.acceptors(root);
         Config {
@@ -79,6 +91,7 @@ impl Reader<'_> {
             log: self.log(log),
             flow_log: self.flow_log(flow_log),
             drain: self.drain(drain),
+            ec2,
             rules: self.rules(root, &links, &acceptors),
             acceptors: acceptors.into_values().collect(),
             interceptors: links.into_values().collect(),
@@ -543,6 +556,7 @@ impl Reader<'_> {
         links: &BTreeMap<String, Link>,
         declared: &BTreeSet<String>,
     ) -> Option<Rule> {
+        let has_directory = self.has_directory;
         let faults = &mut self.faults;
         const ACTIONS: [(&str, Action); 6] = [
             ("ask", Action::Ask),
@@ -653,6 +667,13 @@ impl Reader<'_> {
             destination: section.several("destination", NETWORKS, faults, |v| {
                 v.as_str().and_then(value::network)
             }),
+            source_host: hosts::conditions(section, &hosts::SOURCE, has_directory, faults),
+            destination_host: hosts::conditions(
+                section,
+                &hosts::DESTINATION,
+                has_directory,
+                faults,
+            ),
             port: section.several(
                 "port",
                 "ports as 443, ranges as \"8000-8999\"",

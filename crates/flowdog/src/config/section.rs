@@ -103,7 +103,7 @@ impl<'d> Section<'d> {
         };
         let mut sections = Vec::new();
         for (index, item) in items.iter().enumerate() {
-            let path = format!("{key}[{}]", index + 1);
+            let path = format!("{}[{}]", entry.key, index + 1);
             let offset = item.span().start;
             match item.get_ref().as_table() {
                 Some(table) => sections.push(Section::new(path, offset, Some(table))),

@@ -537,6 +537,46 @@ fn threat_71_faults_of_acceptors_are_told_at_their_keys() {
 }
 
 #[test]
+fn conditions_on_hosts_are_read_and_their_faults_told_at_their_keys() {
+    let config = parse(
+        "[ec2]\n[[rule]]\naction = 'drop'\nsource-tag = { env = 'prod', team = ['a', 'b'] }\n\
+         destination-security-group = ['sg-0123456789abcdef0', 'sg-1']\nsource-account = '123456789012'\n",
+    )
+    .unwrap();
+    let rule = &config.rules[0];
+    assert_eq!(rule.source_host.tags.len(), 2);
+    assert_eq!(rule.source_host.tags[1].1, ["a", "b"]);
+    let groups = rule.destination_host.security_group.as_ref().unwrap();
+    assert_eq!(groups.len(), 2);
+    assert_eq!(config.ec2.unwrap().sources.len(), 1);
+    for (rule, key) in [
+        ("source-tag = 'env'", "rule[1].source-tag"),
+        ("source-tag = {}", "rule[1].source-tag"),
+        ("source-tag = { env = 1 }", "rule[1].source-tag.env"),
+        ("source-tag = { env = [] }", "rule[1].source-tag.env"),
+        ("source-instance = 'web'", "rule[1].source-instance"),
+        ("destination-account = '12'", "rule[1].destination-account"),
+        ("destination-vpc = []", "rule[1].destination-vpc"),
+    ] {
+        let told = faults(&format!("[ec2]\n[[rule]]\naction = 'drop'\n{rule}\n"));
+        let keys: Vec<_> = told.iter().map(|fault| fault.key.as_str()).collect();
+        assert_eq!(keys, [key], "{rule}");
+    }
+    let told = faults("[[rule]]\naction = 'drop'\nsource-vpc = 'vpc-1'\n");
+    assert!(told[0].to_string().contains("[ec2]"), "{}", told[0]);
+    for (place, key) in [
+        ("region = 'a/b'", "ec2.source[1].region"),
+        ("queue = 'q'", "ec2.source[1].queue"),
+        ("role = 'admin'", "ec2.source[1].role"),
+        ("external-id = 'x'", "ec2.source[1].external-id"),
+        ("regoin = 'x'", "ec2.source[1].regoin"),
+    ] {
+        let told = faults(&format!("[[ec2.source]]\n{place}\n"));
+        assert_eq!(told[0].key, key);
+    }
+}
+
+#[test]
 fn interceptors_and_rules_are_put_together() {
     let config = parse(
         "[[interceptor]]\nname = 'who'\nuse = 'geneve-headers'\non-error = 'continue'\n\

@@ -1,14 +1,16 @@
 //! Which rule decides about a flow, and why: the same decisions as at work, told step by step.
 
 use std::fmt;
+use std::sync::Arc;
 
 use dataplane::{Protocol, Verdict, VpcEndpointId};
+use sdk::Ec2Host;
 use serde_json::{Value, json};
 
 use super::{
     Application, Decision, Facts, FirstSight, OpenStep, PassReason, at_open, decider, intercept,
 };
-use crate::config::{Action, Config, Rule};
+use crate::config::{Action, Config, HostConditions, Rule, hosts};
 
 /// A flow to be judged, as far as it is known.
 #[derive(Clone, Debug)]
@@ -21,6 +23,10 @@ pub struct Question {
     pub from: std::net::SocketAddr,
     /// Address and port it opens it to.
     pub to: std::net::SocketAddr,
+    /// What EC2 knows of the host that opens it.
+    pub client_ec2: Option<Arc<Ec2Host>>,
+    /// The same of the host at `to`.
+    pub server_ec2: Option<Arc<Ec2Host>>,
     /// Whether its handshake was not seen.
     pub mid_flow: bool,
     /// What the client speaks. Without it: TLS if there is a server name, HTTP/1 if there is a
@@ -39,6 +45,8 @@ impl Question {
             protocol: Protocol(self.protocol),
             client: self.from,
             server: self.to,
+            client_ec2: self.client_ec2.clone(),
+            server_ec2: self.server_ec2.clone(),
         }
     }
 
@@ -255,6 +263,14 @@ pub(crate) fn unmet(rule: &Rule, facts: &Facts, sight: Option<&FirstSight<'_>>) 
         ),
     })
     .or_else(|| {
+        let host = facts.client_ec2.as_deref();
+        unmet_host(&rule.source_host, &hosts::SOURCE, host)
+    })
+    .or_else(|| {
+        let host = facts.server_ec2.as_deref();
+        unmet_host(&rule.destination_host, &hosts::DESTINATION, host)
+    })
+    .or_else(|| {
         let sight = sight?;
         is(
             holds(&rule.application, |one| *one == sight.application),
@@ -281,6 +297,66 @@ pub(crate) fn unmet(rule: &Rule, facts: &Facts, sight: Option<&FirstSight<'_>>) 
             "http-host",
             &name.unwrap_or(nothing),
         )
+    })
+}
+
+/// The first condition on a host that does not hold, in words.
+fn unmet_host(
+    conditions: &HostConditions,
+    keys: &hosts::HostKeys,
+    host: Option<&Ec2Host>,
+) -> Option<String> {
+    let id = |condition: &Option<Vec<String>>, key: &str, value: Option<&str>| {
+        let holds = holds(condition, |one| value == Some(one.as_str()));
+        (!holds).then(|| format!("{key} is {}", value.unwrap_or("nothing")))
+    };
+    let groups = host.map_or(&[][..], |host| &host.security_groups);
+    id(
+        &conditions.account,
+        keys.account,
+        host.map(|host| host.account_id.as_str()),
+    )
+    .or_else(|| {
+        let value = host.and_then(|host| host.instance_id.as_deref());
+        id(&conditions.instance, keys.instance, value)
+    })
+    .or_else(|| {
+        let value = host.and_then(|host| host.interface_id.as_deref());
+        id(&conditions.interface, keys.interface, value)
+    })
+    .or_else(|| {
+        id(
+            &conditions.subnet,
+            keys.subnet,
+            host.map(|host| host.subnet_id.as_str()),
+        )
+    })
+    .or_else(|| {
+        id(
+            &conditions.vpc,
+            keys.vpc,
+            host.map(|host| host.vpc_id.as_str()),
+        )
+    })
+    .or_else(|| {
+        let holds = holds(&conditions.security_group, |one| groups.contains(one));
+        let none = "nothing".to_owned();
+        let found = if groups.is_empty() {
+            none
+        } else {
+            groups.join(", ")
+        };
+        (!holds).then(|| format!("{} is {found}", keys.security_group))
+    })
+    .or_else(|| {
+        let (key, found) = conditions.tags.iter().find_map(|(key, values)| {
+            let value = host.and_then(|host| host.tags.get(key));
+            let holds =
+                value.is_some_and(|value| values.iter().any(|one| one == "*" || one == value));
+            (!holds).then_some((key, value))
+        })?;
+        let found = found.map_or("nothing", String::as_str);
+        Some(format!("{} {key} is {found}", keys.tag))
     })
 }
 
@@ -370,6 +446,8 @@ mod tests {
             protocol: 6,
             from: "10.0.0.5:1234".parse().unwrap(),
             to: to.parse().unwrap(),
+            client_ec2: None,
+            server_ec2: None,
             mid_flow: false,
             application: None,
             server_name: None,

@@ -5,11 +5,13 @@
 //! for the rest. The sets of one flow's values, put together with "and", are the rules that match;
 //! the lowest bit is the first of them. Cost grows with the number of rules divided by 64.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::hosts::Hosts;
 use super::{Application, FirstSight};
 use crate::config::{NameGlob, Rule};
 use crate::policy::Facts;
@@ -27,25 +29,19 @@ pub(crate) struct Index {
     portless: Set,
     source: Networks,
     destination: Networks,
+    client_host: Hosts,
+    server_host: Hosts,
     server_name: Names,
     http_host: Names,
 }
 
 /// A set of rules by their place in the list.
-type Set = Vec<u64>;
+pub(super) type Set = Vec<u64>;
 
 impl Index {
     pub(crate) fn new(rules: &[Rule]) -> Self {
         let words = rules.len().div_ceil(64);
-        let plain = |has_none: fn(&Rule) -> bool| {
-            let mut set = vec![0; words];
-            for (number, rule) in rules.iter().enumerate() {
-                if has_none(rule) {
-                    insert(&mut set, number);
-                }
-            }
-            set
-        };
+        let plain = |has_none: fn(&Rule) -> bool| plain(rules, has_none);
         Self {
             words,
             endpoint: ByValue::new(
@@ -77,6 +73,8 @@ impl Index {
                 &plain(|rule| rule.destination.is_none()),
                 &pairs(rules, |rule| &rule.destination, |network| *network),
             ),
+            client_host: Hosts::new(rules, |rule| &rule.source_host),
+            server_host: Hosts::new(rules, |rule| &rule.destination_host),
             server_name: Names::new(
                 plain(|rule| rule.server_name.is_none()),
                 pairs(rules, |rule| &rule.server_name, NameGlob::clone),
@@ -101,6 +99,10 @@ impl Index {
         } else {
             both(&mut set, &self.portless);
         }
+        self.client_host
+            .narrow(&mut set, facts.client_ec2.as_deref());
+        self.server_host
+            .narrow(&mut set, facts.server_ec2.as_deref());
         Matches(set)
     }
 
@@ -138,8 +140,19 @@ impl Iterator for Matches {
     }
 }
 
+/// The rules that something holds for.
+pub(super) fn plain(rules: &[Rule], holds: impl Fn(&Rule) -> bool) -> Set {
+    let mut set = vec![0; rules.len().div_ceil(64)];
+    for (number, rule) in rules.iter().enumerate() {
+        if holds(rule) {
+            insert(&mut set, number);
+        }
+    }
+    set
+}
+
 /// Every value of a condition with the rule that it stands in.
-fn pairs<T, V>(
+pub(super) fn pairs<T, V>(
     rules: &[Rule],
     condition: impl Fn(&Rule) -> &Option<Vec<T>>,
     value: impl Fn(&T) -> V,
@@ -153,7 +166,7 @@ fn pairs<T, V>(
     pairs
 }
 
-fn insert(set: &mut [u64], number: usize) {
+pub(super) fn insert(set: &mut [u64], number: usize) {
     if let Some(word) = set.get_mut(number / 64) {
         *word |= 1 << (number % 64);
     }
@@ -166,7 +179,7 @@ fn remove(set: &mut [u64], number: usize) {
 }
 
 /// What is in both; a shorter set has no further members.
-fn both(set: &mut [u64], other: &[u64]) {
+pub(super) fn both(set: &mut [u64], other: &[u64]) {
     for (at, word) in set.iter_mut().enumerate() {
         *word &= other.get(at).copied().unwrap_or_default();
     }
@@ -174,7 +187,7 @@ fn both(set: &mut [u64], other: &[u64]) {
 
 /// Rules by one value out of many.
 #[derive(Debug)]
-struct ByValue<K> {
+pub(super) struct ByValue<K> {
     named: HashMap<K, Set>,
     others: Set,
 }
@@ -189,7 +202,7 @@ impl<K> Default for ByValue<K> {
 }
 
 impl<K: Eq + std::hash::Hash> ByValue<K> {
-    fn new(plain: Set, pairs: Vec<(K, usize)>) -> Self {
+    pub(super) fn new(plain: Set, pairs: Vec<(K, usize)>) -> Self {
         let mut named: HashMap<K, Set> = HashMap::new();
         for (value, rule) in pairs {
             insert(named.entry(value).or_insert_with(|| plain.clone()), rule);
@@ -200,8 +213,26 @@ impl<K: Eq + std::hash::Hash> ByValue<K> {
         }
     }
 
-    fn of(&self, value: &K) -> &[u64] {
+    pub(super) fn of<Q>(&self, value: &Q) -> &[u64]
+    where
+        K: Borrow<Q>,
+        Q: Eq + std::hash::Hash + ?Sized,
+    {
         self.named.get(value).unwrap_or(&self.others)
+    }
+
+    /// The same where there may be no value: only rules without the condition hold then.
+    pub(super) fn of_some<Q>(&self, value: Option<&Q>) -> &[u64]
+    where
+        K: Borrow<Q>,
+        Q: Eq + std::hash::Hash + ?Sized,
+    {
+        value.map_or(&self.others, |value| self.of(value))
+    }
+
+    /// Whether any rule has the condition.
+    pub(super) fn is_asked(&self) -> bool {
+        !self.named.is_empty()
     }
 }
 
@@ -361,10 +392,10 @@ impl Names {
         let mut holds = self.plain.clone();
         if let Some(name) = name {
             let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-            either(&mut holds, self.whole.get(&name));
+            either(&mut holds, self.whole.get(&name).map(Vec::as_slice));
             for (dot, _) in name.match_indices('.') {
                 if let Some(ending) = name.get(dot..) {
-                    either(&mut holds, self.endings.get(ending));
+                    either(&mut holds, self.endings.get(ending).map(Vec::as_slice));
                 }
             }
             for (glob, rules) in &self.patterns {
@@ -382,7 +413,7 @@ fn meet(set: &[u64], other: &[u64]) -> bool {
     set.iter().zip(other).any(|(one, other)| one & other != 0)
 }
 
-fn either(set: &mut [u64], other: Option<&Set>) {
+pub(super) fn either(set: &mut [u64], other: Option<&[u64]>) {
     for (word, other) in set.iter_mut().zip(other.into_iter().flatten()) {
         *word |= other;
     }
@@ -391,18 +422,20 @@ fn either(set: &mut [u64], other: Option<&Set>) {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::Arc;
     use std::time::Instant;
 
     use dataplane::{Protocol, VpcEndpointId};
     use rand::rngs::SmallRng;
     use rand::{Rng as _, SeedableRng as _};
+    use sdk::Ec2Host;
 
     use super::*;
     use crate::config::Config;
 
     /// A rule file that no human would write, and flows that hit it here and there.
     fn random_rules(random: &mut SmallRng, count: usize) -> Config {
-        let mut text = String::new();
+        let mut text = "[ec2]\n".to_owned();
         for _ in 0..count {
             text += "[[rule]]\naction = 'drop'\n";
             if random.random_bool(0.6) {
@@ -435,11 +468,52 @@ mod tests {
             if random.random_bool(0.2) {
                 text += "http-host = '*.example'\n";
             }
+            let id = random.random_range(0..3);
+            for (share, condition) in [
+                (0.1, format!("source-instance = ['i-{id}', 'i-9']")),
+                (
+                    0.1,
+                    format!("destination-security-group = ['sg-{id}', 'sg-1']"),
+                ),
+                (0.1, format!("source-vpc = 'vpc-{id}'")),
+                (0.1, format!("destination-subnet = 'subnet-{id}'")),
+                (0.1, format!("source-account = '00000000000{id}'")),
+                (0.1, format!("destination-interface = 'eni-{id}'")),
+                (
+                    0.2,
+                    format!("source-tag = {{ env = ['{id}', 'x'], team = '*' }}"),
+                ),
+                (0.1, format!("destination-tag = {{ team = '{id}' }}")),
+            ] {
+                if random.random_bool(share) {
+                    text += &condition;
+                    text += "\n";
+                }
+            }
             if random.random_bool(0.2) {
                 text += "application = ['tls', 'other']\n";
             }
         }
         Config::parse(&text, Path::new("flowdog.toml"), &[]).unwrap()
+    }
+
+    fn random_host(random: &mut SmallRng) -> Option<Arc<Ec2Host>> {
+        let mut id = || random.random_range(0..3u8);
+        let (one, two, three) = (id(), id(), id());
+        let host = Ec2Host {
+            instance_id: (one > 0).then(|| format!("i-{two}")),
+            interface_id: Some(format!("eni-{one}")),
+            account_id: format!("00000000000{two}"),
+            vpc_id: format!("vpc-{three}"),
+            subnet_id: format!("subnet-{one}"),
+            security_groups: (0..two).map(|n| format!("sg-{n}")).collect(),
+            tags: [("env", one), ("team", three)]
+                .into_iter()
+                .filter(|(_, value)| *value != two)
+                .map(|(key, value)| (key.to_owned(), value.to_string()))
+                .collect(),
+        };
+        random.random_bool(0.7).then(|| Arc::new(host))
     }
 
     fn random_facts(random: &mut SmallRng) -> Facts {
@@ -465,6 +539,8 @@ mod tests {
             protocol: Protocol([1, 6, 17, 47][random.random_range(0..4)]),
             client: client.parse().unwrap(),
             server: format!("{server}:{port}").parse().unwrap(),
+            client_ec2: random_host(random),
+            server_ec2: random_host(random),
         }
     }
 

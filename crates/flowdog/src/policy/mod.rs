@@ -7,44 +7,55 @@
 
 pub(crate) mod explain;
 mod follow;
+mod hosts;
 pub(crate) mod index;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use dataplane::{FlowView, Protocol, Verdict, VpcEndpointId};
 use proxy::detect::{Sniff, sniff};
 use proxy::starttls::{self, ClientFirst};
+use sdk::Ec2Host;
 use tls::hello::{self, Parsed};
 
 use crate::config::{Action, Config, MidFlow, Rule};
+use crate::directory::Lookup;
 pub(crate) use follow::followed;
 
 const TCP: Protocol = Protocol(6);
 const UDP: Protocol = Protocol(17);
 
 /// What rules may ask about a flow.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Facts {
     pub(crate) endpoint: VpcEndpointId,
     pub(crate) protocol: Protocol,
     pub(crate) client: SocketAddr,
     pub(crate) server: SocketAddr,
+    /// What EC2 knows of the client's host.
+    pub(crate) client_ec2: Option<Arc<Ec2Host>>,
+    /// The same of the server's.
+    pub(crate) server_ec2: Option<Arc<Ec2Host>>,
 }
 
 impl Facts {
-    fn has_ports(&self) -> bool {
-        self.protocol == TCP || self.protocol == UDP
-    }
-}
-
-impl From<&FlowView> for Facts {
-    fn from(view: &FlowView) -> Self {
+    /// What there is to know about a flow when it opens.
+    pub(crate) fn new(view: &FlowView, directory: &Lookup) -> Self {
+        let (client, server) = (view.client.ip(), view.server.ip());
+        let [client_ec2, server_ec2] = directory.ends(view.endpoint, client, server);
         Self {
             endpoint: view.endpoint,
             protocol: view.protocol,
             client: view.client,
             server: view.server,
+            client_ec2,
+            server_ec2,
         }
+    }
+
+    fn has_ports(&self) -> bool {
+        self.protocol == TCP || self.protocol == UDP
     }
 }
 
@@ -433,6 +444,8 @@ mod tests {
             protocol: Protocol(protocol),
             client: client.parse().unwrap(),
             server: server.parse().unwrap(),
+            client_ec2: None,
+            server_ec2: None,
         }
     }
 
