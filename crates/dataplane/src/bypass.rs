@@ -14,9 +14,14 @@ pub(crate) struct Side {
     pub(crate) ack: Seq,
     /// The newest window this side sent, in bytes.
     pub(crate) window: u32,
+}
+
+/// The same, apart from its numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Facts {
     /// Shift of this side's windows; the largest there is if its SYN was not seen.
     pub(crate) shift: u8,
-    /// Whether `ack` and `window` mean anything.
+    /// Whether its numbers mean anything.
     pub(crate) is_known: bool,
     /// Whether this side sent a FIN.
     pub(crate) has_finished: bool,
@@ -26,6 +31,8 @@ pub(crate) struct Side {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Bypass {
     pub(crate) sides: [Side; 2],
+    /// Apart, because together with the numbers they would be padded.
+    pub(crate) facts: [Facts; 2],
     /// The client's initial sequence number, if its SYN was seen.
     pub(crate) isn: Option<Seq>,
     pub(crate) was_reset: bool,
@@ -42,12 +49,12 @@ pub(crate) enum Effect {
 impl Bypass {
     /// A connection whose first packet was not a SYN: windows may be scaled by anything.
     pub(crate) fn mid_flow() -> Self {
-        let side = Side {
+        let facts = Facts {
             shift: 14,
-            ..Side::default()
+            ..Facts::default()
         };
         Self {
-            sides: [side; 2],
+            facts: [facts; 2],
             ..Self::default()
         }
     }
@@ -71,27 +78,28 @@ impl Bypass {
             self.isn = Some(tcp.seq);
         }
         let fin_counts = tcp.has(Flags::FIN) && self.is_in_window(from, tcp.payload_end());
-        let Some(own) = self.sides.get_mut(side(from)) else {
+        let at = side(from);
+        let (Some(own), Some(facts)) = (self.sides.get_mut(at), self.facts.get_mut(at)) else {
             return Effect::Nothing;
         };
         // Shifts hold if both SYNs carry one (RFC 7323 §2.2); a shift too large only makes the
         // window of valid resets wider.
         if let Some(scale) = window_scale {
-            own.shift = scale.unwrap_or(0).min(14);
+            facts.shift = scale.unwrap_or(0).min(14);
         }
         if tcp.has(Flags::ACK) {
             // The newest, not the highest: a wrong value heals with the next packet.
             own.ack = tcp.ack;
-            own.window = u32::from(tcp.window) << own.shift;
-            own.is_known = true;
+            own.window = u32::from(tcp.window) << facts.shift;
+            facts.is_known = true;
         }
-        own.has_finished |= fin_counts;
+        facts.has_finished |= fin_counts;
         Effect::Nothing
     }
 
     /// Whether both sides have answered.
     pub(crate) fn is_established(&self) -> bool {
-        self.sides.iter().all(|side| side.is_known)
+        self.facts.iter().all(|side| side.is_known)
     }
 
     /// Whether the connection is over.
@@ -101,7 +109,7 @@ impl Bypass {
 
     /// Whether both sides sent FIN.
     pub(crate) fn is_finished(&self) -> bool {
-        self.sides.iter().all(|side| side.has_finished)
+        self.facts.iter().all(|side| side.has_finished)
     }
 
     /// How long silence may last.
@@ -116,7 +124,7 @@ impl Bypass {
     }
 
     fn accepts_reset(&self, from: Leg, tcp: &Tcp) -> bool {
-        let receiver = self.sides.get(side(from.other()));
+        let receiver = self.facts.get(side(from.other()));
         if receiver.is_some_and(|receiver| receiver.is_known) {
             return self.is_in_window(from, tcp.seq);
         }
@@ -130,8 +138,10 @@ impl Bypass {
 
     /// Whether the receiver of a segment from `from` accepts this sequence number.
     fn is_in_window(&self, from: Leg, seq: Seq) -> bool {
-        self.sides.get(side(from.other())).is_none_or(|receiver| {
-            !receiver.is_known || seq.since(receiver.ack) as u32 <= receiver.window.max(1)
+        let at = side(from.other());
+        let is_known = self.facts.get(at).is_some_and(|facts| facts.is_known);
+        self.sides.get(at).is_none_or(|receiver| {
+            !is_known || seq.since(receiver.ack) as u32 <= receiver.window.max(1)
         })
     }
 }

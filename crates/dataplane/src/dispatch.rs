@@ -359,7 +359,7 @@ pub(crate) fn replaces(flow: &Flow, seen: &Seen, datagram: &[u8], from: Leg) -> 
     let Some(tcp) = seen.tcp().filter(|tcp| tcp.is_request()) else {
         return false;
     };
-    let is_new_cookie = flow.cookie != seen.cookie;
+    let is_new_cookie = flow.cookie() != seen.cookie;
     let is_new = match &flow.state {
         State::Pending(park) => from == Leg::Client && park.isn != Some(tcp.seq),
         State::Bypassed(bypass) => {

@@ -8,7 +8,7 @@ use wire::tcp::Seq;
 
 use crate::bypass::Bypass;
 use crate::event::{FlowEnd, FlowState, FlowSummary, FlowView, Outer};
-use crate::key::PackedKey;
+use crate::key::{KeptKey, PackedKey};
 use crate::legs::Legs;
 use crate::park::Park;
 use crate::seen::{Seen, side};
@@ -38,27 +38,19 @@ impl Header {
             Self::Long(bytes) => bytes,
         }
     }
-
-    fn set(&mut self, bytes: &[u8]) {
-        if self.bytes() != bytes {
-            *self = Self::new(bytes);
-        }
-    }
 }
 
 /// A flow.
 #[derive(Debug)]
 pub(crate) struct Flow {
-    pub(crate) key: PackedKey,
+    pub(crate) key: KeptKey,
     pub(crate) header: Header,
     pub(crate) state: State,
-    pub(crate) attachment: AttachmentId,
     pub(crate) opened_at: Instant,
     pub(crate) last_seen: Instant,
     bytes: [u64; 2],
     packets: [u32; 2],
     pub(crate) generation: u32,
-    pub(crate) cookie: FlowCookie,
     pub(crate) outer: Outer,
     /// Datagrams of this flow in the transmit queue: later ones must queue behind them.
     pub(crate) queued: u16,
@@ -113,16 +105,14 @@ impl Flow {
         now: Instant,
     ) -> Self {
         Self {
-            key,
+            key: KeptKey::new(&key),
             header: Header::new(seen.header(datagram)),
             state,
-            attachment: seen.attachment,
             opened_at: now,
             last_seen: now,
             bytes: [0; 2],
             packets: [0; 2],
             generation,
-            cookie: seen.cookie,
             outer,
             queued: 0,
             client_is_low,
@@ -141,12 +131,28 @@ impl Flow {
         datagram: &[u8],
         outer: Outer,
     ) -> (bool, bool) {
-        let changes = (self.cookie != seen.cookie, self.outer != outer);
-        self.header.set(seen.header(datagram));
-        self.cookie = seen.cookie;
-        self.attachment = seen.attachment;
+        let header = seen.header(datagram);
+        let is_same_header = self.header.bytes() == header;
+        let changes = (
+            !is_same_header && self.cookie() != seen.cookie,
+            self.outer != outer,
+        );
+        if !is_same_header {
+            self.header = Header::new(header);
+        }
         self.outer = outer;
         changes
+    }
+
+    /// The cookie of the newest packet.
+    pub(crate) fn cookie(&self) -> FlowCookie {
+        self.identity().1
+    }
+
+    fn identity(&self) -> (AttachmentId, FlowCookie) {
+        let identity = wire::geneve::identity(self.header.bytes());
+        // Every header here was read by the parser before.
+        identity.unwrap_or((AttachmentId(0), FlowCookie(0)))
     }
 
     pub(crate) fn note_packet(&mut self, from: Leg, seen: &Seen, now: Instant) {
@@ -171,17 +177,17 @@ impl Flow {
 
     pub(crate) fn client(&self) -> SocketAddr {
         if self.client_is_low {
-            self.key.low()
+            self.key.packed().low()
         } else {
-            self.key.high()
+            self.key.packed().high()
         }
     }
 
     pub(crate) fn server(&self) -> SocketAddr {
         if self.client_is_low {
-            self.key.high()
+            self.key.packed().high()
         } else {
-            self.key.low()
+            self.key.packed().low()
         }
     }
 
@@ -229,7 +235,7 @@ impl Flow {
 
     pub(crate) fn summary(&self, end: FlowEnd) -> FlowSummary {
         FlowSummary {
-            key: self.key.unpack(),
+            key: self.key.packed().unpack(),
             client: self.client(),
             server: self.server(),
             opened_at: self.opened_at,
@@ -242,13 +248,14 @@ impl Flow {
     }
 
     pub(crate) fn view(&self, id: FlowId) -> FlowView {
-        let key = self.key.unpack();
+        let key = self.key.packed().unpack();
+        let (attachment, cookie) = self.identity();
         FlowView {
             id,
             key,
             endpoint: VpcEndpointId(key.endpoint.0),
-            attachment: self.attachment,
-            cookie: self.cookie,
+            attachment,
+            cookie,
             outer: self.outer,
             protocol: key.protocol,
             client: self.client(),
@@ -279,6 +286,6 @@ impl Flow {
 
 /// A bypassed flow, its place in the timer wheel and in the index together.
 const _: () = assert!(
-    size_of::<Option<Flow>>() + size_of::<crate::timer::Node>() + 8 <= 256,
-    "a bypassed flow must fit 256 bytes"
+    size_of::<Option<Flow>>() + size_of::<crate::timer::Node>() + 8 <= 200,
+    "a bypassed flow must fit 200 bytes"
 );

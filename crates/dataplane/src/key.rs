@@ -68,7 +68,7 @@ impl FlowKey {
     }
 }
 
-/// A key in the form the table stores and hashes: 48 bytes, no padding that could differ.
+/// A key in the form the table compares and hashes: no padding that could differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PackedKey {
     endpoint: u64,
@@ -120,21 +120,11 @@ impl PackedKey {
         SocketAddr::new(narrow(self.high, self.is_v6), self.high_port)
     }
 
-    /// The upper-layer protocol.
-    pub(crate) fn protocol(&self) -> Protocol {
-        Protocol(self.protocol)
-    }
-
-    /// Whether the addresses are IPv6.
-    pub(crate) fn is_v6(&self) -> bool {
-        self.is_v6
-    }
-
     /// The public form.
     pub(crate) fn unpack(&self) -> FlowKey {
         FlowKey {
             endpoint: VpcEndpointId(self.endpoint),
-            protocol: self.protocol(),
+            protocol: Protocol(self.protocol),
             low: self.low(),
             high: self.high(),
         }
@@ -149,6 +139,70 @@ impl PackedKey {
             | u64::from(self.protocol) << 32
             | u64::from(self.is_v6) << 40;
         [self.endpoint, l0, l1, h0, h1, tail]
+    }
+}
+
+/// A key in the form that a flow keeps: 32 bytes, and as many more for IPv6.
+#[derive(Debug)]
+pub(crate) struct KeptKey {
+    endpoint: u64,
+    addresses: Addresses,
+    low_port: u16,
+    high_port: u16,
+    protocol: u8,
+}
+
+/// The lesser and the greater address.
+#[derive(Debug)]
+enum Addresses {
+    V4([[u8; 4]; 2]),
+    V6(Box<[Wide; 2]>),
+}
+
+impl KeptKey {
+    pub(crate) fn new(key: &PackedKey) -> Self {
+        let short = |[a, b, c, d, ..]: Wide| [a, b, c, d];
+        Self {
+            endpoint: key.endpoint,
+            addresses: if key.is_v6 {
+                Addresses::V6(Box::new([key.low, key.high]))
+            } else {
+                Addresses::V4([short(key.low), short(key.high)])
+            },
+            low_port: key.low_port,
+            high_port: key.high_port,
+            protocol: key.protocol,
+        }
+    }
+
+    /// The form that is compared and hashed.
+    pub(crate) fn packed(&self) -> PackedKey {
+        let (low, high, is_v6) = match &self.addresses {
+            Addresses::V4([low, high]) => (widen((*low).into()), widen((*high).into()), false),
+            Addresses::V6(both) => {
+                let [low, high] = **both;
+                (low, high, true)
+            }
+        };
+        PackedKey {
+            endpoint: self.endpoint,
+            low,
+            high,
+            low_port: self.low_port,
+            high_port: self.high_port,
+            protocol: self.protocol,
+            is_v6,
+        }
+    }
+
+    /// The upper-layer protocol.
+    pub(crate) fn protocol(&self) -> Protocol {
+        Protocol(self.protocol)
+    }
+
+    /// Whether the addresses are IPv6.
+    pub(crate) fn is_v6(&self) -> bool {
+        matches!(self.addresses, Addresses::V6(_))
     }
 }
 
@@ -212,6 +266,7 @@ mod tests {
                 (a.ip(), a.port()),
             );
             assert_eq!(packed, back);
+            assert_eq!(KeptKey::new(&packed).packed(), packed);
             assert_eq!(
                 packed.unpack(),
                 FlowKey::new(VpcEndpointId(1), Protocol(6), a, b)

@@ -2,7 +2,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use wire::gwlb::{AttachmentId, FlowCookie, VpcEndpointId};
+use wire::gwlb::{FlowCookie, VpcEndpointId};
 use wire::ip::{Family, Fragment};
 use wire::tcp::{Flags, Segment, Seq};
 use wire::{geneve, ip};
@@ -21,7 +21,6 @@ pub(crate) struct Seen {
     /// Where it ends; padding may follow.
     pub(crate) inner_end: usize,
     pub(crate) endpoint: VpcEndpointId,
-    pub(crate) attachment: AttachmentId,
     pub(crate) cookie: FlowCookie,
     pub(crate) oddities: geneve::Oddities,
     pub(crate) protocol: Protocol,
@@ -69,7 +68,6 @@ impl Seen {
             inner_at,
             inner_end: inner_at + inner.total_len(),
             endpoint: outer.endpoint(),
-            attachment: outer.attachment(),
             cookie: outer.cookie(),
             oddities: outer.oddities(),
             protocol: inner.protocol(),

@@ -49,7 +49,8 @@ impl FlowTable {
     pub(crate) fn find(&self, key: &PackedKey) -> Option<u32> {
         self.index
             .find(self.hash.hash(&key.words()), |index| {
-                self.at(*index).is_some_and(|flow| flow.key == *key)
+                self.at(*index)
+                    .is_some_and(|flow| flow.key.packed() == *key)
             })
             .copied()
     }
@@ -72,7 +73,7 @@ impl FlowTable {
             }
             index
         });
-        let hash = self.hash.hash(&flow.key.words());
+        let hash = self.hash.hash(&flow.key.packed().words());
         if let Some(slot) = slot_mut(&mut self.chunks, index) {
             *slot = Some(flow);
         }
@@ -80,7 +81,7 @@ impl FlowTable {
         self.index.insert_unique(hash, index, |index| {
             slot(chunks, *index)
                 .and_then(Option::as_ref)
-                .map_or(0, |flow| keyed.hash(&flow.key.words()))
+                .map_or(0, |flow| keyed.hash(&flow.key.packed().words()))
         });
         index
     }
@@ -88,7 +89,7 @@ impl FlowTable {
     /// Removes a flow.
     pub(crate) fn remove(&mut self, index: u32) -> Option<Flow> {
         let flow = slot_mut(&mut self.chunks, index)?.take()?;
-        let hash = self.hash.hash(&flow.key.words());
+        let hash = self.hash.hash(&flow.key.packed().words());
         if let Ok(entry) = self.index.find_entry(hash, |other| *other == index) {
             entry.remove();
         }

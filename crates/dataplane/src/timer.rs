@@ -14,23 +14,35 @@ const SLOTS: usize = 1 << SLOT_BITS;
 const LEVELS: usize = 5;
 const HORIZON: u64 = 1 << (SLOT_BITS * LEVELS as u32);
 const NONE: u32 = u32::MAX;
+/// The last tick that a node can hold.
+const LATEST: u64 = (1 << 48) - 1;
 
 /// A flow's place in the wheel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Node {
     previous: u32,
     next: u32,
-    /// `level * SLOTS + slot`, or `NONE` if not scheduled.
-    bucket: u32,
-    tick: u64,
+    /// `level * SLOTS + slot`, or `UNSET`.
+    bucket: u16,
+    /// 48 bits of ticks are two thousand years.
+    tick_high: u16,
+    tick_low: u32,
 }
 
+const UNSET: u16 = u16::MAX;
 const IDLE: Node = Node {
     previous: NONE,
     next: NONE,
-    bucket: NONE,
-    tick: 0,
+    bucket: UNSET,
+    tick_high: 0,
+    tick_low: 0,
 };
+
+impl Node {
+    fn tick(&self) -> u64 {
+        u64::from(self.tick_high) << 32 | u64::from(self.tick_low)
+    }
+}
 
 /// The wheel.
 #[derive(Debug)]
@@ -54,14 +66,20 @@ impl TimerWheel {
     /// Sets the deadline of `index` unless it already has an earlier one. A deadline that moved later
     /// is noticed when the earlier one fires: the owner then asks again.
     pub(crate) fn schedule(&mut self, index: u32, at: Instant) {
-        let tick = ceil_tick(at).max(self.tick);
+        let tick = ceil_tick(at).min(LATEST).max(self.tick);
         if self.nodes.len() <= index as usize {
+            if self.nodes.capacity() <= index as usize {
+                // An eighth in reserve, not as much again.
+                let more = (self.nodes.len() / 8).max(1024);
+                self.nodes
+                    .reserve_exact(more.max(index as usize + 1 - self.nodes.len()));
+            }
             self.nodes.resize(index as usize + 1, IDLE);
         }
         if let Some(node) = self.nodes.get(index as usize)
-            && node.bucket != NONE
+            && node.bucket != UNSET
         {
-            if node.tick <= tick {
+            if node.tick() <= tick {
                 return;
             }
             self.unlink(index);
@@ -74,7 +92,7 @@ impl TimerWheel {
         if self
             .nodes
             .get(index as usize)
-            .is_some_and(|node| node.bucket != NONE)
+            .is_some_and(|node| node.bucket != UNSET)
         {
             self.unlink(index);
         }
@@ -150,7 +168,7 @@ impl TimerWheel {
                 return;
             };
             self.unlink(index);
-            self.link(index, node.tick.max(self.tick));
+            self.link(index, node.tick().max(self.tick));
             index = node.next;
         }
     }
@@ -176,8 +194,9 @@ impl TimerWheel {
             *node = Node {
                 previous: NONE,
                 next,
-                bucket: bucket as u32,
-                tick,
+                bucket: bucket as u16,
+                tick_high: (tick >> 32) as u16,
+                tick_low: tick as u32,
             };
         }
         self.set_occupied(bucket, true);
@@ -198,10 +217,10 @@ impl TimerWheel {
         }
         if let Some(previous) = self.nodes.get_mut(previous as usize) {
             previous.next = next;
-        } else if let Some(head) = self.heads.get_mut(bucket as usize) {
+        } else if let Some(head) = self.heads.get_mut(usize::from(bucket)) {
             *head = next;
             if next == NONE {
-                self.set_occupied(bucket as usize, false);
+                self.set_occupied(bucket.into(), false);
             }
         }
     }

@@ -29,6 +29,7 @@
 mod config;
 mod congestion;
 mod connection;
+mod flight;
 #[doc(hidden)]
 pub mod fuzzing;
 mod memory;
@@ -39,6 +40,7 @@ mod ring;
 mod rtt;
 mod sack;
 mod send;
+mod spare;
 mod state;
 mod stats;
 mod takeover;

@@ -15,12 +15,14 @@ pub(crate) struct Range {
 /// A set of sequence numbers.
 ///
 /// Invariant: ranges ascend, are not empty, and do not touch.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct RangeSet {
     ranges: Vec<Range>,
 }
 
 impl RangeSet {
+    pub(crate) const NEW: Self = Self { ranges: Vec::new() };
+
     /// Adds `start..end`; answers `false`, and changes nothing, if that would make more than
     /// `limit` ranges.
     pub(crate) fn insert(&mut self, start: Seq, end: Seq, limit: usize) -> bool {
@@ -176,7 +178,7 @@ mod tests {
         #[test]
         fn agrees_with_a_bitmap(base in prop_oneof![any::<u32>(), Just(u32::MAX - 100)], steps in steps(), limit in 1..30usize) {
             let at = |index: usize| Seq(base) + index as u32;
-            let mut set = RangeSet::default();
+            let mut set = RangeSet::NEW;
             let mut bits = Bitmap([false; SPAN]);
             for step in steps {
                 match step {

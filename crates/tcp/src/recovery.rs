@@ -5,6 +5,7 @@
 use wire::tcp::{SackBlock, Seq};
 
 use crate::congestion::Snapshot;
+use crate::spare::{Blank, Spare};
 
 /// Duplicate acknowledgments, or reported segments, that mean loss (RFC 5681 §3.2).
 pub(crate) const DUP_THRESHOLD: u32 = 3;
@@ -73,23 +74,59 @@ pub(crate) enum Doubt {
 #[derive(Debug)]
 pub(crate) struct Recovery {
     pub(crate) phase: Phase,
-    pub(crate) probe: Option<Probe>,
-    pub(crate) undo: Option<Undo>,
-    pub(crate) doubt: Option<Doubt>,
     /// Consecutive expirations of the retransmission or persist timer.
     pub(crate) backoff: u8,
-    /// Bytes that duplicate acknowledgments stand for, without SACK.
-    pub(crate) dup_bytes: u32,
-    pub(crate) dup_acks: u32,
     /// A loss probe was answered with "I have that": the peer delays the acknowledgment of a lone
     /// segment, so such probes have to wait longer.
     pub(crate) peer_delays: bool,
-    prr: Prr,
     tolerance: Tolerance,
+    pub(crate) repair: Spare<Repair>,
+}
+
+/// What only a connection in trouble, or lately in trouble, needs to know.
+#[derive(Debug)]
+pub(crate) struct Repair {
+    pub(crate) probe: Option<Probe>,
+    pub(crate) undo: Option<Undo>,
+    pub(crate) doubt: Option<Doubt>,
+    /// Bytes that duplicate acknowledgments stand for, without SACK.
+    pub(crate) dup_bytes: u32,
+    pub(crate) dup_acks: u32,
+    prr: Prr,
+    /// End of the round in which a duplicate was reported, so that each round counts once.
+    round: Option<Seq>,
+}
+
+impl Repair {
+    const NEW: Self = Self {
+        probe: None,
+        undo: None,
+        doubt: None,
+        dup_bytes: 0,
+        dup_acks: 0,
+        prr: Prr {
+            delivered: 0,
+            sent: 0,
+            flight_at_start: 0,
+            window: 0,
+        },
+        round: None,
+    };
+}
+
+impl Blank for Repair {
+    fn new() -> Self {
+        Self::NEW
+    }
+
+    fn blank() -> &'static Self {
+        static BLANK: Repair = Repair::NEW;
+        &BLANK
+    }
 }
 
 /// Proportional rate reduction (RFC 9937 §6): what a recovery may send follows what arrives.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Prr {
     delivered: u32,
     sent: u32,
@@ -104,36 +141,35 @@ struct Tolerance {
     /// Quarters of the minimum round-trip time.
     multiplier: u8,
     lasts: u8,
-    /// End of the round in which a duplicate was reported, so that each round counts once.
-    round: Option<Seq>,
 }
 
 impl Recovery {
     pub(crate) fn new() -> Self {
         Self {
             phase: Phase::Open,
-            probe: None,
-            undo: None,
-            doubt: None,
             backoff: 0,
-            dup_bytes: 0,
-            dup_acks: 0,
             peer_delays: false,
-            prr: Prr::default(),
             tolerance: Tolerance {
                 reordering_seen: false,
                 multiplier: 1,
                 lasts: 0,
-                round: None,
             },
+            repair: Spare::BLANK,
+        }
+    }
+
+    /// Forgets what a pause makes worthless.
+    pub(crate) fn rest(&mut self) {
+        if self.phase == Phase::Open {
+            self.repair.release();
         }
     }
 
     /// Enters fast recovery with `flight` bytes outstanding before the loss was noticed.
     pub(crate) fn enter_fast(&mut self, point: Seq, flight: u32) {
         self.phase = Phase::Fast { point };
-        self.probe = None;
-        self.prr = Prr {
+        self.repair.probe = None;
+        self.repair.prr = Prr {
             delivered: 0,
             sent: 0,
             flight_at_start: flight.max(1),
@@ -144,10 +180,11 @@ impl Recovery {
     /// Enters repair by time-out.
     pub(crate) fn enter_timeout(&mut self, point: Seq) {
         self.phase = Phase::Timeout { point };
-        self.probe = None;
-        self.doubt = None;
-        self.dup_bytes = 0;
-        self.dup_acks = 0;
+        let repair = &mut *self.repair;
+        repair.probe = None;
+        repair.doubt = None;
+        repair.dup_bytes = 0;
+        repair.dup_acks = 0;
     }
 
     /// Leaves either repair.
@@ -156,16 +193,17 @@ impl Recovery {
             self.tolerance.recovery_ended();
         }
         self.phase = Phase::Open;
-        self.doubt = None;
-        self.dup_bytes = 0;
-        self.dup_acks = 0;
+        let repair = &mut *self.repair;
+        repair.doubt = None;
+        repair.dup_bytes = 0;
+        repair.dup_acks = 0;
     }
 
     /// Notes that `length` numbers leave once more to repair a loss; `stamp` is our timestamp on
     /// them.
     pub(crate) fn repeats(&mut self, length: u32, stamp: Option<u32>) {
         if self.phase != Phase::Open
-            && let Some(undo) = &mut self.undo
+            && let Some(undo) = &mut self.repair.undo
         {
             undo.repeated = undo.repeated.saturating_add(length);
             undo.first_retransmission = undo.first_retransmission.or(stamp);
@@ -175,7 +213,10 @@ impl Recovery {
     /// Takes a reported duplicate; answers whether everything that the last repair sent had been
     /// there already. Reports come after the repair is over, too.
     pub(crate) fn was_needless(&mut self, duplicate: SackBlock) -> bool {
-        let Some(undo) = &mut self.undo else {
+        if self.repair.undo.is_none() {
+            return false;
+        }
+        let Some(undo) = &mut self.repair.undo else {
             return false;
         };
         if undo.repeated == 0 || duplicate.left < undo.since {
@@ -197,7 +238,7 @@ impl Recovery {
         segment: u32,
         progress: bool,
     ) {
-        let prr = &mut self.prr;
+        let prr = &mut self.repair.prr;
         prr.delivered = prr.delivered.saturating_add(delivered);
         let mut allowance = if pipe > target {
             let share = (u64::from(prr.delivered) * u64::from(target))
@@ -219,12 +260,12 @@ impl Recovery {
 
     /// The window during fast recovery.
     pub(crate) fn window(&self) -> u32 {
-        self.prr.window
+        self.repair.prr.window
     }
 
     /// Bytes left while in fast recovery.
     pub(crate) fn sent(&mut self, bytes: u32) {
-        self.prr.sent = self.prr.sent.saturating_add(bytes);
+        self.repair.prr.sent = self.repair.prr.sent.saturating_add(bytes);
     }
 
     /// The tolerance for reordering in microseconds (RFC 8985 §6.2 step 4).
@@ -246,8 +287,8 @@ impl Recovery {
     /// The peer reported a duplicate: something was sent again needlessly.
     pub(crate) fn duplicate_reported(&mut self, una: Seq, nxt: Seq) {
         let tolerance = &mut self.tolerance;
-        if tolerance.round.is_none_or(|end| una >= end) {
-            tolerance.round = Some(nxt);
+        if self.repair.round.is_none_or(|end| una >= end) {
+            self.repair.round = Some(nxt);
             tolerance.multiplier = tolerance.multiplier.saturating_add(1);
             tolerance.lasts = TOLERANCE_LASTS;
             // A retransmission that was not needed is reordering, seen from the other side.

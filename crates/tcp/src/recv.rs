@@ -8,6 +8,7 @@ use wire::tcp::{SackBlock, Seq};
 use crate::memory::UNDER_PRESSURE;
 use crate::ranges::RangeSet;
 use crate::ring::Ring;
+use crate::spare::{Blank, Spare};
 use crate::time::Instant;
 
 /// What became of an arriving segment.
@@ -46,16 +47,43 @@ pub(crate) struct Receiver {
     round_since: Instant,
     shift: u8,
     finished: bool,
+    has_fin: bool,
+    max_ranges: u16,
     /// Where the peer's FIN stands, if it came early.
-    fin: Option<Seq>,
+    fin: Seq,
+    holes: Spare<Holes>,
+}
+
+/// What arrived out of order, or twice.
+#[derive(Debug)]
+struct Holes {
     /// Data behind holes.
     ranges: RangeSet,
-    max_ranges: u16,
     /// A member of each of the ranges that changed last, newest first (RFC 2018 §4).
     recent: [Seq; 4],
     recent_len: u8,
     /// A duplicate to be reported once (RFC 2883).
     duplicate: Option<SackBlock>,
+}
+
+impl Holes {
+    const NEW: Self = Self {
+        ranges: RangeSet::NEW,
+        recent: [Seq(0); 4],
+        recent_len: 0,
+        duplicate: None,
+    };
+}
+
+impl Blank for Holes {
+    fn new() -> Self {
+        Self::NEW
+    }
+
+    fn blank() -> &'static Self {
+        static BLANK: Holes = Holes::NEW;
+        &BLANK
+    }
 }
 
 impl Receiver {
@@ -83,12 +111,10 @@ impl Receiver {
             round_since: now,
             shift,
             finished: false,
-            fin: None,
-            ranges: RangeSet::default(),
+            has_fin: false,
             max_ranges: max_ranges.min(u16::MAX.into()) as u16,
-            recent: [Seq(0); 4],
-            recent_len: 0,
-            duplicate: None,
+            fin: rcv_nxt,
+            holes: Spare::BLANK,
         }
     }
 
@@ -105,7 +131,7 @@ impl Receiver {
             let known = self.rcv_nxt.since(seq) as u32;
             let dropped = known.min(payload.len() as u32);
             if dropped > 0 {
-                self.duplicate = Some(SackBlock {
+                self.holes.duplicate = Some(SackBlock {
                     left: seq,
                     right: seq + dropped,
                 });
@@ -120,7 +146,7 @@ impl Receiver {
         }
         // Nothing follows a FIN, and no more is stored than was agreed.
         let bound = self.storage_bound();
-        let last = self.fin.map_or(bound, |fin| fin.min(bound));
+        let last = self.fin().map_or(bound, |fin| fin.min(bound));
         let room = last.since(seq).max(0) as u32;
         if payload.len() as u32 > room {
             arrival.refused = true;
@@ -128,8 +154,16 @@ impl Receiver {
             fin = false;
         }
         let end = seq + payload.len() as u32;
-        if fin && self.fin.is_none() && self.ranges.last().is_none_or(|range| range.end <= end) {
-            self.fin = Some(end);
+        if fin
+            && !self.has_fin
+            && self
+                .holes
+                .ranges
+                .last()
+                .is_none_or(|range| range.end <= end)
+        {
+            self.has_fin = true;
+            self.fin = end;
             arrival.out_of_order |= end != self.rcv_nxt && payload.is_empty();
         }
         if !payload.is_empty() {
@@ -139,7 +173,7 @@ impl Receiver {
                 self.insert(seq, payload, &mut arrival);
             }
         }
-        if self.fin == Some(self.rcv_nxt) && !self.finished {
+        if self.fin() == Some(self.rcv_nxt) && !self.finished {
             self.rcv_nxt += 1;
             self.finished = true;
             arrival.finished = true;
@@ -171,7 +205,7 @@ impl Receiver {
     pub(crate) fn note_duplicate(&mut self, left: Seq, right: Seq) {
         let right = right.min(self.rcv_nxt);
         if left < right && self.rcv_nxt.since(left) as u32 <= self.limit {
-            self.duplicate = Some(SackBlock { left, right });
+            self.holes.duplicate = Some(SackBlock { left, right });
         }
     }
 
@@ -201,7 +235,7 @@ impl Receiver {
     /// carry the window; one that has none waits for us. The window must at least double, so that
     /// a slow reader does not cause a segment with each read.
     pub(crate) fn is_update_due(&self, segment: u32) -> bool {
-        if self.finished || self.fin.is_some() {
+        if self.finished || self.has_fin {
             return false;
         }
         let current = self.edge.since(self.rcv_nxt).max(0) as u32;
@@ -219,23 +253,27 @@ impl Receiver {
         let mut blocks = [None; 4];
         let limit = limit.min(4);
         let mut count = 0;
-        if let Some(block) = self.duplicate.take()
+        if self.has_duplicate_to_report()
+            && let Some(block) = self.holes.duplicate.take()
             && limit > 0
         {
             blocks[0] = Some(block);
             count = 1;
         }
-        if self.ranges.is_empty() {
-            self.recent_len = 0;
+        if self.holes.ranges.is_empty() {
+            if self.holes.recent_len > 0 {
+                self.holes.recent_len = 0;
+            }
             return blocks;
         }
         let reported_from = count;
-        let recent = self
+        let holes = &*self.holes;
+        let recent = holes
             .recent
             .iter()
-            .take(self.recent_len.into())
-            .filter_map(|&seq| self.ranges.find(seq));
-        for range in recent.chain(self.ranges.descending().take(4)) {
+            .take(holes.recent_len.into())
+            .filter_map(|&seq| holes.ranges.find(seq));
+        for range in recent.chain(holes.ranges.descending().take(4)) {
             if count >= limit {
                 break;
             }
@@ -275,16 +313,16 @@ impl Receiver {
     }
 
     pub(crate) fn has_holes(&self) -> bool {
-        !self.ranges.is_empty()
+        !self.holes.ranges.is_empty()
     }
 
     /// The end of the highest data behind a hole.
     pub(crate) fn highest(&self) -> Option<Seq> {
-        self.ranges.last().map(|range| range.end)
+        self.holes.ranges.last().map(|range| range.end)
     }
 
     pub(crate) fn has_duplicate_to_report(&self) -> bool {
-        self.duplicate.is_some()
+        self.holes.duplicate.is_some()
     }
 
     /// Bytes allocated.
@@ -292,9 +330,20 @@ impl Receiver {
         self.ring.capacity()
     }
 
+    /// Whether a release may give anything back.
+    pub(crate) fn holds_memory(&self) -> bool {
+        self.capacity() > 0 || self.holes.is_there()
+    }
+
+    fn fin(&self) -> Option<Seq> {
+        self.has_fin.then_some(self.fin)
+    }
+
     pub(crate) fn release_if_empty(&mut self) {
         self.ring.release_if_empty();
-        self.ranges.release_if_empty();
+        if self.holes.ranges.is_empty() && !self.has_duplicate_to_report() {
+            self.holes.release();
+        }
     }
 
     /// A window rounded to the scale may promise a little more than the limit.
@@ -342,18 +391,18 @@ impl Receiver {
     fn append(&mut self, seq: Seq, payload: &[u8], arrival: &mut Arrival) {
         let before = self.rcv_nxt;
         let end = seq + payload.len() as u32;
-        if self.ranges.is_empty() {
+        if self.holes.ranges.is_empty() {
             self.ring.write_at(seq.since(self.read_seq) as u32, payload);
             self.rcv_nxt = end;
         } else {
             arrival.filled_hole = true;
             arrival.duplicate |= !self.store(seq, payload);
             self.rcv_nxt = end;
-            while let Some(range) = self.ranges.first()
+            while let Some(range) = self.holes.ranges.first()
                 && range.start <= self.rcv_nxt
             {
                 self.rcv_nxt = self.rcv_nxt.max(range.end);
-                self.ranges.remove_before(range.end);
+                self.holes.ranges.remove_before(range.end);
             }
         }
         arrival.in_order = self.rcv_nxt.since(before) as u32;
@@ -368,14 +417,14 @@ impl Receiver {
             return;
         }
         // Memory is taken up to the far end, so the first look is whether it may be kept.
-        if let Some(gap) = self.ranges.first_gap(seq, end) {
+        if let Some(gap) = self.holes.ranges.first_gap(seq, end) {
             let gap_is_all = gap.start == seq && gap.end == end;
             let mut stored = true;
             if !gap_is_all {
                 arrival.duplicate = true;
                 stored = self.store(seq, payload);
             }
-            if !self.ranges.insert(seq, end, self.max_ranges.into()) {
+            if !self.holes.ranges.insert(seq, end, self.max_ranges.into()) {
                 arrival.refused = true;
                 return;
             }
@@ -385,14 +434,15 @@ impl Receiver {
             arrival.duplicate |= !stored;
         } else {
             arrival.duplicate = true;
-            self.duplicate = Some(SackBlock {
+            self.holes.duplicate = Some(SackBlock {
                 left: seq,
                 right: end,
             });
         }
-        self.recent.rotate_right(1);
-        self.recent[0] = seq;
-        self.recent_len = (self.recent_len + 1).min(4);
+        let holes = &mut *self.holes;
+        holes.recent.rotate_right(1);
+        holes.recent[0] = seq;
+        holes.recent_len = (holes.recent_len + 1).min(4);
         self.forget_repeated_recent();
     }
 
@@ -401,7 +451,7 @@ impl Receiver {
         let end = seq + payload.len() as u32;
         let mut cursor = seq;
         let mut new = 0;
-        while let Some(gap) = self.ranges.first_gap(cursor, end) {
+        while let Some(gap) = self.holes.ranges.first_gap(cursor, end) {
             let from = gap.start.since(seq) as usize;
             let to = gap.end.since(seq) as usize;
             self.ring
@@ -414,16 +464,16 @@ impl Receiver {
 
     /// Keeps one entry for each range, so that four entries name four ranges.
     fn forget_repeated_recent(&mut self) {
-        let newest = self.ranges.find(self.recent[0]);
+        let newest = self.holes.ranges.find(self.holes.recent[0]);
         let mut kept = 1;
-        for index in 1..usize::from(self.recent_len) {
-            let range = self.ranges.find(self.recent[index]);
+        for index in 1..usize::from(self.holes.recent_len) {
+            let range = self.holes.ranges.find(self.holes.recent[index]);
             if range.is_some() && range != newest {
-                self.recent[kept] = self.recent[index];
+                self.holes.recent[kept] = self.holes.recent[index];
                 kept += 1;
             }
         }
-        self.recent_len = kept as u8;
+        self.holes.recent_len = kept as u8;
     }
 }
 

@@ -6,25 +6,27 @@ use crate::config::Config;
 use crate::time::Instant;
 
 /// How long a minimum stays valid: routes change (RFC 8985 §6.2 asks for a windowed minimum).
-const MINIMUM_VALID_MICROS: u64 = 60_000_000;
+const MINIMUM_VALID_SECONDS: u32 = 60;
 
 /// The estimator; microseconds inside.
 #[derive(Debug)]
 pub(crate) struct Rtt {
-    smoothed: Option<u32>,
+    /// 0 before the first measurement.
+    smoothed: u32,
     variation: u32,
     minimum: u32,
-    minimum_at: Instant,
+    /// In seconds.
+    minimum_at: u32,
 }
 
 impl Rtt {
     /// Starts from the round trip of the observed handshake, if there was one.
     pub(crate) fn new(seed: Option<Duration>, now: Instant) -> Self {
         let mut rtt = Self {
-            smoothed: None,
+            smoothed: 0,
             variation: 0,
             minimum: u32::MAX,
-            minimum_at: now,
+            minimum_at: now.as_secs_u32(),
         };
         if let Some(seed) = seed {
             rtt.sample(seed.as_micros().min(60_000_000) as u32, now);
@@ -39,15 +41,15 @@ impl Rtt {
     pub(crate) fn sample(&mut self, micros: u32, now: Instant) {
         let micros = micros.max(1);
         match self.smoothed {
-            None => {
-                self.smoothed = Some(micros);
+            0 => {
+                self.smoothed = micros;
                 self.variation = micros / 2;
             }
-            Some(smoothed) => {
+            smoothed => {
                 let deviation = smoothed.abs_diff(micros);
                 self.variation = (self.variation / 4 * 3)
                     .saturating_add(self.variation % 4 * 3 / 4 + deviation / 4);
-                self.smoothed = Some(((u64::from(smoothed) * 7 + u64::from(micros)) / 8) as u32);
+                self.smoothed = ((u64::from(smoothed) * 7 + u64::from(micros)) / 8).max(1) as u32;
             }
         }
         self.sample_minimum(micros, now);
@@ -55,23 +57,22 @@ impl Rtt {
 
     /// Takes a measurement for the minimum only.
     pub(crate) fn sample_minimum(&mut self, micros: u32, now: Instant) {
-        if micros <= self.minimum || now.0.saturating_sub(self.minimum_at.0) > MINIMUM_VALID_MICROS
-        {
+        let second = now.as_secs_u32();
+        if micros <= self.minimum || second.wrapping_sub(self.minimum_at) > MINIMUM_VALID_SECONDS {
             self.minimum = micros.max(1);
-            self.minimum_at = now;
+            self.minimum_at = second;
         }
     }
 
     /// The smoothed round-trip time.
     pub(crate) fn smoothed(&self) -> Option<Duration> {
-        self.smoothed
-            .map(|micros| Duration::from_micros(micros.into()))
+        (self.smoothed > 0).then(|| Duration::from_micros(self.smoothed.into()))
     }
 
     /// The lowest recent measurement in microseconds; falls back to the smoothed one.
     pub(crate) fn minimum_micros(&self) -> Option<u32> {
         if self.minimum == u32::MAX {
-            self.smoothed
+            (self.smoothed > 0).then_some(self.smoothed)
         } else {
             Some(self.minimum)
         }
@@ -83,8 +84,8 @@ impl Rtt {
     /// delays acknowledgments does not cause time-outs on a long path with little variation.
     pub(crate) fn timeout(&self, config: &Config) -> Duration {
         match self.smoothed {
-            None => config.initial_rto,
-            Some(smoothed) => {
+            0 => config.initial_rto,
+            smoothed => {
                 let margin =
                     Duration::from_micros(u64::from(self.variation) * 4).max(config.min_rto);
                 (Duration::from_micros(smoothed.into()) + margin).min(config.max_rto)

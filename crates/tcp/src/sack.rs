@@ -97,6 +97,11 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
+    /// Whether anything was delivered.
+    pub(crate) fn has_news(&self) -> bool {
+        self.newest.is_some()
+    }
+
     pub(crate) fn new(
         board: &Scoreboard,
         minimum_rtt: u32,
@@ -120,7 +125,7 @@ impl Delivery {
 }
 
 /// Everything in flight.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Scoreboard {
     segments: VecDeque<Sent>,
     /// Name of the first of `segments`; names count up and wrap.
@@ -143,7 +148,7 @@ pub(crate) struct Scoreboard {
 
 /// The account of deliveries from which the path's rate is estimated (Cheng and others, "Delivery
 /// rate estimation", draft-cheng-iccrg-delivery-rate-estimation).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Rate {
     /// Bytes delivered; wraps.
     delivered: u32,
@@ -172,6 +177,26 @@ impl Rate {
 }
 
 impl Scoreboard {
+    pub(crate) const NEW: Self = Self {
+        segments: VecDeque::new(),
+        first_id: 0,
+        order: VecDeque::new(),
+        next_serial: 0,
+        lost_hint: 0,
+        lost_count: 0,
+        sacked_count: 0,
+        pipe: 0,
+        reported: RangeSet::NEW,
+        highest: None,
+        latest: None,
+        rate: Rate {
+            delivered: 0,
+            delivered_at: Instant::ZERO,
+            first_sent: Instant::ZERO,
+            app_limited: None,
+        },
+    };
+
     /// Notes the first transmission of `length` numbers from `seq` on, the end of the queue.
     pub(crate) fn push(&mut self, seq: Seq, length: u32, now: Instant) {
         let id = self.first_id.wrapping_add(self.segments.len() as u32);
@@ -614,7 +639,7 @@ mod tests {
 
     /// Ten segments of 100, sent one in a millisecond from time 0.
     fn ten() -> Scoreboard {
-        let mut board = Scoreboard::default();
+        let mut board = Scoreboard::NEW;
         for index in 0..10u32 {
             board.push(Seq(index * 100), 100, ms(index.into()));
         }
@@ -771,7 +796,7 @@ mod tests {
             1 => Just(Step::FindAll),
             1 => (5..60u32).prop_map(Step::Split),
         ], 1..80)) {
-            let mut board = Scoreboard::default();
+            let mut board = Scoreboard::NEW;
             let base = Seq(u32::MAX - 150);
             let (mut una, mut nxt) = (base, base);
             let mut now = Instant::ZERO;

@@ -23,6 +23,10 @@ impl Instant {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
+    /// Whole seconds since the origin, modulo 2^32.
+    pub(crate) fn as_secs_u32(self) -> u32 {
+        (self.0 / 1_000_000) as u32
+    }
     /// Whole milliseconds since the origin, modulo 2^32: the timestamp clock of RFC 7323.
     pub fn as_millis_u32(self) -> u32 {
         (self.0 / 1000) as u32

@@ -23,6 +23,10 @@ impl Deadline {
         self != Self::NEVER
     }
 
+    pub(crate) fn instant(self) -> Option<Instant> {
+        self.is_set().then_some(Instant(self.0))
+    }
+
     pub(crate) fn is_due(self, now: Instant) -> bool {
         self.0 <= now.0 && self.is_set()
     }
@@ -48,12 +52,9 @@ pub(crate) struct Timers {
     pub(crate) loss_kind: LossTimer,
     /// A delayed acknowledgment.
     pub(crate) ack: Deadline,
-    /// The next look at whether the peer is alive; set lazily, so it may come early.
+    /// The next look at whether the peer is alive, set lazily, so it may come early. In TIME-WAIT
+    /// its end.
     pub(crate) keepalive: Deadline,
-    /// The end of TIME-WAIT.
-    pub(crate) linger: Deadline,
-    /// When pacing lets the next segment leave.
-    pub(crate) pace: Deadline,
     /// The next look at whether empty buffers can be given back.
     pub(crate) release: Deadline,
 }
@@ -65,21 +66,15 @@ impl Timers {
             loss_kind: LossTimer::Retransmission,
             ack: Deadline::NEVER,
             keepalive: Deadline::NEVER,
-            linger: Deadline::NEVER,
-            pace: Deadline::NEVER,
             release: Deadline::NEVER,
         }
     }
 
     /// The earliest of them.
-    pub(crate) fn earliest(&self) -> Option<Instant> {
-        let first = self
-            .loss
+    pub(crate) fn earliest(&self) -> Deadline {
+        self.loss
             .min(self.ack)
             .min(self.keepalive)
-            .min(self.linger)
-            .min(self.pace)
-            .min(self.release);
-        first.is_set().then_some(Instant(first.0))
+            .min(self.release)
     }
 }

@@ -317,6 +317,16 @@ impl<'a> Packet<'a> {
     }
 }
 
+/// The attachment and the cookie that a header, fixed part and options, names; `None` if it is not
+/// one that [`Packet::parse`] takes.
+pub fn identity(header: &[u8]) -> Option<(AttachmentId, FlowCookie)> {
+    let fields = match Fields::from_template(header) {
+        Some(fields) => fields,
+        None => Fields::from_walk(header.get(BASE_LEN..)?).ok()?,
+    };
+    Some((fields.attachment, fields.cookie))
+}
+
 /// What the options say.
 struct Fields {
     endpoint: VpcEndpointId,

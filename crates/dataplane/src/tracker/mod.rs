@@ -23,7 +23,7 @@ pub(crate) use greeting::Greeting;
 pub(crate) use handshake::Half;
 pub(crate) use hold::{Added, Hold};
 
-use crate::bypass::{Bypass, Side};
+use crate::bypass::{Bypass, Facts, Side};
 use crate::counters::BypassReason;
 use crate::seen::{Seen, Tcp};
 use crate::{Config, Instant, Leg};
@@ -355,17 +355,20 @@ impl Track {
 
     /// What a bypassed connection remembers of the handshake.
     pub(crate) fn to_bypass(&self) -> Bypass {
-        let side = |half: &Half, shift| Side {
+        let side = |half: &Half| Side {
             ack: half.acked.unwrap_or_default(),
             window: half.window,
+        };
+        let facts = |half: &Half, shift| Facts {
             shift,
             is_known: half.acked.is_some(),
             has_finished: false,
         };
         Bypass {
-            sides: [
-                side(&self.client, self.client_shift()),
-                side(&self.server, self.server_shift()),
+            sides: [side(&self.client), side(&self.server)],
+            facts: [
+                facts(&self.client, self.client_shift()),
+                facts(&self.server, self.server_shift()),
             ],
             isn: Some(self.client.isn),
             was_reset: false,

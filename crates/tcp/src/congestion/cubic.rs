@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use wire::tcp::Seq;
 
+use super::idle::Idle;
 use super::{Congestion, Snapshot};
 use crate::time::Instant;
 
@@ -14,7 +15,7 @@ const C: f64 = 0.4;
 /// Additive increase that matches Reno's average window (RFC 9438 §4.3).
 const ALPHA: f64 = 3.0 * (1.0 - BETA) / (1.0 + BETA);
 /// "No threshold yet".
-const UNLIMITED: u32 = u32::MAX;
+pub(super) const UNLIMITED: u32 = u32::MAX;
 
 /// Bounds for the rise of the round-trip time that ends slow start, and samples needed per round
 /// (RFC 9406 §4.3).
@@ -57,16 +58,17 @@ struct SlowStart {
 }
 
 impl Cubic {
-    pub(crate) fn new(segment: u32, initial_segments: u32, nxt: Seq) -> Self {
+    /// Begins, or goes on after a rest, with a new congestion avoidance stage.
+    pub(super) fn resume(idle: &Idle, segment: u32, initial_segments: u32, nxt: Seq) -> Self {
         Self {
-            window: f64::from(segment) * f64::from(initial_segments),
-            threshold: UNLIMITED,
+            window: f64::from(idle.window),
+            threshold: idle.threshold,
             segment,
             initial_segments,
             epoch: None,
-            w_max: 0.0,
+            w_max: f64::from(idle.w_max),
             w_est: 0.0,
-            prior: 0.0,
+            prior: f64::from(idle.prior),
             k: 0.0,
             start: SlowStart {
                 round_end: nxt,
@@ -76,6 +78,16 @@ impl Cubic {
                 samples: 0,
                 conservative: None,
             },
+        }
+    }
+
+    /// What a rest leaves.
+    pub(super) fn rest(&self) -> Idle {
+        Idle {
+            window: self.window as u32,
+            threshold: self.threshold,
+            w_max: self.w_max as u32,
+            prior: self.prior as u32,
         }
     }
 
@@ -236,11 +248,16 @@ impl Congestion for Cubic {
 mod tests {
     use super::*;
 
+    fn new(segment: u32, initial_segments: u32) -> Cubic {
+        let idle = Idle::new(segment, initial_segments);
+        Cubic::resume(&idle, segment, initial_segments, Seq(0))
+    }
+
     const RTT: Option<Duration> = Some(Duration::from_millis(100));
 
     #[test]
     fn slow_start_doubles_per_round_from_ten_segments() {
-        let mut cubic = Cubic::new(1000, 10, Seq(0));
+        let mut cubic = new(1000, 10);
         for _ in 0..10 {
             cubic.on_ack(1000, RTT, Instant::ZERO);
         }
@@ -249,7 +266,7 @@ mod tests {
 
     #[test]
     fn the_curve_returns_to_the_old_window_after_k_seconds() {
-        let mut cubic = Cubic::new(1000, 1000, Seq(0));
+        let mut cubic = new(1000, 1000);
         cubic.on_loss();
         assert_eq!(cubic.window(), 700_000);
         assert_eq!(cubic.threshold(), 700_000);
@@ -271,7 +288,7 @@ mod tests {
 
     /// The average window in segments when every `distance`-th segment is lost.
     fn average_window(distance: u32, rtt: Duration) -> f64 {
-        let mut cubic = Cubic::new(1000, 10, Seq(0));
+        let mut cubic = new(1000, 10);
         cubic.on_loss();
         let (mut now, mut sum, mut rounds, mut carried) = (Instant::ZERO, 0.0, 0.0, 0);
         for round in 0..20_000 {
@@ -317,7 +334,7 @@ mod tests {
 
     #[test]
     fn an_acknowledgment_never_lowers_the_window() {
-        let mut cubic = Cubic::new(1460, 10, Seq(0));
+        let mut cubic = new(1460, 10);
         let mut now = Instant::ZERO;
         for step in 0..20_000u32 {
             let before = cubic.window();
@@ -335,7 +352,7 @@ mod tests {
 
     #[test]
     fn rising_delay_ends_slow_start_before_loss_does() {
-        let mut cubic = Cubic::new(1000, 10, Seq(0));
+        let mut cubic = new(1000, 10);
         let mut una = Seq(0);
         let mut now = Instant::ZERO;
         for round in 0..12u32 {
@@ -356,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_needless_reduction_is_undone() {
-        let mut cubic = Cubic::new(1000, 100, Seq(0));
+        let mut cubic = new(1000, 100);
         let before = cubic.snapshot();
         cubic.on_timeout(true);
         assert_eq!(cubic.window(), 1000);

@@ -5,11 +5,13 @@
 
 mod bbr;
 mod cubic;
+mod idle;
 
 use core::time::Duration;
 
 use bbr::Bbr;
 use cubic::Cubic;
+use idle::Idle;
 
 use crate::time::Instant;
 
@@ -109,7 +111,9 @@ pub(crate) trait Congestion {
 /// The controller of a connection.
 #[derive(Debug)]
 pub(crate) enum Controller {
-    Cubic(Cubic),
+    /// CUBIC of a connection that sends nothing.
+    Idle(Idle),
+    Cubic(Box<Cubic>),
     Bbr(Box<Bbr>),
 }
 
@@ -118,25 +122,42 @@ impl Controller {
         algorithm: Algorithm,
         segment: u32,
         initial_segments: u32,
-        nxt: wire::tcp::Seq,
         now: Instant,
     ) -> Self {
         match algorithm {
-            Algorithm::Cubic => Self::Cubic(Cubic::new(segment, initial_segments, nxt)),
+            Algorithm::Cubic => Self::Idle(Idle::new(segment, initial_segments)),
             Algorithm::Bbr => Self::Bbr(Box::new(Bbr::new(segment, initial_segments, now))),
         }
     }
 
+    /// Data is about to leave.
+    pub(crate) fn wake(&mut self, segment: u32, initial_segments: u32, nxt: wire::tcp::Seq) {
+        if let Self::Idle(idle) = self {
+            let cubic = Cubic::resume(idle, segment, initial_segments, nxt);
+            *self = Self::Cubic(Box::new(cubic));
+        }
+    }
+
+    /// Nothing was sent for a while; answers whether nothing but windows is remembered now.
+    pub(crate) fn rest(&mut self) -> bool {
+        if let Self::Cubic(cubic) = self {
+            *self = Self::Idle(cubic.rest());
+        }
+        matches!(self, Self::Idle(_))
+    }
+
     fn get(&self) -> &dyn Congestion {
         match self {
-            Self::Cubic(cubic) => cubic,
+            Self::Idle(idle) => idle,
+            Self::Cubic(cubic) => cubic.as_ref(),
             Self::Bbr(bbr) => bbr.as_ref(),
         }
     }
 
     fn get_mut(&mut self) -> &mut dyn Congestion {
         match self {
-            Self::Cubic(cubic) => cubic,
+            Self::Idle(idle) => idle,
+            Self::Cubic(cubic) => cubic.as_mut(),
             Self::Bbr(bbr) => bbr.as_mut(),
         }
     }

@@ -27,13 +27,13 @@ impl Connection {
             None => Instant(u64::MAX),
         };
         let minimum = self.rtt.minimum_micros().unwrap_or(0);
-        let mut delivery = Delivery::new(&self.board, minimum, echo_end, now);
+        let mut delivery = Delivery::new(&self.flight.board, minimum, echo_end, now);
 
         if advanced {
             let bytes = self.send.acknowledge(repr.ack);
             self.stats.bytes_acked += u64::from(bytes);
-            self.board.acknowledge(repr.ack, &mut delivery);
-            self.progress_at = now;
+            self.flight.board.acknowledge(repr.ack, &mut delivery);
+            self.flight.progress_at = now;
             self.recovery.backoff = 0;
         }
         let duplicate_reported = self.sack && self.take_reports(repr, una, &mut delivery);
@@ -53,10 +53,12 @@ impl Connection {
             || duplicate_reported && self.undo_by_duplicates(repr);
         self.settle_probe(repr, advanced, length, duplicate_reported);
 
-        let lost_before = self.board.lost_count();
+        let lost_before = self.flight.board.lost_count();
         let look_again = self.detect_loss(una, advanced, now);
-        let lost_more = self.board.lost_count() > lost_before;
-        if let Some(sample) = self.board.delivery_rate(&delivery, lost_more) {
+        let lost_more = self.flight.board.lost_count() > lost_before;
+        if delivery.has_news()
+            && let Some(sample) = self.flight.board.delivery_rate(&delivery, lost_more)
+        {
             let srtt = self.rtt.smoothed();
             self.congestion.on_delivery(&sample, srtt, now);
         }
@@ -126,7 +128,7 @@ impl Connection {
             let left = block.left.max(self.send.una());
             // A report of what was never sent is a lie or a stray.
             if left < block.right && block.right <= self.send.nxt() {
-                self.board.report(
+                self.flight.board.report(
                     SackBlock {
                         left,
                         right: block.right,
@@ -172,17 +174,21 @@ impl Connection {
             return counted;
         }
         if advanced {
-            counted.repaid = self.recovery.dup_bytes.min(repr.ack.since(una) as u32);
-            self.recovery.dup_bytes -= counted.repaid;
-            self.recovery.dup_acks = 0;
-        } else if repr.ack == una && length == 0 && !window_changed && !self.board.is_empty() {
-            self.recovery.dup_acks = self.recovery.dup_acks.saturating_add(1);
+            if self.recovery.repair.dup_acks > 0 || self.recovery.repair.dup_bytes > 0 {
+                let repair = &mut *self.recovery.repair;
+                counted.repaid = repair.dup_bytes.min(repr.ack.since(una) as u32);
+                repair.dup_bytes -= counted.repaid;
+                repair.dup_acks = 0;
+            }
+        } else if repr.ack == una && length == 0 && !window_changed && !self.flight.board.is_empty()
+        {
+            self.recovery.repair.dup_acks = self.recovery.repair.dup_acks.saturating_add(1);
             // No more segments can have left than there are behind the first one.
-            let most = (self.board.count() as u32 - 1).saturating_mul(self.segment_size());
+            let most = (self.flight.board.count() as u32 - 1).saturating_mul(self.segment_size());
             let bytes = self
                 .segment_size()
-                .min(most.saturating_sub(self.recovery.dup_bytes));
-            self.recovery.dup_bytes += bytes;
+                .min(most.saturating_sub(self.recovery.repair.dup_bytes));
+            self.recovery.repair.dup_bytes += bytes;
             counted.new = bytes;
         }
         counted
@@ -191,7 +197,11 @@ impl Connection {
     /// RFC 4015 §3.2: the echo comes from before the first retransmission, so the original had
     /// arrived and nothing was lost.
     fn undo_by_echo(&mut self, repr: &Repr, echo_is_ours: bool) -> bool {
-        let Some(undo) = &mut self.recovery.undo else {
+        // Looking first: a connection that never lost anything has no place for this.
+        if self.recovery.repair.undo.is_none() {
+            return false;
+        }
+        let Some(undo) = &mut self.recovery.repair.undo else {
             return false;
         };
         let (Some(retransmitted), Some(timestamps), false) = (
@@ -218,7 +228,7 @@ impl Connection {
         length: u32,
         window_changed: bool,
     ) -> bool {
-        let Some(doubt) = self.recovery.doubt else {
+        let Some(doubt) = self.recovery.repair.doubt else {
             return false;
         };
         if delivery.found && !delivery.repeated {
@@ -226,7 +236,7 @@ impl Connection {
             return true;
         }
         let is_duplicate = !advanced && length == 0 && !window_changed;
-        self.recovery.doubt = match doubt {
+        self.recovery.repair.doubt = match doubt {
             Doubt::Asked if !advanced => Some(doubt),
             // Only where there is something new to send; repeating is the better use otherwise.
             Doubt::Asked => match self.send.next(self.segment_size(), false) {
@@ -250,10 +260,10 @@ impl Connection {
 
     /// Takes the last reduction back: nothing had been lost.
     fn undo(&mut self) {
-        if let Some(undo) = self.recovery.undo.take() {
+        if let Some(undo) = self.recovery.repair.undo.take() {
             self.stats.undone = self.stats.undone.wrapping_add(1);
             self.congestion.restore(undo.before);
-            self.board.find_all();
+            self.flight.board.find_all();
             self.recovery.reordering_seen();
             self.recovery.leave();
         }
@@ -261,7 +271,7 @@ impl Connection {
 
     /// RFC 8985 §7.4: whether the loss probe repaired a loss, which then counts as one.
     fn settle_probe(&mut self, repr: &Repr, advanced: bool, length: u32, duplicate_reported: bool) {
-        let Some(probe) = self.recovery.probe else {
+        let Some(probe) = self.recovery.repair.probe else {
             return;
         };
         if repr.ack < probe.end {
@@ -274,39 +284,39 @@ impl Connection {
             .is_some_and(|(stamp, echo)| advanced && (echo.wrapping_sub(stamp) as i32) < 0);
         if !probe.retransmission || duplicate_reported || answers_original {
             self.recovery.peer_delays |= probe.retransmission;
-            self.recovery.probe = None;
+            self.recovery.repair.probe = None;
         } else if repr.ack > probe.end {
-            self.recovery.probe = None;
+            self.recovery.repair.probe = None;
             if self.recovery.phase == Phase::Open {
                 self.congestion.on_loss();
             }
         } else if !advanced && length == 0 && repr.options.sack[0].is_none() {
-            self.recovery.probe = None;
+            self.recovery.repair.probe = None;
         }
     }
 
     /// Marks what is lost; answers when to look again.
     fn detect_loss(&mut self, una: Seq, advanced: bool, now: Instant) -> Option<Instant> {
-        if self.board.is_empty() {
+        if self.flight.board.is_empty() {
             return None;
         }
         if self.sack {
             let smoothed = self.rtt.smoothed().map_or(0, |rtt| rtt.as_micros() as u32);
             let minimum = self.rtt.minimum_micros().unwrap_or(smoothed);
-            let tolerance = self
-                .recovery
-                .tolerance(self.board.sacked_count(), minimum, smoothed);
-            return self.board.detect_late(tolerance, now);
+            let tolerance =
+                self.recovery
+                    .tolerance(self.flight.board.sacked_count(), minimum, smoothed);
+            return self.flight.board.detect_late(tolerance, now);
         }
         // RFC 5681 §3.2, and RFC 6582 §3.2 for the acknowledgment that leaves a hole.
         match self.recovery.phase {
-            Phase::Open if self.recovery.dup_acks >= DUP_THRESHOLD => {
-                self.board.lose_first();
+            Phase::Open if self.recovery.repair.dup_acks >= DUP_THRESHOLD => {
+                self.flight.board.lose_first();
             }
             Phase::Fast { point }
                 if advanced && self.send.una() > una && self.send.una() < point =>
             {
-                self.board.lose_first();
+                self.flight.board.lose_first();
             }
             Phase::Open | Phase::Fast { .. } | Phase::Timeout { .. } => {}
         }
@@ -327,15 +337,16 @@ impl Connection {
         match self.recovery.phase {
             Phase::Fast { point } | Phase::Timeout { point } if ack >= point => {
                 self.recovery.leave();
-                if let Some(undo) = &mut self.recovery.undo {
+                if let Some(undo) = &mut self.recovery.repair.undo {
                     undo.is_echo_spent = true;
                 }
                 self.congestion.on_recovered();
             }
             Phase::Open | Phase::Fast { .. } | Phase::Timeout { .. } => {}
         }
-        if self.recovery.phase == Phase::Open && self.board.lost_count() > 0 && !undone {
-            self.recovery.undo = Some(Undo::new(self.congestion.snapshot(), self.send.una()));
+        if self.recovery.phase == Phase::Open && self.flight.board.lost_count() > 0 && !undone {
+            self.recovery.repair.undo =
+                Some(Undo::new(self.congestion.snapshot(), self.send.una()));
             self.congestion.on_loss();
             self.congestion.on_recovery(self.pipe() + delivered);
             self.recovery.enter_fast(self.send.nxt(), flight);
@@ -352,7 +363,7 @@ impl Connection {
                 // is reported behind a hole may be the first sign of loss and lets nothing grow.
                 let window = self.congestion.window();
                 let in_slow_start = window < self.congestion.threshold();
-                let limited = self.limited_until.is_some_and(|until| ack <= until)
+                let limited = self.flight.limited_until.is_some_and(|until| ack <= until)
                     || (in_slow_start && flight >= window / 2)
                     || matches!(self.recovery.phase, Phase::Timeout { .. });
                 if progress && delivered > 0 && limited {
@@ -360,8 +371,8 @@ impl Connection {
                 }
             }
         }
-        if self.limited_until.is_some_and(|until| ack > until) {
-            self.limited_until = None;
+        if self.flight.limited_until.is_some_and(|until| ack > until) {
+            self.flight.limited_until = None;
         }
     }
 }

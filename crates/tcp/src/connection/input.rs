@@ -11,8 +11,6 @@ use crate::timer::Deadline;
 const CHALLENGES_PER_SECOND: u8 = 10;
 /// How often a receiver that knows no round-trip time looks whether its window is large enough.
 const UNKNOWN_ROUND_TRIP: core::time::Duration = core::time::Duration::from_millis(100);
-/// A timestamp older than this says nothing (RFC 7323 §5.5).
-const TIMESTAMP_VALID_SECONDS: u64 = 24 * 24 * 3600;
 
 impl Connection {
     /// Takes a segment whose checksum was verified. `ce` says that its IP header carried the mark
@@ -164,10 +162,7 @@ impl Connection {
             return true;
         };
         let older = (timestamps.tsval.wrapping_sub(clock.recent) as i32) < 0;
-        if !older
-            || !clock.recent_is_ours
-            || now.since(clock.recent_at).as_secs() >= TIMESTAMP_VALID_SECONDS
-        {
+        if !older || clock.is_recent_stale(now) {
             return true;
         }
         self.count_dropped();
@@ -188,13 +183,10 @@ impl Connection {
             && repr.seq <= last_ack
         {
             let newer = timestamps.tsval.wrapping_sub(clock.recent) as i32 >= 0;
-            if newer
-                || !clock.recent_is_ours
-                || now.since(clock.recent_at).as_secs() >= TIMESTAMP_VALID_SECONDS
-            {
+            if newer || clock.is_recent_stale(now) {
                 clock.recent = timestamps.tsval;
                 clock.recent_is_ours = true;
-                clock.recent_at = now;
+                clock.recent_at = now.as_secs_u32();
             }
         }
     }
@@ -254,8 +246,9 @@ impl Connection {
 
     /// A challenge acknowledgment, at most ten in a second (RFC 5961 §7).
     fn challenge(&mut self, now: Instant) {
-        if now.since(self.peer.challenges_since).as_secs() >= 1 {
-            self.peer.challenges_since = now;
+        let second = now.as_secs_u32();
+        if second != self.peer.challenge_second {
+            self.peer.challenge_second = second;
             self.peer.challenges = 0;
         }
         if self.peer.challenges < CHALLENGES_PER_SECOND {

@@ -15,11 +15,12 @@ use wire::tcp::{Repr, Seq};
 
 use crate::config::Config;
 use crate::congestion::{Algorithm, Congestion, Controller};
+use crate::flight::Flight;
 use crate::recovery::{Phase, Recovery};
 use crate::recv::Receiver;
 use crate::rtt::Rtt;
-use crate::sack::Scoreboard;
 use crate::send::Sender;
+use crate::spare::Spare;
 use crate::state::{Events, State};
 use crate::stats::Stats;
 use crate::takeover::{Takeover, TimestampSeed};
@@ -32,6 +33,8 @@ const TIMESTAMP_BYTES: u16 = 12;
 /// may make us use: smaller ones only serve to make us send more packets.
 const SMALLEST_SEGMENT: u16 = 88;
 const DEFAULT_SEGMENT: u16 = 536;
+/// A timestamp older than this says nothing (RFC 7323 §5.5).
+const TIMESTAMP_VALID_SECONDS: u32 = 24 * 24 * 3600;
 
 /// A segment to send: the header, and which part of the send queue is its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +59,7 @@ pub struct Connection {
     events: Events,
     recv: Receiver,
     send: Sender,
-    board: Scoreboard,
+    flight: Spare<Flight>,
     recovery: Recovery,
     rtt: Rtt,
     congestion: Controller,
@@ -68,18 +71,10 @@ pub struct Connection {
     /// Segment size before options.
     mss: u16,
     sack: bool,
-    /// Data up to here was sent when the congestion window was what limited us.
-    limited_until: Option<Seq>,
-    /// When SND.UNA last moved, or a flight began.
-    progress_at: Instant,
     /// When data was sent last.
     sent_at: Instant,
-    /// When the retransmission timer last expired.
-    expired_at: Instant,
     /// Segments that are to leave although nothing else asks for them.
     owed: Owed,
-    /// What has left fills the pacing rate up to here, in nanoseconds.
-    paced_until: u64,
     /// Buffer bytes that the budget knows of.
     charged: u32,
 }
@@ -87,8 +82,8 @@ pub struct Connection {
 /// The timestamp clock (RFC 7323 §5.4): it runs on from where the observed end left it.
 #[derive(Clone, Copy, Debug)]
 struct Clock {
-    base: u32,
-    at: Instant,
+    /// What it is ahead of the caller's clock, in milliseconds.
+    ahead: u32,
     /// The first value that is ours: echoes of earlier ones measure somebody else.
     first: u32,
     /// TS.Recent and when it was taken.
@@ -96,7 +91,8 @@ struct Clock {
     /// It comes from a segment that this connection took. The observer's value may stem from an
     /// acknowledgment that overtook data which is still to be replayed, so it rejects nothing.
     recent_is_ours: bool,
-    recent_at: Instant,
+    /// In seconds.
+    recent_at: u32,
 }
 
 /// When acknowledgments are due.
@@ -127,9 +123,9 @@ struct AckState {
 struct Peer {
     heard_at: Instant,
     probes: u8,
-    /// Challenge acknowledgments in the current second.
+    /// Challenge acknowledgments in the second of this number.
     challenges: u8,
-    challenges_since: Instant,
+    challenge_second: u32,
 }
 
 /// Segments to send once.
@@ -182,17 +178,10 @@ impl Connection {
                 takeover.snd_shift,
                 [config.send_buffer_initial, config.send_buffer_max],
             ),
-            board: Scoreboard::default(),
+            flight: Spare::BLANK,
             recovery: Recovery::new(),
             rtt: Rtt::new(takeover.srtt, now),
-            congestion: Controller::new(
-                config.congestion,
-                segment,
-                config.initial_window,
-                takeover.snd_nxt,
-                now,
-            ),
-            paced_until: 0,
+            congestion: Controller::new(config.congestion, segment, config.initial_window, now),
             timers,
             clock,
             acks: AckState {
@@ -211,15 +200,12 @@ impl Connection {
                 heard_at: now,
                 probes: 0,
                 challenges: 0,
-                challenges_since: now,
+                challenge_second: 0,
             },
             stats: Stats::default(),
             mss,
             sack: takeover.sack,
-            limited_until: None,
-            progress_at: now,
             sent_at: now,
-            expired_at: now,
             owed: Owed::default(),
             charged: 0,
         }
@@ -272,7 +258,9 @@ impl Connection {
             self.mss = mss;
             let segment = self.segment_size();
             self.congestion.set_segment_size(segment);
-            self.board.split(segment);
+            if self.flight.is_there() {
+                self.flight.board.split(segment);
+            }
         }
     }
 
@@ -283,7 +271,6 @@ impl Connection {
             algorithm,
             self.segment_size(),
             self.config.initial_window,
-            self.send.nxt(),
             now,
         );
     }
@@ -302,7 +289,7 @@ impl Connection {
 
     /// When [`Self::handle_timeout`] wants to be called; earlier calls are harmless.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.earliest()
+        self.timers.earliest().min(self.flight.pace).instant()
     }
 
     /// Bytes that [`Self::read`] would give.
@@ -349,10 +336,13 @@ impl Connection {
         self.window() as usize
     }
 
-    /// Whether any of its buffers has memory.
-    #[cfg(test)]
+    /// Whether a look at what can be given back is worth while.
     pub(crate) fn holds_memory(&self) -> bool {
-        self.buffers() > 0 || self.board.holds_memory()
+        let keeps_account = self.congestion.has_own_recovery();
+        self.recv.holds_memory()
+            || self.send.capacity() > 0
+            || self.flight.board.holds_memory()
+            || (self.flight.is_there() && !keeps_account)
     }
 
     /// Bytes allocated by both queues.
@@ -393,7 +383,8 @@ impl Connection {
 
     /// What is in flight, with duplicate acknowledgments counted where SACK is absent.
     fn pipe(&self) -> u32 {
-        self.board.pipe().saturating_sub(self.recovery.dup_bytes)
+        let board = &self.flight.board;
+        board.pipe().saturating_sub(self.recovery.repair.dup_bytes)
     }
 
     /// The time-out with its back-off.
@@ -411,7 +402,8 @@ impl Connection {
         self.timers = Timers::new();
         self.send.clear();
         self.settle_memory();
-        self.board = Scoreboard::default();
+        self.flight.release();
+        self.recovery.repair.release();
         self.acks.now = 0;
         self.acks.pending = 0;
         self.owed = Owed {
@@ -423,9 +415,8 @@ impl Connection {
     /// Enters TIME-WAIT, or begins it anew.
     fn linger(&mut self, now: Instant) {
         self.state = State::TimeWait;
-        self.timers.linger = Deadline::after(now, self.config.time_wait);
+        self.timers.keepalive = Deadline::after(now, self.config.time_wait);
         self.timers.loss = Deadline::NEVER;
-        self.timers.keepalive = Deadline::NEVER;
     }
 }
 
@@ -438,16 +429,15 @@ impl Drop for Connection {
 impl Clock {
     fn new(seed: TimestampSeed, now: Instant) -> Self {
         let mut clock = Self {
-            base: seed.tsval,
-            at: seed.at,
+            ahead: seed.tsval.wrapping_sub(seed.at.as_millis_u32()),
             first: 0,
             recent: seed.ts_recent,
             recent_is_ours: false,
-            recent_at: now,
+            recent_at: now.as_secs_u32(),
         };
         if clock.value(now) == seed.tsval {
             // The value already stands on a segment that was forwarded.
-            clock.base = clock.base.wrapping_add(1);
+            clock.ahead = clock.ahead.wrapping_add(1);
         }
         clock.first = clock.value(now);
         clock
@@ -455,8 +445,13 @@ impl Clock {
 
     /// TSval: milliseconds.
     fn value(&self, now: Instant) -> u32 {
-        self.base
-            .wrapping_add((now.since(self.at).as_millis() & 0xffff_ffff) as u32)
+        now.as_millis_u32().wrapping_add(self.ahead)
+    }
+
+    /// Whether TS.Recent is too old to reject anything (RFC 7323 §5.5), or may be taken for ours.
+    fn is_recent_stale(&self, now: Instant) -> bool {
+        !self.recent_is_ours
+            || now.as_secs_u32().wrapping_sub(self.recent_at) >= TIMESTAMP_VALID_SECONDS
     }
 
     /// The age of an echoed value of ours in milliseconds.

@@ -60,11 +60,11 @@ impl Connection {
     fn owed_segment(&mut self, now: Instant) -> Option<Transmit> {
         let segment = self.segment_size();
         let stamp = self.clock.map(|clock| clock.value(now));
-        if core::mem::take(&mut self.owed.loss_probe) && !self.board.is_empty() {
+        if core::mem::take(&mut self.owed.loss_probe) && !self.flight.board.is_empty() {
             // RFC 8985 §7.3: new data if there is some, whatever the congestion window says.
             let transmit = match self.send.next(segment, false) {
                 Next::Segment { payload, fin } => {
-                    self.recovery.probe = Some(Probe {
+                    self.recovery.repair.probe = Some(Probe {
                         end: self.send.nxt() + payload + u32::from(fin),
                         retransmission: false,
                         stamp,
@@ -72,12 +72,13 @@ impl Connection {
                     Some(self.new_segment(payload, fin, now))
                 }
                 Next::Nothing | Next::WindowClosed => {
-                    self.recovery.probe = Some(Probe {
+                    self.recovery.repair.probe = Some(Probe {
                         end: self.send.nxt(),
                         retransmission: true,
                         stamp,
                     });
-                    self.board
+                    self.flight
+                        .board
                         .last_unreported()
                         .map(|last| self.retransmission(last, now))
                 }
@@ -106,17 +107,18 @@ impl Connection {
     /// What is lost, then what is new, as far as the windows allow.
     fn data_segment(&mut self, now: Instant) -> Option<Transmit> {
         let segment = self.segment_size();
-        if self.board.is_empty() {
+        if self.flight.board.is_empty() {
             self.restart_after_idle(now);
         }
         let window = self.window();
         let pipe = self.pipe();
         let next = self.send.next(segment, false);
         // F-RTO tries new data first: its acknowledgment shows whether anything was lost.
-        let tries_new =
-            self.recovery.doubt == Some(Doubt::SendingNew) && matches!(next, Next::Segment { .. });
-        if let Some(lost) = self.board.next_lost()
+        let tries_new = self.recovery.repair.doubt == Some(Doubt::SendingNew)
+            && matches!(next, Next::Segment { .. });
+        if self.flight.board.lost_count() > 0
             && !tries_new
+            && let Some(lost) = self.flight.board.next_lost()
         {
             // The first segment may always be repaired, the others only within the peer's window,
             // should it have shrunk.
@@ -128,7 +130,7 @@ impl Connection {
                     }
                     return Some(self.retransmission(lost, now));
                 }
-                self.limited_until = Some(self.send.nxt());
+                self.flight.limited_until = Some(self.send.nxt());
                 return None;
             }
         }
@@ -140,18 +142,18 @@ impl Connection {
                     }
                     return Some(self.new_segment(payload, fin, now));
                 }
-                self.limited_until = Some(self.send.nxt());
+                self.flight.limited_until = Some(self.send.nxt());
                 None
             }
             Next::WindowClosed => {
-                if self.board.is_empty() {
+                if self.flight.board.is_empty() {
                     self.arm_persist(now);
                 }
                 None
             }
             Next::Nothing => {
-                if pipe < window {
-                    self.board.limit_by_application();
+                if pipe < window && self.flight.is_there() {
+                    self.flight.board.limit_by_application();
                 }
                 None
             }
@@ -160,12 +162,13 @@ impl Connection {
 
     /// Whether pacing holds the next segment back; sets its timer then.
     fn must_wait(&mut self, now: Instant) -> bool {
-        if self.paced_until <= now.0.saturating_mul(1000) || self.pacing_rate().is_none() {
+        if self.flight.paced_until <= now.0.saturating_mul(1000) || self.pacing_rate().is_none() {
             return false;
         }
-        if !self.timers.pace.is_set() {
+        if !self.flight.pace.is_set() {
             // Some segments leave together then: a timer for each would cost more than it smooths.
-            self.timers.pace = Deadline::after(Instant(self.paced_until / 1000), PACING_GRAIN);
+            self.flight.pace =
+                Deadline::after(Instant(self.flight.paced_until / 1000), PACING_GRAIN);
         }
         true
     }
@@ -196,10 +199,11 @@ impl Connection {
         if let Some(rate) = self.pacing_rate() {
             // A little of what was not used may be made up for.
             let from = self
+                .flight
                 .paced_until
                 .max((now - PACING_CREDIT).0.saturating_mul(1000));
             let nanos = u64::from(length + PACING_OVERHEAD) * 1_000_000_000 / rate;
-            self.paced_until = from.saturating_add(nanos);
+            self.flight.paced_until = from.saturating_add(nanos);
         }
     }
 
@@ -211,6 +215,9 @@ impl Connection {
         let timeout = self.rtt.timeout(&self.config).as_micros().max(1);
         let timeouts = now.since(self.sent_at).as_micros() / timeout;
         if timeouts > 0 {
+            let segment = self.segment_size();
+            self.congestion
+                .wake(segment, self.config.initial_window, self.send.nxt());
             self.congestion.on_idle(timeouts.min(32) as u32);
             self.sent_at = now;
         }
@@ -219,17 +226,20 @@ impl Connection {
     fn new_segment(&mut self, payload: u32, fin: bool, now: Instant) -> Transmit {
         let seq = self.send.nxt();
         let length = payload + u32::from(fin);
-        if self.board.is_empty() {
-            self.progress_at = now;
+        let segment = self.segment_size();
+        self.congestion
+            .wake(segment, self.config.initial_window, seq);
+        if self.flight.board.is_empty() {
+            self.flight.progress_at = now;
             self.recovery.backoff = 0;
         }
-        self.board.push(seq, length, now);
+        self.flight.board.push(seq, length, now);
         self.send.sent(length);
         self.sent_data(seq, length, now)
     }
 
     fn retransmission(&mut self, lost: Lost, now: Instant) -> Transmit {
-        self.board.retransmitted(lost, now);
+        self.flight.board.retransmitted(lost, now);
         self.stats.retransmits = self.stats.retransmits.wrapping_add(1);
         let stamp = self.clock.map(|clock| clock.value(now));
         self.recovery.repeats(lost.length, stamp);

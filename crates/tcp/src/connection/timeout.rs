@@ -20,16 +20,16 @@ const EXPIRATIONS_PER_STEP: u8 = 2;
 impl Connection {
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.timers.linger.is_due(now) {
+        if self.state == State::TimeWait && self.timers.keepalive.is_due(now) {
             self.close();
             return;
         }
         if self.timers.release.is_due(now) {
             self.release_memory(now);
         }
-        if self.timers.pace.is_due(now) {
+        if self.flight.pace.is_due(now) {
             // The drain that follows sends.
-            self.timers.pace = Deadline::NEVER;
+            self.flight.pace = Deadline::NEVER;
         }
         if self.timers.ack.is_due(now) {
             self.timers.ack = Deadline::NEVER;
@@ -45,7 +45,7 @@ impl Connection {
                 LossTimer::Probe => {
                     self.owed.loss_probe = true;
                     // Set before the probe leaves, so that the time-out is armed either way.
-                    self.recovery.probe = Some(crate::recovery::Probe {
+                    self.recovery.repair.probe = Some(crate::recovery::Probe {
                         end: self.send.nxt(),
                         retransmission: true,
                         stamp: None,
@@ -65,7 +65,7 @@ impl Connection {
             self.timers.loss = Deadline::NEVER;
             return;
         }
-        if self.board.is_empty() {
+        if self.flight.board.is_empty() {
             let persisting =
                 self.timers.loss_kind == LossTimer::Persist && self.timers.loss.is_set();
             let waiting = self.send.next(self.segment_size(), false) == Next::WindowClosed;
@@ -93,12 +93,12 @@ impl Connection {
         // RFC 8985 §7.2.
         let may_probe = self.sack
             && self.recovery.phase == Phase::Open
-            && self.recovery.probe.is_none()
+            && self.recovery.repair.probe.is_none()
             && self.recovery.backoff == 0
-            && self.board.sacked_count() == 0;
+            && self.flight.board.sacked_count() == 0;
         if may_probe && let Some(smoothed) = self.rtt.smoothed() {
             let mut delay = smoothed * 2 + core::time::Duration::from_millis(2);
-            if self.board.count() == 1 && self.recovery.peer_delays {
+            if self.flight.board.count() == 1 && self.recovery.peer_delays {
                 delay += self.config.probe_ack_delay;
             }
             let probe = Deadline::after(now, delay);
@@ -131,11 +131,13 @@ impl Connection {
     /// last progress, or from the last expiration.
     fn expires_at(&self) -> Deadline {
         let sent = self
+            .flight
             .board
             .first()
-            .map_or(self.progress_at, |(sent, _)| sent);
+            .map_or(self.flight.progress_at, |(sent, _)| sent);
         Deadline::after(
-            sent.max(self.progress_at).max(self.expired_at),
+            sent.max(self.flight.progress_at)
+                .max(self.flight.expired_at),
             self.backed_off_timeout(),
         )
     }
@@ -145,32 +147,32 @@ impl Connection {
         if self
             .config
             .user_timeout
-            .is_some_and(|limit| now.since(self.progress_at) >= limit)
+            .is_some_and(|limit| now.since(self.flight.progress_at) >= limit)
         {
             self.give_up();
             return;
         }
         self.stats.timeouts = self.stats.timeouts.wrapping_add(1);
-        self.expired_at = now;
+        self.flight.expired_at = now;
         self.recovery.backoff = self.recovery.backoff.saturating_add(1);
         self.shrink_segments();
         // RFC 5681 §3.1: the threshold is lowered once for the data in question.
         let first = !matches!(self.recovery.phase, Phase::Timeout { .. });
         if first {
-            let before = match self.recovery.undo {
+            let before = match self.recovery.repair.undo {
                 // A fast recovery that fails has lowered it already.
                 Some(undo) if self.recovery.phase != Phase::Open => undo.before,
                 _ => self.congestion.snapshot(),
             };
-            self.recovery.undo = Some(Undo::new(before, self.send.una()));
+            self.recovery.repair.undo = Some(Undo::new(before, self.send.una()));
         }
         let was_open = self.recovery.phase == Phase::Open;
         self.congestion.on_timeout(was_open);
-        self.board.lose_all();
+        self.flight.board.lose_all();
         self.recovery.enter_timeout(self.send.nxt());
         // Where there are timestamps their echo tells sooner.
         if was_open && self.clock.is_none() {
-            self.recovery.doubt = Some(Doubt::Asked);
+            self.recovery.repair.doubt = Some(Doubt::Asked);
         }
         self.rearm_loss_timer(None, now);
     }
@@ -183,7 +185,7 @@ impl Connection {
         {
             return;
         }
-        let Some((_, length)) = self.board.first() else {
+        let Some((_, length)) = self.flight.board.first() else {
             return;
         };
         let is_full = length >= self.segment_size();
@@ -233,7 +235,7 @@ impl Connection {
         }
         self.timers.keepalive = Deadline::after(now, self.config.keepalive_interval);
         // Data in flight asks the same question.
-        if self.board.is_empty() {
+        if self.flight.board.is_empty() {
             self.peer.probes += 1;
             self.owed.keepalive = true;
         }
@@ -241,16 +243,30 @@ impl Connection {
 
     fn release_memory(&mut self, now: Instant) {
         self.timers.release = Deadline::NEVER;
-        let busy =
-            now.since(self.acks.data_at.max(self.sent_at).max(self.progress_at)) < BUFFERS_KEPT;
+        let latest = self.acks.data_at.max(self.sent_at);
+        let busy = now.since(latest.max(self.flight.progress_at)) < BUFFERS_KEPT;
         if !busy {
             self.recv.release_if_empty();
             self.send.release_if_empty();
-            self.board.release_if_empty();
+            self.rest();
         }
         self.settle_memory();
-        if self.buffers() > 0 || self.board.holds_memory() {
+        if self.holds_memory() {
             self.watch_memory(now);
+        }
+    }
+
+    /// Gives back what only data in flight needs. BBR's model counts on with its account of
+    /// deliveries, so that one stays, empty.
+    fn rest(&mut self) {
+        if !self.flight.board.is_empty() {
+            return;
+        }
+        self.recovery.rest();
+        if self.congestion.rest() {
+            self.flight.release();
+        } else if self.flight.is_there() {
+            self.flight.board.release_if_empty();
         }
     }
 
