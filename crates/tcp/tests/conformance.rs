@@ -26,6 +26,7 @@ fn every_test_that_the_conformance_table_names_exists() {
         "crates/tcp/tests",
         "crates/dataplane/src",
         "crates/dataplane/tests",
+        "tests/tcp-peers/tests",
     ] {
         collect(&root.join(folder), &mut sources);
     }
@@ -36,7 +37,8 @@ fn every_test_that_the_conformance_table_names_exists() {
             let is_test = name.contains('_') && !name.contains("::") && !name.contains('/');
             if is_test {
                 assert!(
-                    sources.contains(&format!("fn {name}(")),
+                    sources.contains(&format!("fn {name}("))
+                        || sources.contains(&format!("\"{name}\"")),
                     "docs/conformance-tcp.md names {name}, which does not exist"
                 );
                 named += 1;

@@ -12,12 +12,47 @@ use crate::opening::Opening;
 use crate::sim::app::App;
 use crate::sim::engine::Engine;
 use crate::sim::link::Link;
-use crate::sim::peer::Offer;
 use crate::sim::{LEFT, RIGHT};
 use crate::world::{Clock, Party, World};
 
-const OURS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-const THEIRS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+pub(crate) const OURS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+pub(crate) const THEIRS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+
+/// A link, the same in both directions.
+#[derive(Clone, Copy, Debug)]
+pub struct Path {
+    /// Largest packet, in bytes.
+    pub mtu: u16,
+    /// Bits a second.
+    pub rate: u64,
+    /// The round-trip time without queues.
+    pub rtt: Duration,
+    /// Loss in each direction.
+    pub loss: f64,
+    /// Bytes that wait at most.
+    pub queue: u64,
+}
+
+impl Path {
+    pub(crate) fn links(&self) -> [Link; 2] {
+        let mut link = Link::new(self.rate, self.rtt.as_micros() as u64 / 2);
+        link.loss = self.loss;
+        link.queue = self.queue;
+        [link.clone(), link]
+    }
+}
+
+/// The kernel with everything on.
+pub(crate) fn settings(mtu: u16, congestion: &'static str, buffers: Option<usize>) -> Settings {
+    Settings {
+        mtu,
+        congestion,
+        sack: true,
+        timestamps: true,
+        window_scaling: true,
+        buffers,
+    }
+}
 
 /// What is transferred over what, between whom.
 #[derive(Clone, Copy, Debug)]
@@ -30,69 +65,34 @@ pub struct Case {
     pub bytes: [u64; 2],
     /// Whether the kernel opens the connection.
     pub kernel_connects: bool,
-    /// Loss in both directions.
-    pub loss: f64,
-    /// Bits a second.
-    pub rate: u64,
-    /// The round-trip time without queues.
-    pub rtt: Duration,
-    /// Bytes that wait at most before each link.
-    pub queue: u64,
+    /// What is between them.
+    pub path: Path,
     /// Seed of the losses.
     pub seed: u64,
-    /// Whether bytes are made and compared.
-    pub checks: bool,
     /// When to give up.
     pub limit: Duration,
 }
 
-/// What came of it.
-#[derive(Clone, Copy, Debug)]
-pub struct Outcome {
-    /// Until the last byte of both directions was read, or the limit.
-    pub time: Duration,
-    /// Bytes read by the kernel and by us.
-    pub received: [u64; 2],
-    /// Packets sent by us and by the kernel.
-    pub packets: [u64; 2],
-    /// Whether everything arrived and both ends saw the other one's end.
-    pub complete: bool,
-}
-
 impl Case {
-    /// Runs it.
+    /// Runs it: both ends check every byte they read.
     ///
     /// # Errors
     /// What the system refused, or how the transfer differs from what it has to be.
-    pub fn run(&self) -> io::Result<Outcome> {
+    pub fn run(&self) -> io::Result<()> {
         let clock = Clock::start();
         let mut kernel = Kernel::new(THEIRS, self.settings)?;
         let task = Task {
             stream: 1,
             to_send: self.bytes[1],
             expects: self.bytes[0],
-            checks: self.checks,
+            checks: true,
         };
         if self.kernel_connects {
             kernel.connect(OURS, task, clock)?;
         } else {
             kernel.listen(&[(OURS, task)], clock)?;
         }
-        let mut opening = Opening {
-            kernel: &mut kernel,
-            local: OURS,
-            remote: THEIRS,
-            offer: Offer {
-                isn: self.seed as u32 ^ 0x8000_0000,
-                mss: self.settings.mtu - 40,
-                shift: Some(8),
-                sack: true,
-                timestamps: true,
-                window: 65_535,
-            },
-            rtt: self.rtt,
-            clock,
-        };
+        let mut opening = Opening::new(&mut kernel, OURS, THEIRS, &self.path, clock, self.seed);
         let takeover = if self.kernel_connects {
             opening.answer()?
         } else {
@@ -104,55 +104,25 @@ impl Case {
             time_wait: Duration::from_millis(10),
             ..Config::default()
         });
-        let mut app = App::new(0, self.bytes[0], self.bytes[1]);
-        app.checks = self.checks;
-        let begun = clock.now();
-        let mut engine = Engine::new(&config, &takeover, app, LEFT, RIGHT, begun);
-        let mut link = Link::new(self.rate, self.rtt.as_micros() as u64 / 2);
-        link.loss = self.loss;
-        link.queue = self.queue;
+        let app = App::new(0, self.bytes[0], self.bytes[1]);
+        let mut engine = Engine::new(&config, &takeover, app, LEFT, RIGHT, clock.now());
         let wakes = kernel.wakes()?;
-        let mut world = World::new(
-            vec![
-                Party {
-                    host: &mut engine,
-                    address: LEFT,
-                    side: 0,
-                    wakes: None,
-                },
-                Party {
-                    host: &mut kernel,
-                    address: RIGHT,
-                    side: 1,
-                    wakes: Some(wakes),
-                },
-            ],
-            [link.clone(), link],
-            clock,
-            self.seed,
-        );
-        let mut read_at = None;
-        let complete = world.run(self.limit, |parties, now| {
-            let done = |index: usize| parties[index].host.app().has_everything();
-            if done(0) && done(1) {
-                read_at.get_or_insert(now);
-            }
-            done(0) && done(1) && parties.iter().all(|party| party.host.is_closed())
+        let parties = vec![
+            Party::new(&mut engine, LEFT, 0, None),
+            Party::new(&mut kernel, RIGHT, 1, Some(wakes)),
+        ];
+        let mut world = World::new(parties, self.path.links(), clock, self.seed);
+        let complete = world.run(self.limit, |parties, _| {
+            parties
+                .iter()
+                .all(|party| party.host.app().has_everything() && party.host.is_closed())
         })?;
-        let time = read_at.unwrap_or_else(|| clock.now()) - begun;
-        if let Some(failure) = kernel.connection(0).failure() {
-            return Err(io::Error::other(format!("{failure}\n{engine:?}")));
-        }
-        let stats = engine.connection.stats();
+        let failure = kernel.connection(0).failure();
+        let acked = engine.connection.stats().bytes_acked;
         let is_over = engine.connection.state() == State::Closed;
-        if complete && (stats.bytes_acked != self.bytes[0] || !is_over) {
-            return Err(io::Error::other(format!("{stats:?}")));
+        if complete && failure.is_none() && acked == self.bytes[0] && is_over {
+            return Ok(());
         }
-        Ok(Outcome {
-            time: Duration::from_micros(time),
-            received: [kernel.connection(0).received(), engine.app.received],
-            packets: [engine.sent_packets, kernel.sent_packets],
-            complete,
-        })
+        Err(io::Error::other(format!("{kernel:?}\n{engine:?}")))
     }
 }

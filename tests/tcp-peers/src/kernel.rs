@@ -51,6 +51,8 @@ pub struct Task {
 pub struct Progress {
     received: AtomicU64,
     written: AtomicU64,
+    /// When the connection was established; 0 before.
+    begun_at: AtomicU64,
     /// When the last expected byte was read; 0 before.
     complete_at: AtomicU64,
     saw_end: AtomicBool,
@@ -62,6 +64,12 @@ impl Progress {
     #[must_use]
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    /// When the connection was established, by the world's clock; 0 if it was not.
+    #[must_use]
+    pub fn begun_at(&self) -> u64 {
+        self.begun_at.load(Ordering::Relaxed)
     }
 
     /// What went wrong.
@@ -234,6 +242,7 @@ impl Kernel {
 
 /// Writes and reads at the same time, each until it is done.
 fn serve(stream: TcpStream, task: Task, progress: &Arc<Progress>, clock: Clock) {
+    progress.begun_at.store(clock.now(), Ordering::Relaxed);
     let finished = || -> io::Result<()> {
         // Nothing may wait for ever if a test gives up.
         stream.set_read_timeout(Some(Duration::from_secs(120)))?;

@@ -4,14 +4,15 @@
 //! namespace, so nothing here needs root.
 #![cfg(target_os = "linux")]
 
+mod case;
 pub mod kernel;
-pub mod opening;
-pub mod world;
+pub mod measure;
+mod opening;
+mod world;
 
 // The simulator of the engine's own tests: hosts, applications, links.
 #[path = "../../../crates/tcp/tests/sim/mod.rs"]
 mod sim;
 
-pub use case::{Case, Outcome};
-
-mod case;
+pub use case::{Case, Path};
+pub use world::Clock;

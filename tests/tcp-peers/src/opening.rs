@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use flowdog_tcp::{Flags, Options, Repr, Seq, Takeover, Timestamps};
 use wire::{ip, tcp};
 
+use crate::case::Path;
 use crate::kernel::Kernel;
 use crate::sim::peer::Offer;
 use crate::sim::{IP_HEADER, PORT};
@@ -17,16 +18,41 @@ const PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// An end of the path that has no host yet: it stands between `local` and the kernel at `remote`.
 pub(crate) struct Opening<'a> {
-    pub(crate) kernel: &'a mut Kernel,
-    pub(crate) local: Ipv4Addr,
-    pub(crate) remote: Ipv4Addr,
-    pub(crate) offer: Offer,
+    kernel: &'a mut Kernel,
+    local: Ipv4Addr,
+    remote: Ipv4Addr,
+    offer: Offer,
     /// What one round trip is to take.
-    pub(crate) rtt: Duration,
-    pub(crate) clock: Clock,
+    rtt: Duration,
+    clock: Clock,
 }
 
-impl Opening<'_> {
+impl<'a> Opening<'a> {
+    pub(crate) fn new(
+        kernel: &'a mut Kernel,
+        local: Ipv4Addr,
+        remote: Ipv4Addr,
+        path: &Path,
+        clock: Clock,
+        seed: u64,
+    ) -> Self {
+        Self {
+            kernel,
+            local,
+            remote,
+            offer: Offer {
+                isn: seed as u32 ^ 0x8000_0000,
+                mss: path.mtu - 40,
+                shift: Some(8),
+                sack: true,
+                timestamps: true,
+                window: 65_535,
+            },
+            rtt: path.rtt,
+            clock,
+        }
+    }
+
     /// Answers the kernel, which connects.
     pub(crate) fn answer(&mut self) -> io::Result<Takeover> {
         // The kernel repeats what a fresh device has lost.
@@ -48,8 +74,14 @@ impl Opening<'_> {
             ..Repr::default()
         };
         std::thread::sleep(self.rtt);
-        self.say(&answer)?;
-        let ack = self.next()?;
+        let ack = loop {
+            self.say(&answer)?;
+            let ack = self.next()?;
+            // A SYN once more: the answer was lost.
+            if !ack.flags.contains(Flags::SYN) {
+                break ack;
+            }
+        };
         let mut takeover = self.offer.takeover(&answer, &syn, &ack, self.clock.now());
         takeover.srtt = Some(self.rtt);
         Ok(takeover)

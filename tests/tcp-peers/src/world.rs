@@ -20,15 +20,31 @@ pub(crate) const START: u64 = 1_000_000_000;
 /// A host, where it stands, and what becomes readable when it has something to send.
 pub(crate) struct Party<'a> {
     pub(crate) host: &'a mut dyn Host,
-    pub(crate) address: IpAddr,
+    address: IpAddr,
     /// 0 or 1: it sends into the link of this side.
-    pub(crate) side: usize,
-    pub(crate) wakes: Option<OwnedFd>,
+    side: usize,
+    wakes: Option<OwnedFd>,
+}
+
+impl<'a> Party<'a> {
+    pub(crate) fn new(
+        host: &'a mut dyn Host,
+        address: IpAddr,
+        side: usize,
+        wakes: Option<OwnedFd>,
+    ) -> Self {
+        Self {
+            host,
+            address,
+            side,
+            wakes,
+        }
+    }
 }
 
 /// Hosts and the two directed links that they share.
 pub(crate) struct World<'a> {
-    pub(crate) parties: Vec<Party<'a>>,
+    parties: Vec<Party<'a>>,
     links: [Link; 2],
     rng: SmallRng,
     clock: Clock,

@@ -15,6 +15,7 @@ pub(crate) struct Engine {
     pub(crate) app: App,
     local: IpAddr,
     remote: IpAddr,
+    pub(crate) port: u16,
     shift: u8,
     right_edge: Seq,
     /// Most by which the right edge may move back: the rounding of the window scale.
@@ -41,6 +42,7 @@ impl Engine {
             app,
             local,
             remote,
+            port: PORT,
             shift: takeover.rcv_shift,
             right_edge: takeover.rcv_right_edge,
             edge_tolerance: (1 << takeover.rcv_shift) - 1,
@@ -85,7 +87,7 @@ impl Engine {
     fn drain(&mut self, now: u64, out: &mut Vec<Vec<u8>>) {
         while let Some(transmit) = self.connection.poll_transmit(Instant(now)) {
             let mut repr = transmit.repr;
-            (repr.src_port, repr.dst_port) = (PORT, PORT);
+            (repr.src_port, repr.dst_port) = (self.port, self.port);
             let is_reset = repr.flags.contains(Flags::RST);
             assert!(
                 self.closed_at.is_none() || is_reset,

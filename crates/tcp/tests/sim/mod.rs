@@ -7,11 +7,13 @@
 #![allow(clippy::expect_used, reason = "a test that cannot go on fails")]
 
 pub(crate) mod app;
+pub(crate) mod crowd;
 pub(crate) mod engine;
 pub(crate) mod link;
 pub(crate) mod measure;
 pub(crate) mod middlebox;
 pub(crate) mod peer;
+pub(crate) mod textbook;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -26,6 +28,8 @@ use link::Link;
 pub(crate) const LEFT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 pub(crate) const RIGHT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 pub(crate) const PORT: u16 = 443;
+/// The port of a second pair of hosts.
+pub(crate) const SECOND_PORT: u16 = 444;
 /// Bytes of the IPv4 header before a segment.
 pub(crate) const IP_HEADER: usize = 20;
 
