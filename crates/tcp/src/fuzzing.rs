@@ -1,7 +1,7 @@
-//! What the fuzz target `tcp_segments` runs, and what the replay of its committed corpus runs in
-//! the ordinary tests.
+//! What the fuzz targets `tcp_segments` and `tcp_import` run, and what the replay of their committed
+//! corpora runs in the ordinary tests.
 //!
-//! The bytes are a script of eight-byte steps: arriving segments, reads, writes, passing time. The
+//! The bytes of the former are a script of eight-byte steps: arriving segments, reads, writes, passing time. The
 //! checks are those that hold whatever the peer does.
 
 use core::time::Duration;
@@ -28,6 +28,69 @@ const PATTERN: [u8; 256] = {
 
 fn byte_at(seq: Seq) -> u8 {
     PATTERN[(seq.since(THEIRS) as u32 & 0xff) as usize]
+}
+
+/// Bytes that claim to be an exported connection. One that is taken behaves: it stops sending by
+/// itself, watches over what is queued, survives segments, and exports to what imports again.
+pub fn import(bytes: &[u8]) {
+    let config = Arc::new(Config {
+        recv_buffer_max: LIMIT,
+        send_buffer_max: LIMIT,
+        max_ranges: 16,
+        user_timeout: Some(Duration::from_secs(20)),
+        ..Config::default()
+    });
+    let start = Instant::from_millis(5_000);
+    let Ok(mut connection) = Connection::import(&config, bytes, start) else {
+        return;
+    };
+    if let Some(again) = connection.export(start) {
+        assert!(
+            Connection::import(&config, &again, start).is_ok(),
+            "what was imported exports to something else"
+        );
+    }
+    let mut now = start;
+    let mut last = None;
+    for round in 0..24u32 {
+        let mut sent = 0;
+        while let Some(transmit) = connection.poll_transmit(now) {
+            sent += 1;
+            assert!(sent < 2 * LIMIT, "no end of sending");
+            let mut payload = vec![0; transmit.payload_len];
+            connection.copy_payload(&transmit, &mut payload);
+            last = Some(transmit.repr);
+        }
+        if connection.unsent_or_unacked() > 0 {
+            assert!(
+                connection.poll_timeout().is_some(),
+                "a timer watches over what is queued"
+            );
+        }
+        let mut out = [0; 512];
+        connection.read(&mut out);
+        connection.write(&out);
+        if let (Some(repr), true) = (last, round % 3 == 2) {
+            // The peer's answer to what was sent last.
+            let answer = Repr {
+                seq: repr.ack,
+                ack: repr.seq,
+                flags: Flags::ACK,
+                window: 500,
+                options: Options {
+                    timestamps: repr.options.timestamps.map(|own| Timestamps {
+                        tsval: own.tsecr.wrapping_add(round),
+                        tsecr: own.tsval,
+                    }),
+                    ..Options::default()
+                },
+                ..Repr::default()
+            };
+            connection.handle_segment(&answer, &out[..100], false, now);
+        }
+        now = connection.poll_timeout().unwrap_or(now).max(now);
+        connection.handle_timeout(now);
+    }
 }
 
 /// A script against one connection.

@@ -26,6 +26,7 @@
 //! and how fast to repair it, `congestion/` how much may be in flight.
 #![forbid(unsafe_code)]
 
+mod codec;
 mod config;
 mod congestion;
 mod connection;
@@ -49,6 +50,7 @@ mod tests;
 pub mod time;
 mod timer;
 
+pub use codec::ImportError;
 pub use config::Config;
 pub use congestion::Algorithm;
 pub use connection::{Connection, Transmit};

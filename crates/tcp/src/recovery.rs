@@ -279,6 +279,24 @@ impl Recovery {
             .min(smoothed_rtt)
     }
 
+    /// The tolerance's state, for an export.
+    pub(crate) fn tolerance_parts(&self) -> [u8; 3] {
+        let tolerance = &self.tolerance;
+        [
+            tolerance.reordering_seen.into(),
+            tolerance.multiplier,
+            tolerance.lasts,
+        ]
+    }
+
+    pub(crate) fn set_tolerance(&mut self, [seen, multiplier, lasts]: [u8; 3]) {
+        self.tolerance = Tolerance {
+            reordering_seen: seen != 0,
+            multiplier: multiplier.max(1),
+            lasts,
+        };
+    }
+
     /// A segment arrived after one sent later.
     pub(crate) fn reordering_seen(&mut self) {
         self.tolerance.reordering_seen = true;

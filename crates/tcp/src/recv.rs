@@ -1,6 +1,8 @@
 //! The receiving half: which bytes are acceptable, reassembly, the window we advertise, and what
 //! we report with SACK.
 
+mod export;
+
 use core::time::Duration;
 
 use wire::tcp::{SackBlock, Seq};

@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use crate::codec::{ImportError, Reader};
 use crate::config::Config;
 use crate::time::Instant;
 
@@ -35,6 +36,21 @@ impl Rtt {
             rtt.minimum = u32::MAX;
         }
         rtt
+    }
+
+    /// For an export: all figures, the last one the minimum's age in seconds.
+    pub(crate) fn parts(&self, now: Instant) -> [u32; 4] {
+        let age = now.as_secs_u32().wrapping_sub(self.minimum_at);
+        [self.smoothed, self.variation, self.minimum, age]
+    }
+
+    pub(crate) fn import(input: &mut Reader<'_>, now: Instant) -> Result<Self, ImportError> {
+        Ok(Self {
+            smoothed: input.u32()?,
+            variation: input.u32()?,
+            minimum: input.u32()?.max(1),
+            minimum_at: now.as_secs_u32().wrapping_sub(input.u32()?),
+        })
     }
 
     /// Takes a measurement (RFC 6298 §2.2, §2.3).

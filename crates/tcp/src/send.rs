@@ -1,6 +1,8 @@
 //! The sending half: the queue, the peer's window, and how much of the queue makes the next
 //! segment.
 
+mod export;
+
 use wire::tcp::Seq;
 
 use crate::memory::UNDER_PRESSURE;

@@ -1,20 +1,27 @@
-//! Replays the committed seeds of the fuzz target, and scripts drawn at random.
+//! Replays the committed seeds of the fuzz targets, and scripts drawn at random.
+
+#![expect(clippy::expect_used, reason = "without its corpus the test fails")]
 
 use std::path::Path;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 
-#[test]
-fn committed_seeds_pass() {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/tcp_segments");
+fn replay(target: &str, run: fn(&[u8])) {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
     let mut replayed = 0;
-    for entry in std::fs::read_dir(corpus).expect("a corpus for the target") {
+    for entry in std::fs::read_dir(corpus.join(target)).expect("a corpus for the target") {
         let path = entry.expect("a readable corpus").path();
-        flowdog_tcp::fuzzing::segments(&std::fs::read(&path).expect("a readable seed"));
+        run(&std::fs::read(&path).expect("a readable seed"));
         replayed += 1;
     }
     assert!(replayed >= 8, "the corpus has only {replayed} seeds");
+}
+
+#[test]
+fn committed_seeds_pass() {
+    replay("tcp_segments", flowdog_tcp::fuzzing::segments);
+    replay("tcp_import", flowdog_tcp::fuzzing::import);
 }
 
 #[test]

@@ -86,6 +86,10 @@ impl Bbr {
         }
     }
 
+    pub(super) fn with_window(self, window: u32) -> Self {
+        Self { window, ..self }
+    }
+
     fn rate(&self) -> u64 {
         self.rates.iter().copied().max().unwrap_or(0)
     }

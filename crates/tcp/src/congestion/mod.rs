@@ -130,6 +130,43 @@ impl Controller {
         }
     }
 
+    /// For an export: the windows.
+    pub(crate) fn parts(&self) -> [u32; 4] {
+        let idle = match self {
+            Self::Idle(idle) => *idle,
+            Self::Cubic(cubic) => cubic.rest(),
+            Self::Bbr(bbr) => {
+                let Snapshot { window, threshold } = bbr.snapshot();
+                return [window, threshold, 0, 0];
+            }
+        };
+        [idle.window, idle.threshold, idle.w_max, idle.prior]
+    }
+
+    /// From an export. BBR learns its path anew, from the window that it had.
+    pub(crate) fn import(
+        algorithm: Algorithm,
+        [window, threshold, w_max, prior]: [u32; 4],
+        segment: u32,
+        initial_segments: u32,
+        now: Instant,
+    ) -> Self {
+        const MOST: u32 = u32::MAX / 4;
+        let window = window.clamp(segment, MOST);
+        match algorithm {
+            Algorithm::Cubic => Self::Idle(Idle {
+                window,
+                threshold: threshold.max(2 * segment),
+                w_max: w_max.min(MOST),
+                prior: prior.min(MOST),
+            }),
+            Algorithm::Bbr => {
+                let bbr = Bbr::new(segment, initial_segments, now);
+                Self::Bbr(Box::new(bbr.with_window(window)))
+            }
+        }
+    }
+
     /// Data is about to leave.
     pub(crate) fn wake(&mut self, segment: u32, initial_segments: u32, nxt: wire::tcp::Seq) {
         if let Self::Idle(idle) = self {

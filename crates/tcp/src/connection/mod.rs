@@ -1,9 +1,11 @@
 //! The connection: its parts, and what the caller does with it.
 //!
 //! `input.rs` takes segments in the order of RFC 9293 §3.10.7.4, `ack.rs` is its fifth check,
-//! `output.rs` makes segments, `timeout.rs` does what time asks for.
+//! `output.rs` makes segments, `timeout.rs` does what time asks for, `export.rs` turns the whole into
+//! plain data and back.
 
 mod ack;
+mod export;
 mod input;
 mod output;
 mod timeout;
