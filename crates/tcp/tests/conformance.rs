@@ -27,6 +27,7 @@ fn every_test_that_the_conformance_table_names_exists() {
         "crates/dataplane/src",
         "crates/dataplane/tests",
         "tests/tcp-peers/tests",
+        "tests/packetdrill/tests",
     ] {
         collect(&root.join(folder), &mut sources);
     }
