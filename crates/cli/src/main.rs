@@ -11,6 +11,8 @@ mod check;
 #[cfg(feature = "aws")]
 mod ec2;
 mod explain;
+#[cfg(feature = "script")]
+mod function;
 mod lab;
 mod run;
 
@@ -47,6 +49,8 @@ enum Command {
     #[cfg(feature = "aws")]
     Ec2(ec2::Args),
     Ca(ca::Args),
+    #[cfg(feature = "script")]
+    Fn(function::Args),
     Lab(Box<lab::Args>),
     /// Print a completion script for a shell
     #[command(after_help = "\
@@ -81,6 +85,8 @@ fn main() -> ExitCode {
         #[cfg(feature = "aws")]
         Command::Ec2(args) => ec2::run(&args),
         Command::Ca(args) => ca::run(&args),
+        #[cfg(feature = "script")]
+        Command::Fn(args) => function::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(

@@ -61,5 +61,8 @@ pub use tap::Tap;
 /// The kinds of interceptors that come with flowdog.
 #[must_use]
 pub fn built_in() -> Vec<sdk::InterceptorKind> {
-    interceptors::all()
+    let all = interceptors::all();
+    #[cfg(feature = "script")]
+    let all = all.into_iter().chain([script::KIND]).collect();
+    all
 }

@@ -28,6 +28,8 @@ pub(crate) fn render(state: &State, snapshots: &[Snapshot]) -> String {
     interceptors(&mut text, state);
     acceptors(&mut text, state);
     directory(&mut text, state, snapshots);
+    #[cfg(feature = "script")]
+    scripts(&mut text);
     text.out
 }
 
@@ -249,6 +251,55 @@ fn directory(text: &mut Exposition, state: &State, snapshots: &[Snapshot]) {
             text.sample(&[("endpoint", &endpoint), ("vpc", &vpc)], 1);
         }
     }
+}
+
+#[cfg(feature = "script")]
+fn scripts(text: &mut Exposition) {
+    let stats = script::stats();
+    let gauges = [
+        (
+            "flowdog_script_threads",
+            "Threads that run scripts; none before the first call.",
+            stats.threads,
+        ),
+        (
+            "flowdog_script_threads_given_up",
+            "Threads held by calls that do not come back.",
+            stats.given_up,
+        ),
+        (
+            "flowdog_script_calls_waiting",
+            "Calls that wait for a thread.",
+            stats.waiting,
+        ),
+    ];
+    for (name, help, value) in gauges {
+        text.single(name, "gauge", help, value as u64);
+    }
+    text.single(
+        "flowdog_script_calls_total",
+        "counter",
+        "Calls of functions in JavaScript since the start.",
+        stats.calls,
+    );
+    text.family(
+        "flowdog_script_cpu_seconds_total",
+        "counter",
+        "Processor time that scripts took since the start.",
+    );
+    text.sample(&[], stats.cpu.as_secs_f64());
+    text.single(
+        "flowdog_script_reloads_total",
+        "counter",
+        "Functions read again because a file of theirs changed.",
+        stats.reloads,
+    );
+    text.single(
+        "flowdog_script_reload_failures_total",
+        "counter",
+        "Functions not read again because the changed file is broken; the one before stayed.",
+        stats.reload_failures,
+    );
 }
 
 fn acceptors(text: &mut Exposition, state: &State) {

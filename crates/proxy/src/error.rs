@@ -2,6 +2,8 @@
 
 use std::io;
 
+use http::StatusCode;
+
 /// The peer that an error comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -143,6 +145,8 @@ pub enum ProxyError {
     Intercepted {
         /// What the chain said.
         reason: String,
+        /// The status of the answer, if none was sent yet.
+        status: StatusCode,
     },
     /// Neither side moved a byte for the idle time.
     #[error("no byte from either side for the idle time")]

@@ -16,7 +16,7 @@ const CONNECTION: FieldName = FieldName::from_static("Connection");
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// An interceptor failed and its policy is to fail closed.
-    InterceptorFailed,
+    InterceptorFailed(StatusCode),
     /// A peer sent something that is refused.
     Refused(Side, Fault),
 }
@@ -25,7 +25,8 @@ impl Reason {
     /// The status of the answer (RFC 9110 §15).
     pub fn status(self) -> StatusCode {
         match self {
-            Self::InterceptorFailed | Self::Refused(Side::Server, _) => StatusCode::BAD_GATEWAY,
+            Self::InterceptorFailed(status) => status,
+            Self::Refused(Side::Server, _) => StatusCode::BAD_GATEWAY,
             Self::Refused(Side::Client, fault) => match fault {
                 Fault::HeadTooLarge | Fault::TooManyFields => {
                     StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
@@ -40,7 +41,7 @@ impl Reason {
     /// The word in `x-flowdog-error`.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::InterceptorFailed => "interceptor-failed",
+            Self::InterceptorFailed(_) => "interceptor-failed",
             Self::Refused(_, fault) => fault.as_str(),
         }
     }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt as _;
+use http::StatusCode;
 
 use crate::interceptor::Severity;
 use crate::{
@@ -129,6 +130,8 @@ pub struct Failure {
     pub interceptor: Arc<str>,
     /// What it said. For logs, not for the client.
     pub reason: String,
+    /// The status of the answer that the client gets, if none was sent yet.
+    pub status: StatusCode,
 }
 
 /// What to do with a request after the chain has seen it.
@@ -295,17 +298,18 @@ impl Chain {
 impl Link {
     async fn call<T>(&self, hook: impl Future<Output = Result<T, InterceptError>>) -> Called<T> {
         // What a panicking hook leaves half done is a message of this exchange only.
-        let (reason, severity) = match AssertUnwindSafe(hook).catch_unwind().await {
+        let (reason, severity, status) = match AssertUnwindSafe(hook).catch_unwind().await {
             Ok(Ok(done)) => return Called::Done(done),
             Ok(Err(error)) => {
                 self.counters.errors.fetch_add(1, Ordering::Relaxed);
-                (describe(&error), error.severity)
+                (describe(&error), error.severity, error.status)
             }
             Err(panic) => {
                 self.counters.panics.fetch_add(1, Ordering::Relaxed);
                 (
                     format!("panic: {}", panic_text(&*panic)),
                     Severity::ByPolicy,
+                    None,
                 )
             }
         };
@@ -321,6 +325,7 @@ impl Link {
             Called::Failed(Failure {
                 interceptor: self.name.clone(),
                 reason,
+                status: status.unwrap_or(StatusCode::BAD_GATEWAY),
             })
         }
     }
@@ -332,6 +337,7 @@ impl Link {
             Called::Skipped if body_lost => Called::Failed(Failure {
                 interceptor: self.name.clone(),
                 reason: "it failed and left no body".to_owned(),
+                status: StatusCode::BAD_GATEWAY,
             }),
             called => called,
         }

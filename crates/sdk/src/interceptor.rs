@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use http::StatusCode;
 
 use crate::{BodyError, FlowInfo, Message, MessageStep, Request, RequestHead, Response};
 
@@ -175,6 +176,7 @@ pub struct InterceptError {
     #[source]
     source: Option<Box<dyn core::error::Error + Send + Sync>>,
     pub(crate) severity: Severity,
+    pub(crate) status: Option<StatusCode>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +196,7 @@ impl InterceptError {
             message: message.into(),
             source: None,
             severity: Severity::ByPolicy,
+            status: None,
         }
     }
 
@@ -211,6 +214,14 @@ impl InterceptError {
             severity: Severity::Continue,
             ..Self::new(message)
         }
+    }
+
+    /// The same error with the status that the client is to get when the exchange fails and nothing
+    /// of an answer was sent; 502 otherwise.
+    #[must_use]
+    pub fn answered_with(mut self, status: StatusCode) -> Self {
+        self.status = Some(status);
+        self
     }
 
     /// The same error with its cause.

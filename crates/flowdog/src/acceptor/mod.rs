@@ -7,6 +7,8 @@
 mod cache;
 mod client;
 mod http;
+#[cfg(feature = "script")]
+mod javascript;
 #[cfg(feature = "aws")]
 mod lambda;
 mod wire_form;
@@ -27,6 +29,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 pub use cache::KeyField;
 pub(crate) use cache::KeyFields;
 pub(crate) use http::HttpAcceptor;
+#[cfg(feature = "script")]
+pub(crate) use javascript::JavascriptAcceptor;
 #[cfg(feature = "aws")]
 pub(crate) use lambda::LambdaAcceptor;
 

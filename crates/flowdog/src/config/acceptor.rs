@@ -12,6 +12,8 @@ use sdk::Acceptor;
 use super::read::{HOUR, Reader};
 use super::section::{Section, list};
 use super::{Action, Rule};
+#[cfg(feature = "script")]
+use crate::acceptor::JavascriptAcceptor;
 #[cfg(feature = "aws")]
 use crate::acceptor::LambdaAcceptor;
 use crate::acceptor::{AcceptorLink, AcceptorSettings, HttpAcceptor, KeyField};
@@ -22,6 +24,8 @@ pub(super) type Acceptors = BTreeMap<String, Arc<AcceptorLink>>;
 /// Every kind of acceptor that this build has.
 const KINDS: &[&str] = &[
     "http-acceptor",
+    #[cfg(feature = "script")]
+    "javascript-acceptor",
     #[cfg(feature = "aws")]
     "lambda-acceptor",
 ];
@@ -35,6 +39,8 @@ impl Reader<'_> {
             let settings = self.acceptor_settings(&mut section);
             let acceptor = match kind.as_deref() {
                 Some("http-acceptor") => self.http_acceptor(&mut section),
+                #[cfg(feature = "script")]
+                Some("javascript-acceptor") => self.javascript_acceptor(&mut section),
                 #[cfg(feature = "aws")]
                 Some("lambda-acceptor") => self.lambda_acceptor(&mut section),
                 Some(_) => {
@@ -86,6 +92,20 @@ impl Reader<'_> {
                 let (offset, key) = (section.offset_of("url"), section.name_of("url"));
                 let allowed = Some("an http:// or https:// URL");
                 self.faults.add(offset, key, what, allowed);
+                None
+            }
+        }
+    }
+
+    #[cfg(feature = "script")]
+    fn javascript_acceptor(&mut self, section: &mut Section<'_>) -> Option<Arc<dyn Acceptor>> {
+        let allowed = "a file with a function onFlow";
+        let file = self.required(section, "file", allowed)?;
+        match JavascriptAcceptor::new(file.into(), script::Settings::default()) {
+            Ok(acceptor) => Some(Arc::new(acceptor)),
+            Err(what) => {
+                let (offset, key) = (section.offset_of("file"), section.name_of("file"));
+                self.faults.add(offset, key, what, Some(allowed));
                 None
             }
         }

@@ -103,6 +103,7 @@ impl Session {
             Outcome::Fail(failure) => {
                 return Ok(Next::Refuse(ProxyError::Intercepted {
                     reason: failure.to_string(),
+                    status: failure.status,
                 }));
             }
             Outcome::Respond(response) => {
@@ -248,6 +249,7 @@ impl Session {
         if let Err(failure) = self.chain.on_response(&mut response, exchange).await {
             return Ok(Next::Refuse(ProxyError::Intercepted {
                 reason: failure.to_string(),
+                status: failure.status,
             }));
         }
         response.version = asked.version;
@@ -374,6 +376,7 @@ async fn download(
     }
     seen.map_err(|failure| ProxyError::Intercepted {
         reason: failure.to_string(),
+        status: failure.status,
     })?;
     // A switch that an interceptor has turned into something else is no switch for the client, and
     // the server must not be spoken to as if it were.

@@ -168,7 +168,8 @@ impl Session {
                 side: Side::Server, ..
             } if between => return Err(error),
             ProxyError::Peer { side, fault } => Reason::Refused(*side, *fault),
-            ProxyError::Intercepted { .. } | ProxyError::Body { .. } => Reason::InterceptorFailed,
+            ProxyError::Intercepted { status, .. } => Reason::InterceptorFailed(*status),
+            ProxyError::Body { .. } => Reason::InterceptorFailed(http::StatusCode::BAD_GATEWAY),
             ProxyError::Aborted | ProxyError::Idle | ProxyError::Io { .. } => return Err(error),
         };
         if between {

@@ -94,14 +94,14 @@ async fn exchange(
                 return Err(Failure::Reset(reason));
             }
             tracing::debug!(%failure, "exchange failed by policy");
-            return Err(Failure::Answer(respond::Reason::InterceptorFailed));
+            return Err(failed(&failure));
         }
         Outcome::Respond(mut response) => {
             shared
                 .chain
                 .on_response(&mut response, &mut exchange)
                 .await
-                .map_err(|_| Failure::Answer(respond::Reason::InterceptorFailed))?;
+                .map_err(|failure| failed(&failure))?;
             return send_response(&mut response, &method, responding).await;
         }
     }
@@ -112,8 +112,11 @@ async fn exchange(
     let mut sender = watched(responding, pin!(sender.ready()))
         .await?
         .map_err(refused)?;
-    let mut head = convert::to_request(&mut request, &shared.flow)
-        .map_err(|_| Failure::Answer(respond::Reason::InterceptorFailed))?;
+    let mut head = convert::to_request(&mut request, &shared.flow).map_err(|_| {
+        Failure::Answer(respond::Reason::InterceptorFailed(
+            http::StatusCode::BAD_GATEWAY,
+        ))
+    })?;
     let forwarded_method = request.method.clone();
     if let Some(protocol) = protocol {
         head.extensions_mut().insert(protocol);
@@ -123,7 +126,9 @@ async fn exchange(
         if error.is_go_away() || error.is_io() {
             Failure::Reset(Reason::REFUSED_STREAM)
         } else {
-            Failure::Answer(respond::Reason::InterceptorFailed)
+            Failure::Answer(respond::Reason::InterceptorFailed(
+                http::StatusCode::BAD_GATEWAY,
+            ))
         }
     })?;
 
@@ -254,7 +259,7 @@ async fn download(
         let mut seen = pin!(shared.chain.on_response(&mut response, exchange));
         watched(responding, seen.as_mut())
             .await?
-            .map_err(|_| Failure::Answer(respond::Reason::InterceptorFailed))?;
+            .map_err(|failure| failed(&failure))?;
     }
     send_response(&mut response, method, responding)
         .await
@@ -304,6 +309,11 @@ async fn watched<T>(
 }
 
 /// The reset that stands for an error of the server leg.
+/// The answer that an interceptor's failure gives.
+fn failed(failure: &sdk::Failure) -> Failure {
+    Failure::Answer(respond::Reason::InterceptorFailed(failure.status))
+}
+
 fn reset_of(error: &h2::Error) -> Failure {
     match error.reason() {
         // Streams that a GOAWAY leaves out were not processed (RFC 9113 §6.8).

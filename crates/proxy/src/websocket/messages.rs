@@ -104,6 +104,7 @@ async fn run(
                     .await
                     .map_err(|failure| ProxyError::Intercepted {
                         reason: failure.to_string(),
+                        status: failure.status,
                     })?;
                 match step {
                     MessageStep::Close(code) => return Ok(Some(code)),

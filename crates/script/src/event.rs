@@ -1,0 +1,494 @@
+//! The event: what a function is told about a request or response.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use sdk::{FlowInfo, HeaderValue, Headers, Request, RequestHead, Response, Target};
+use serde_json::Value;
+
+use crate::engine::Item;
+use crate::program::Entry;
+use crate::rules::Profile;
+
+/// A name with its values, in the order in which they came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) name: String,
+    pub(crate) values: Vec<Item>,
+    /// Of a query parameter or cookie: there was no `=`.
+    pub(crate) is_bare: bool,
+}
+
+pub(crate) type Names = Vec<Named>;
+
+/// The request part of an event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SeenRequest {
+    pub(crate) method: String,
+    pub(crate) uri: String,
+    pub(crate) raw_query: Option<String>,
+    pub(crate) query: Names,
+    pub(crate) headers: Names,
+    pub(crate) cookies: Names,
+}
+
+/// The response part of an event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SeenResponse {
+    pub(crate) status: u16,
+    pub(crate) description: String,
+    pub(crate) headers: Names,
+    pub(crate) cookies: Names,
+}
+
+/// The `context` of an event.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) domain: Arc<str>,
+    pub(crate) id: Arc<str>,
+    pub(crate) request_id: Arc<str>,
+    pub(crate) flow: Arc<FlowInfo>,
+}
+
+fn add(names: &mut Names, name: &str, item: Item, is_bare: bool) {
+    match names.iter_mut().find(|named| named.name == name) {
+        Some(named) => named.values.push(item),
+        None => names.push(Named {
+            name: name.to_owned(),
+            values: vec![item],
+            is_bare,
+        }),
+    }
+}
+
+fn plain(value: impl Into<String>) -> Item {
+    Item {
+        value: value.into(),
+        attributes: None,
+    }
+}
+
+/// A value as text: UTF-8 as it is, anything else as ISO 8859-1.
+pub(crate) fn text_of(value: &HeaderValue) -> String {
+    let bytes = value.as_bytes();
+    core::str::from_utf8(bytes).map_or_else(
+        |_| bytes.iter().map(|byte| char::from(*byte)).collect(),
+        str::to_owned,
+    )
+}
+
+fn fields(headers: &Headers, profile: Profile, cookies: &str) -> Names {
+    let mut names = Names::with_capacity(headers.len());
+    for field in headers {
+        let name = field.name.as_str();
+        if name.eq_ignore_ascii_case(cookies) {
+            continue;
+        }
+        let name = name.to_ascii_lowercase();
+        if !profile.hides(&name) {
+            add(&mut names, &name, plain(text_of(&field.value)), false);
+        }
+    }
+    names
+}
+
+/// The cookies of a request (RFC 6265 §4.2).
+fn sent_cookies(headers: &Headers) -> Names {
+    let mut names = Names::new();
+    for value in headers.get_all("cookie") {
+        for pair in text_of(value)
+            .split(';')
+            .map(str::trim)
+            .filter(|pair| !pair.is_empty())
+        {
+            match pair.split_once('=') {
+                Some((name, value)) => add(&mut names, name, plain(value), false),
+                None => add(&mut names, pair, plain(""), true),
+            }
+        }
+    }
+    names
+}
+
+/// A cookie that is set (RFC 6265 §4.1): its name, and the rest.
+pub(crate) fn set_cookie(value: &str) -> (String, Item) {
+    let (pair, attributes) = value.split_once(';').unwrap_or((value, ""));
+    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+    let attributes = attributes.trim();
+    let item = Item {
+        value: value.trim().to_owned(),
+        attributes: (!attributes.is_empty()).then(|| attributes.to_owned()),
+    };
+    (name.trim().to_owned(), item)
+}
+
+fn set_cookies(headers: &Headers) -> Names {
+    let mut names = Names::new();
+    for value in headers.get_all("set-cookie") {
+        let (name, item) = set_cookie(&text_of(value));
+        add(&mut names, &name, item, false);
+    }
+    names
+}
+
+/// Query parameters as they came: nothing is decoded.
+fn parameters(query: &str) -> Names {
+    let mut names = Names::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some((name, value)) => add(&mut names, name, plain(value), false),
+            None => add(&mut names, pair, plain(""), true),
+        }
+    }
+    names
+}
+
+impl SeenRequest {
+    pub(crate) fn of(request: &Request, profile: Profile) -> Self {
+        Self::from_parts(
+            request.method.as_str(),
+            &request.target,
+            &request.headers,
+            profile,
+        )
+    }
+
+    pub(crate) fn of_head(head: &RequestHead, profile: Profile) -> Self {
+        Self::from_parts(head.method.as_str(), &head.target, &head.headers, profile)
+    }
+
+    fn from_parts(method: &str, target: &Target, headers: &Headers, profile: Profile) -> Self {
+        let (uri, raw_query) = match target.path_and_query() {
+            Some(path) => (path.path(), path.query()),
+            None => ("*", None),
+        };
+        let mut seen = Self {
+            method: method.to_owned(),
+            uri: uri.to_owned(),
+            raw_query: raw_query.map(str::to_owned),
+            query: parameters(raw_query.unwrap_or_default()),
+            headers: fields(headers, profile, "cookie"),
+            cookies: sent_cookies(headers),
+        };
+        // HTTP/2 has the host elsewhere.
+        if let Some(authority) = target.authority().filter(|_| !headers.contains("host")) {
+            seen.headers.insert(
+                0,
+                Named {
+                    name: "host".to_owned(),
+                    values: vec![plain(authority.as_str())],
+                    is_bare: false,
+                },
+            );
+        }
+        seen
+    }
+
+    /// Reads the request part of an event in JSON.
+    pub(crate) fn from_json(event: &Value) -> Self {
+        let request = event.get("request").unwrap_or(&Value::Null);
+        let text = |key: &str| {
+            request
+                .get(key)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let query = names_of(request.get("querystring"));
+        let raw_query = (!query.is_empty()).then(|| crate::apply::query_text(&query));
+        Self {
+            method: text("method"),
+            uri: text("uri"),
+            raw_query,
+            query,
+            headers: names_of(request.get("headers")),
+            cookies: names_of(request.get("cookies")),
+        }
+    }
+
+    fn write(&self, out: &mut String) {
+        out.push_str("\"request\":{\"method\":");
+        string(out, &self.method);
+        out.push_str(",\"uri\":");
+        string(out, &self.uri);
+        out.push_str(",\"querystring\":");
+        names(out, &self.query);
+        out.push_str(",\"headers\":");
+        names(out, &self.headers);
+        out.push_str(",\"cookies\":");
+        names(out, &self.cookies);
+        out.push('}');
+    }
+}
+
+impl SeenResponse {
+    pub(crate) fn of(response: &Response, profile: Profile) -> Self {
+        let description = match &response.reason {
+            Some(reason) => String::from_utf8_lossy(reason.as_bytes()).into_owned(),
+            None => response
+                .status
+                .canonical_reason()
+                .unwrap_or_default()
+                .to_owned(),
+        };
+        Self {
+            status: response.status.as_u16(),
+            description,
+            headers: fields(&response.headers, profile, "set-cookie"),
+            cookies: set_cookies(&response.headers),
+        }
+    }
+
+    /// Reads the response part of an event in JSON.
+    pub(crate) fn from_json(event: &Value) -> Self {
+        let response = event.get("response").unwrap_or(&Value::Null);
+        Self {
+            status: response
+                .get("statusCode")
+                .and_then(Value::as_u64)
+                .and_then(|status| u16::try_from(status).ok())
+                .unwrap_or(0),
+            description: response
+                .get("statusDescription")
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned(),
+            headers: names_of(response.get("headers")),
+            cookies: names_of(response.get("cookies")),
+        }
+    }
+
+    fn write(&self, out: &mut String) {
+        let _ = write!(
+            out,
+            "\"response\":{{\"statusCode\":{},\"statusDescription\":",
+            self.status
+        );
+        string(out, &self.description);
+        out.push_str(",\"headers\":");
+        names(out, &self.headers);
+        out.push_str(",\"cookies\":");
+        names(out, &self.cookies);
+        out.push('}');
+    }
+}
+
+fn names_of(value: Option<&Value>) -> Names {
+    let item = |value: &Value| Item {
+        value: value
+            .get("value")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned(),
+        attributes: value
+            .get("attributes")
+            .and_then(Value::as_str)
+            .map(str::to_owned),
+    };
+    let members = value.and_then(Value::as_object).into_iter().flatten();
+    members
+        .map(|(name, value)| Named {
+            name: name.clone(),
+            values: match value.get("multiValue").and_then(Value::as_array) {
+                Some(values) => values.iter().map(item).collect(),
+                None => vec![item(value)],
+            },
+            is_bare: false,
+        })
+        .collect()
+}
+
+/// The event of a request.
+pub(crate) fn request_event(seen: &SeenRequest, place: &Place) -> String {
+    let mut out = begin(Entry::ViewerRequest, place);
+    seen.write(&mut out);
+    out.push('}');
+    out
+}
+
+/// The event of a response.
+pub(crate) fn response_event(request: &SeenRequest, seen: &SeenResponse, place: &Place) -> String {
+    let mut out = begin(Entry::ViewerResponse, place);
+    request.write(&mut out);
+    out.push(',');
+    seen.write(&mut out);
+    out.push('}');
+    out
+}
+
+/// The event of a WebSocket message.
+pub(crate) fn message_event(
+    request: &SeenRequest,
+    message: &sdk::Message,
+    place: &Place,
+) -> String {
+    use base64::Engine as _;
+    let mut out = begin(Entry::WebSocketMessage, place);
+    request.write(&mut out);
+    out.push_str(",\"message\":{\"direction\":");
+    string(
+        &mut out,
+        match message.direction {
+            sdk::Direction::ToServer => "to-server",
+            sdk::Direction::ToClient => "to-client",
+        },
+    );
+    match &message.payload {
+        sdk::Payload::Text(text) => {
+            out.push_str(",\"encoding\":\"text\",\"data\":");
+            string(&mut out, text);
+        }
+        sdk::Payload::Binary(bytes) => {
+            out.push_str(",\"encoding\":\"base64\",\"data\":");
+            string(
+                &mut out,
+                &base64::engine::general_purpose::STANDARD.encode(bytes),
+            );
+        }
+    }
+    out.push_str("}}");
+    out
+}
+
+/// Everything up to the parts of the event: version, context, viewer.
+fn begin(entry: Entry, place: &Place) -> String {
+    let mut out = String::with_capacity(2048);
+    out.push_str("{\"version\":\"1.0\",\"context\":{\"distributionDomainName\":");
+    string(&mut out, &place.domain);
+    out.push_str(",\"distributionId\":");
+    string(&mut out, &place.id);
+    let _ = write!(
+        out,
+        ",\"eventType\":\"{}\",\"requestId\":",
+        entry.event_type()
+    );
+    string(&mut out, &place.request_id);
+    out.push_str(",\"flow\":");
+    flow(&mut out, &place.flow);
+    let _ = write!(
+        out,
+        "}},\"viewer\":{{\"ip\":\"{}\"}},",
+        place.flow.client.ip()
+    );
+    out
+}
+
+/// What CloudFront does not have: the flow. Everything of ours is under this one key.
+pub(crate) fn flow(out: &mut String, flow: &FlowInfo) {
+    let _ = write!(
+        out,
+        "{{\"endpointId\":\"{}\",\"flowCookie\":\"{}\",\"protocol\":{},\
+         \"client\":{{\"address\":\"{}\",\"port\":{}}},\"server\":{{\"address\":\"{}\",\"port\":{}}}",
+        flow.endpoint,
+        flow.cookie,
+        flow.protocol.0,
+        flow.client.ip(),
+        flow.client.port(),
+        flow.server.ip(),
+        flow.server.port()
+    );
+    if let Some(tls) = &flow.tls {
+        let _ = write!(
+            out,
+            ",\"tls\":{{\"clientVersion\":{},\"serverVersion\":{},\"clientCipherSuite\":{},\"serverCipherSuite\":{}",
+            tls.client_version,
+            tls.server_version,
+            tls.client_cipher_suite,
+            tls.server_cipher_suite
+        );
+        if let Some(name) = &tls.server_name {
+            out.push_str(",\"serverName\":");
+            string(out, name);
+        }
+        if let Some(alpn) = &tls.alpn {
+            out.push_str(",\"alpn\":");
+            string(out, &String::from_utf8_lossy(alpn));
+        }
+        out.push('}');
+    }
+    for (key, name) in [
+        ("source-instance", "sourceInstance"),
+        ("destination-instance", "destinationInstance"),
+    ] {
+        if let Some(instance) = flow.context.get(key) {
+            let _ = write!(out, ",\"{name}\":{instance}");
+        }
+    }
+    if !flow.context.is_empty() {
+        out.push_str(",\"context\":{");
+        let mut first = true;
+        for (key, value) in flow
+            .context
+            .iter()
+            .filter(|(key, _)| !key.ends_with("-instance"))
+        {
+            if !core::mem::take(&mut first) {
+                out.push(',');
+            }
+            string(out, key);
+            let _ = write!(out, ":{value}");
+        }
+        out.push('}');
+    }
+    out.push('}');
+}
+
+fn names(out: &mut String, names: &Names) {
+    out.push('{');
+    for (at, named) in names.iter().enumerate() {
+        if at > 0 {
+            out.push(',');
+        }
+        string(out, &named.name);
+        out.push_str(":{");
+        if let Some(first) = named.values.first() {
+            item(out, first);
+        }
+        // Only a name that is there twice or more has it.
+        if named.values.len() > 1 {
+            out.push_str(",\"multiValue\":[");
+            for (at, one) in named.values.iter().enumerate() {
+                out.push_str(if at > 0 { ",{" } else { "{" });
+                item(out, one);
+                out.push('}');
+            }
+            out.push(']');
+        }
+        out.push('}');
+    }
+    out.push('}');
+}
+
+fn item(out: &mut String, item: &Item) {
+    out.push_str("\"value\":");
+    string(out, &item.value);
+    if let Some(attributes) = &item.attributes {
+        out.push_str(",\"attributes\":");
+        string(out, attributes);
+    }
+}
+
+/// A JSON string (RFC 8259 §7).
+pub(crate) fn string(out: &mut String, text: &str) {
+    out.push('"');
+    let mut rest = text;
+    while let Some(at) = rest
+        .bytes()
+        .position(|byte| byte < 0x20 || byte == b'"' || byte == b'\\')
+    {
+        let (plain, special) = rest.split_at(at);
+        out.push_str(plain);
+        let mut chars = special.chars();
+        match chars.next() {
+            Some('"') => out.push_str("\\\""),
+            Some('\\') => out.push_str("\\\\"),
+            Some(c) => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            None => {}
+        }
+        rest = chars.as_str();
+    }
+    out.push_str(rest);
+    out.push('"');
+}

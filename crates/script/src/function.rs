@@ -1,0 +1,294 @@
+//! A function: a file, its limits, its stores, and the program that was last read from it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+
+use crate::engine::{Call, Done, Limits, Realm};
+use crate::fault::Fault;
+use crate::kvs::{StoreSource, Stores};
+use crate::origin::OriginRules;
+use crate::pool;
+use crate::program::{Entry, Program};
+
+/// Longest time that the top level of a file may take when the file is read.
+const LOAD_DEADLINE: Duration = Duration::from_secs(5);
+/// Stack of a thread beside the one that scripts may fill.
+pub(crate) const NATIVE_STACK: usize = 1 << 20;
+
+/// What a function is made of.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// What a call may take.
+    pub limits: Limits,
+    /// The key value stores.
+    pub stores: Vec<StoreSource>,
+    /// Hosts that requests may be sent for, `*.` in front standing for any label; empty: any public
+    /// name.
+    pub origins: Vec<String>,
+    /// A new realm for each call, whether it needs one or not.
+    pub own_realm: bool,
+}
+
+/// Why a file gives no function.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct LoadError {
+    /// Whether it is the file, and not a store.
+    pub is_source: bool,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+/// What is called at one moment: the program and the stores. Replaced as a whole.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) program: Arc<Program>,
+    pub(crate) stores: Arc<Stores>,
+    stamps: Vec<Stamp>,
+}
+
+/// What shows that a file has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stamp(PathBuf, Option<(SystemTime, u64)>);
+
+impl Stamp {
+    fn of(file: &Path) -> Self {
+        let facts = std::fs::metadata(file).ok();
+        let facts = facts.and_then(|facts| Some((facts.modified().ok()?, facts.len())));
+        Self(file.to_owned(), facts)
+    }
+}
+
+/// A function in JavaScript. Cheap to clone. Its files are read again when they change; a broken one
+/// leaves everything as it was.
+#[derive(Clone)]
+pub struct Function(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    file: PathBuf,
+    pub(crate) settings: Settings,
+    pub(crate) origins: Arc<OriginRules>,
+    pub(crate) loaded: ArcSwap<Loaded>,
+    /// Tells functions apart.
+    pub(crate) id: u64,
+    /// Threads that it holds and that were given up.
+    pub(crate) stuck: AtomicUsize,
+    /// The files as they were when they were last looked at, broken or not.
+    looked_at: std::sync::Mutex<Vec<Stamp>>,
+}
+
+impl fmt::Debug for Function {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Function")
+            .field("file", &self.0.file)
+            .field("settings", &self.0.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Function {
+    /// Reads a file and tries its top level.
+    ///
+    /// # Errors
+    /// What is wrong with the file, or with that of a store.
+    pub fn load(file: impl Into<PathBuf>, settings: Settings) -> Result<Self, LoadError> {
+        let file = file.into();
+        let loaded = load(&file, &settings)?;
+        let function = Self(Arc::new(Inner {
+            origins: Arc::new(OriginRules {
+                allowed: settings.origins.clone(),
+            }),
+            looked_at: std::sync::Mutex::new(loaded.stamps.clone()),
+            loaded: ArcSwap::from_pointee(loaded),
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            stuck: AtomicUsize::new(0),
+            file,
+            settings,
+        }));
+        pool::watch(&function.0);
+        Ok(function)
+    }
+
+    /// Whether there is a handler for an event.
+    #[must_use]
+    pub fn handles(&self, entry: Entry) -> bool {
+        self.0.loaded.load().program.handler(entry).is_some()
+    }
+
+    /// Whether the file has a handler that takes this event and no other.
+    pub(crate) fn handles_by_name(&self, entry: Entry) -> bool {
+        self.0.loaded.load().program.has(entry.own_name())
+    }
+
+    /// Whether each call gets a realm of its own.
+    #[must_use]
+    pub fn has_own_realm(&self) -> bool {
+        self.0.loaded.load().program.own_realm
+    }
+
+    /// Calls it on one of the threads for scripts.
+    pub async fn call(&self, call: Call) -> Done {
+        pool::call(&self.0, call).await
+    }
+
+    /// As [`call`](Self::call), for threads that may wait.
+    #[must_use]
+    pub fn call_and_wait(&self, call: Call) -> Done {
+        pool::call_and_wait(&self.0, call)
+    }
+
+    /// Makes it callable on this very thread, without a watchdog.
+    ///
+    /// # Errors
+    /// When no realm can be made.
+    pub fn runner(&self) -> Result<Runner, Fault> {
+        let loaded = self.0.loaded.load_full();
+        let realm = Realm::new(
+            Arc::clone(&loaded.program),
+            self.0.settings.limits,
+            Arc::default(),
+        )?;
+        Ok(Runner {
+            realm,
+            loaded,
+            origins: Arc::clone(&self.0.origins),
+        })
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    pub(crate) fn name(&self) -> std::borrow::Cow<'_, str> {
+        self.file.file_name().unwrap_or_default().to_string_lossy()
+    }
+
+    /// Reads the files again if one has changed.
+    pub(crate) fn look_at_files(&self) {
+        let files =
+            std::iter::once(&self.file).chain(self.settings.stores.iter().map(|store| &store.file));
+        let stamps: Vec<Stamp> = files.map(|file| Stamp::of(file)).collect();
+        {
+            let mut looked_at = self
+                .looked_at
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            if *looked_at == stamps {
+                return;
+            }
+            looked_at.clone_from(&stamps);
+        }
+        match load(&self.file, &self.settings) {
+            Ok(loaded) => {
+                self.loaded.store(Arc::new(loaded));
+                pool::count_reload(true);
+                tracing::info!(file = %self.file.display(), "function read again");
+            }
+            Err(error) => {
+                pool::count_reload(false);
+                tracing::error!(file = %self.file.display(), %error, "function not read again, the one before stays");
+            }
+        }
+    }
+}
+
+fn load(file: &Path, settings: &Settings) -> Result<Loaded, LoadError> {
+    let about = |what: String| LoadError {
+        is_source: true,
+        what,
+    };
+    // Before the files are read: a change in between is then seen as one.
+    let files =
+        std::iter::once(file).chain(settings.stores.iter().map(|store| store.file.as_path()));
+    let stamps = files.map(Stamp::of).collect();
+    let stores = Stores::load(&settings.stores).map_err(|what| LoadError {
+        is_source: false,
+        what,
+    })?;
+    let stores = Arc::new(stores);
+    let source =
+        std::fs::read(file).map_err(|error| about(format!("{}: {error}", file.display())))?;
+    let source =
+        String::from_utf8(source).map_err(|_| about(format!("{} is not UTF-8", file.display())))?;
+    let name = file
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let program =
+        program(&name, &source, settings, &stores).map_err(|fault| about(fault.to_string()))?;
+    Ok(Loaded {
+        program: Arc::new(program),
+        stores,
+        stamps,
+    })
+}
+
+/// Compiles and tries a source on a thread that can be left behind.
+fn program(
+    name: &str,
+    source: &str,
+    settings: &Settings,
+    stores: &Arc<Stores>,
+) -> Result<Program, Fault> {
+    let mut program = Program::new(name, source)?;
+    program.own_realm = settings.own_realm;
+    let (limits, stores) = (settings.limits, Arc::clone(stores));
+    let (sender, receiver) = mpsc::channel();
+    let thread = std::thread::Builder::new()
+        .name("script-load".to_owned())
+        .stack_size(limits.stack + NATIVE_STACK)
+        .spawn(move || {
+            let inspected = Realm::inspect(program, limits, &stores, SystemTime::now());
+            // Nobody waits any more if it took too long.
+            let _ = sender.send(inspected);
+        });
+    let thread =
+        thread.map_err(|error| Fault::Thrown(format!("cannot start a thread: {error}")))?;
+    let program = receiver
+        .recv_timeout(LOAD_DEADLINE)
+        .map_err(|_| Fault::Stuck(LOAD_DEADLINE))?;
+    // Whoever reads a configuration may need to be the only thread afterwards.
+    let _ = thread.join();
+    let program = program?;
+    if program.handlers.is_empty() {
+        let known: Vec<&str> = Entry::ALL.into_iter().map(Entry::own_name).collect();
+        return Err(Fault::Thrown(format!(
+            "there is no handler; known are: {}, {}",
+            crate::program::HANDLER,
+            known.join(", ")
+        )));
+    }
+    Ok(program)
+}
+
+/// A function on one thread: for benchmarks and tests.
+#[derive(Debug)]
+pub struct Runner {
+    realm: Realm,
+    loaded: Arc<Loaded>,
+    origins: Arc<OriginRules>,
+}
+
+impl Runner {
+    /// Calls it.
+    pub fn call(&mut self, call: &Call) -> Done {
+        let origins = (call.entry == Entry::ViewerRequest).then(|| Arc::clone(&self.origins));
+        self.realm
+            .call(call, Arc::clone(&self.loaded.stores), origins)
+    }
+}

@@ -1,0 +1,368 @@
+//! The threads on which functions run, beside those that carry packets.
+//!
+//! The engine can be interrupted between two steps of a script, but not within one: `new
+//! Array(1e9) + ''` is one step and takes a minute. A watchdog therefore looks at the threads, tells
+//! the exchange of a call that does not come back that it failed, and gives its thread up: the thread
+//! ends when the step does, and another takes its place meanwhile. Threads that were given up are
+//! few at any time, and a function that holds two of them is not called any more until one is back.
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::engine::{Call, Done, Realm};
+use crate::fault::Fault;
+use crate::function::{Inner, Loaded, NATIVE_STACK};
+use crate::program::Entry;
+
+/// Most threads that run scripts at once; fewer on small machines.
+const MOST_THREADS: usize = 8;
+/// Most threads given up and not back yet; further ones get no replacement.
+const MOST_GIVEN_UP: usize = 8;
+/// Threads that one function may hold in that state before it is no longer called.
+const MOST_STUCK: usize = 2;
+/// Most calls that wait for a thread.
+const MOST_WAITING: usize = 1024;
+/// Longest wait for a thread.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// How often the watchdog looks while something runs, and while nothing does.
+const BUSY_TICK: Duration = Duration::from_millis(10);
+const IDLE_TICK: Duration = Duration::from_millis(200);
+/// How often files are looked at.
+const FILES_TICK: Duration = Duration::from_secs(1);
+/// Stack for scripts, at most: [`crate::Limits::stack`] is checked against it.
+pub(crate) const MAX_STACK: usize = 4 << 20;
+
+/// What the threads for scripts do, all functions together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Threads that take calls.
+    pub threads: usize,
+    /// Threads given up and not back yet.
+    pub given_up: usize,
+    /// Calls that wait for a thread.
+    pub waiting: usize,
+    /// Calls made since the start.
+    pub calls: u64,
+    /// Processor time they took.
+    pub cpu: Duration,
+    /// Functions read again because a file changed.
+    pub reloads: u64,
+    /// Functions not read again because the changed file is broken.
+    pub reload_failures: u64,
+}
+
+#[derive(Debug)]
+struct Job {
+    function: Arc<Inner>,
+    call: Call,
+    answer: oneshot::Sender<Done>,
+    since: Instant,
+}
+
+/// What a thread is at.
+#[derive(Debug)]
+struct Current {
+    since: Instant,
+    function: Arc<Inner>,
+    answer: oneshot::Sender<Done>,
+}
+
+#[derive(Debug, Default)]
+struct Worker {
+    current: Mutex<Option<Current>>,
+    given_up: Arc<AtomicBool>,
+}
+
+#[derive(Debug, Default)]
+struct Pool {
+    jobs: Mutex<VecDeque<Job>>,
+    wake: Condvar,
+    workers: Mutex<Vec<Arc<Worker>>>,
+    live: AtomicUsize,
+    given_up: AtomicUsize,
+    calls: AtomicU64,
+    cpu_nanoseconds: AtomicU64,
+}
+
+static POOL: OnceLock<Arc<Pool>> = OnceLock::new();
+/// Functions whose files are looked at. Apart from the pool: reading a configuration starts no thread.
+static WATCHED: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
+/// Reloads of functions that are gone.
+static RELOADS: AtomicU64 = AtomicU64::new(0);
+static RELOAD_FAILURES: AtomicU64 = AtomicU64::new(0);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Looks at the files of a function from here on, for as long as it lives.
+pub(crate) fn watch(function: &Arc<Inner>) {
+    let mut watched = lock(&WATCHED);
+    watched.retain(|one| one.strong_count() > 0);
+    watched.push(Arc::downgrade(function));
+}
+
+/// What the threads for scripts do.
+#[must_use]
+pub fn stats() -> PoolStats {
+    let mut stats = PoolStats {
+        reloads: RELOADS.load(Ordering::Relaxed),
+        reload_failures: RELOAD_FAILURES.load(Ordering::Relaxed),
+        ..PoolStats::default()
+    };
+    if let Some(pool) = POOL.get() {
+        stats.threads = pool.live.load(Ordering::Relaxed);
+        stats.given_up = pool.given_up.load(Ordering::Relaxed);
+        stats.waiting = lock(&pool.jobs).len();
+        stats.calls = pool.calls.load(Ordering::Relaxed);
+        stats.cpu = Duration::from_nanos(pool.cpu_nanoseconds.load(Ordering::Relaxed));
+    }
+    stats
+}
+
+pub(crate) fn count_reload(is_success: bool) {
+    let counter = if is_success {
+        &RELOADS
+    } else {
+        &RELOAD_FAILURES
+    };
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+pub(crate) async fn call(function: &Arc<Inner>, call: Call) -> Done {
+    match submit(function, call) {
+        Ok(answer) => answer
+            .await
+            .unwrap_or_else(|_| Done::failed(Fault::Overloaded)),
+        Err(fault) => Done::failed(fault),
+    }
+}
+
+pub(crate) fn call_and_wait(function: &Arc<Inner>, call: Call) -> Done {
+    match submit(function, call) {
+        Ok(answer) => answer
+            .blocking_recv()
+            .unwrap_or_else(|_| Done::failed(Fault::Overloaded)),
+        Err(fault) => Done::failed(fault),
+    }
+}
+
+fn submit(function: &Arc<Inner>, call: Call) -> Result<oneshot::Receiver<Done>, Fault> {
+    let pool = POOL.get_or_init(Pool::start);
+    let is_stuck = function.stuck.load(Ordering::Relaxed) >= MOST_STUCK;
+    if is_stuck || pool.live.load(Ordering::Relaxed) == 0 {
+        return Err(Fault::Overloaded);
+    }
+    let (answer, answered) = oneshot::channel();
+    let job = Job {
+        function: Arc::clone(function),
+        call,
+        answer,
+        since: Instant::now(),
+    };
+    {
+        let mut jobs = lock(&pool.jobs);
+        if jobs.len() >= MOST_WAITING {
+            return Err(Fault::Overloaded);
+        }
+        jobs.push_back(job);
+    }
+    pool.wake.notify_one();
+    Ok(answered)
+}
+
+impl Pool {
+    fn start() -> Arc<Self> {
+        let pool = Arc::new(Self::default());
+        let watchdog = Arc::clone(&pool);
+        pool.fill();
+        let started = std::thread::Builder::new()
+            .name("script-watchdog".to_owned())
+            // It compiles files that have changed, on a thread of their own.
+            .spawn(move || watchdog.watch());
+        if let Err(error) = started {
+            tracing::error!(%error, "no watchdog for scripts: none is called");
+            pool.live.store(0, Ordering::Relaxed);
+        }
+        pool
+    }
+
+    /// Starts threads until there are as many as there should be.
+    fn fill(self: &Arc<Self>) {
+        let wanted = std::thread::available_parallelism()
+            .map_or(2, usize::from)
+            .clamp(2, MOST_THREADS);
+        while self.live.load(Ordering::Relaxed) < wanted
+            && self.given_up.load(Ordering::Relaxed) <= MOST_GIVEN_UP
+        {
+            let worker = Arc::new(Worker::default());
+            let (pool, own) = (Arc::clone(self), Arc::clone(&worker));
+            let started = std::thread::Builder::new()
+                .name("script".to_owned())
+                .stack_size(MAX_STACK + NATIVE_STACK)
+                .spawn(move || pool.work(&own));
+            if let Err(error) = started {
+                tracing::error!(%error, "cannot start a thread for scripts");
+                return;
+            }
+            lock(&self.workers).push(worker);
+            self.live.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn next_job(&self) -> Job {
+        let mut jobs = lock(&self.jobs);
+        loop {
+            if let Some(job) = jobs.pop_front() {
+                return job;
+            }
+            jobs = self.wake.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn work(&self, worker: &Worker) {
+        let mut realms = Realms::default();
+        loop {
+            let Job {
+                function,
+                call,
+                answer,
+                ..
+            } = self.next_job();
+            if answer.is_closed() {
+                // The exchange is gone.
+                continue;
+            }
+            *lock(&worker.current) = Some(Current {
+                since: Instant::now(),
+                function: Arc::clone(&function),
+                answer,
+            });
+            let called = std::panic::catch_unwind(AssertUnwindSafe(|| {
+                realms.call(&function, &call, worker)
+            }));
+            let done = called.unwrap_or_else(|_| {
+                tracing::error!(function = %function.name(), "the engine panicked");
+                realms = Realms::default();
+                Done::failed(Fault::Thrown("the engine panicked".to_owned()))
+            });
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            let cpu = u64::try_from(done.cpu.as_nanos()).unwrap_or(u64::MAX);
+            self.cpu_nanoseconds.fetch_add(cpu, Ordering::Relaxed);
+            let current = lock(&worker.current).take();
+            let Some(current) = current else {
+                // Given up, and replaced.
+                function.stuck.fetch_sub(1, Ordering::Relaxed);
+                self.given_up.fetch_sub(1, Ordering::Relaxed);
+                tracing::info!(function = %function.name(), "a thread that was given up is back, and ends");
+                return;
+            };
+            // Nobody may be waiting any more.
+            let _ = current.answer.send(done);
+        }
+    }
+
+    /// Gives up threads that do not come back, and looks at files.
+    fn watch(self: &Arc<Self>) {
+        let mut files_due = Instant::now();
+        loop {
+            let is_busy = self.look();
+            self.fill();
+            if Instant::now() >= files_due {
+                let watched: Vec<_> = lock(&WATCHED).iter().filter_map(Weak::upgrade).collect();
+                watched.iter().for_each(|function| function.look_at_files());
+                files_due = Instant::now() + FILES_TICK;
+            }
+            std::thread::sleep(if is_busy { BUSY_TICK } else { IDLE_TICK });
+        }
+    }
+
+    /// Whether anything runs.
+    fn look(&self) -> bool {
+        let mut is_busy = false;
+        let mut lost = Vec::new();
+        lock(&self.workers).retain(|worker| {
+            let mut current = lock(&worker.current);
+            let late = current.take_if(|current| {
+                is_busy = true;
+                current.since.elapsed() >= current.function.settings.limits.give_up
+            });
+            let Some(late) = late else {
+                return true;
+            };
+            // The engine looks at it where it can.
+            worker.given_up.store(true, Ordering::Relaxed);
+            lost.push(late);
+            false
+        });
+        for Current {
+            function, answer, ..
+        } in lost
+        {
+            let limit = function.settings.limits.give_up;
+            tracing::warn!(function = %function.name(), ?limit, "a call did not come back, its thread is given up");
+            function.stuck.fetch_add(1, Ordering::Relaxed);
+            self.given_up.fetch_add(1, Ordering::Relaxed);
+            self.live.fetch_sub(1, Ordering::Relaxed);
+            // Nobody may be waiting any more.
+            let _ = answer.send(Done::failed(Fault::Stuck(limit)));
+        }
+        let mut jobs = lock(&self.jobs);
+        while jobs
+            .front()
+            .is_some_and(|job| job.since.elapsed() > LONGEST_WAIT)
+        {
+            if let Some(job) = jobs.pop_front() {
+                let _ = job.answer.send(Done::failed(Fault::Overloaded));
+            }
+        }
+        is_busy || !jobs.is_empty()
+    }
+}
+
+/// The realms of one thread.
+#[derive(Default)]
+struct Realms {
+    by_function: HashMap<u64, (Weak<Inner>, Arc<Loaded>, Realm)>,
+}
+
+impl Realms {
+    fn call(&mut self, function: &Arc<Inner>, call: &Call, worker: &Worker) -> Done {
+        let loaded = function.loaded.load();
+        let is_current = self
+            .by_function
+            .get(&function.id)
+            .is_some_and(|(_, known, _)| Arc::ptr_eq(known, &loaded));
+        if !is_current {
+            self.by_function
+                .retain(|_, (function, _, _)| function.strong_count() > 0);
+            self.by_function.remove(&function.id);
+            let made = Realm::new(
+                Arc::clone(&loaded.program),
+                function.settings.limits,
+                Arc::clone(&worker.given_up),
+            );
+            match made {
+                Ok(realm) => {
+                    let entry = (Arc::downgrade(function), Arc::clone(&loaded), realm);
+                    self.by_function.insert(function.id, entry);
+                }
+                Err(fault) => return Done::failed(fault),
+            }
+        }
+        let Some((_, loaded, realm)) = self.by_function.get_mut(&function.id) else {
+            return Done::failed(Fault::Overloaded);
+        };
+        let origins = (call.entry == Entry::ViewerRequest).then(|| Arc::clone(&function.origins));
+        let done = realm.call(call, Arc::clone(&loaded.stores), origins);
+        if done.fault().is_some_and(Fault::spoils_realm) {
+            self.by_function.remove(&function.id);
+        }
+        done
+    }
+}

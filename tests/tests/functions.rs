@@ -1,0 +1,157 @@
+//! `cloudfront-function`, `javascript-acceptor` and `flowdog fn test`, seen from outside.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use flowdog_tests::flowdog;
+use flowdog_tests::lab::Lab;
+
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../examples/functions")
+        .join(name)
+}
+
+#[test]
+fn the_examples_work_on_real_traffic_in_http1_and_http2() -> Result<()> {
+    let lab = Lab::new()?;
+    let store = lab.folder().join("paths.json");
+    std::fs::write(&store, r#"{"/status": "410"}"#)?;
+    let lab = lab.config(&format!(
+        r#"
+[[interceptor]]
+name = "rick"
+use = "cloudfront-function"
+file = {rick:?}
+cpu = "50ms"
+[[interceptor]]
+name = "paths"
+use = "cloudfront-function"
+file = {paths:?}
+kvs = [{{ id = "paths", file = {store:?} }}]
+cpu = "50ms"
+[[interceptor]]
+name = "country"
+use = "cloudfront-function"
+file = {country:?}
+cpu = "50ms"
+[[interceptor]]
+name = "headers"
+use = "cloudfront-function"
+file = {headers:?}
+profile = "strict"
+cpu = "50ms"
+[[rule]]
+action = "intercept"
+interceptors = ["rick", "paths", "country", "headers"]
+"#,
+        rick = example("rick.js"),
+        paths = example("block-paths.js"),
+        country = example("redirect-by-country.js"),
+        headers = example("security-headers.js"),
+    ))?;
+    let outcome = lab.shell(
+        "for version in --http1.1 --http2; do \
+           curl -sS $version -o /dev/null -w 'rick %{http_code} %{http_version} %{redirect_url}\\n' -H 'Host: www.youtube.com' https://any.lab.name/; \
+           curl -sS $version -o /dev/null -w 'video %{http_code}\\n' -H 'Host: www.youtube.com' 'https://any.lab.name/watch?v=dQw4w9WgXcQ'; \
+           curl -sS $version -o /dev/null -w 'path %{http_code}\\n' https://any.lab.name/status/200; \
+           curl -sS $version -o /dev/null -w 'country %{http_code} %{redirect_url}\\n' -H 'CloudFront-Viewer-Country: DE' 'https://any.lab.name/x?a=b'; \
+           curl -sS $version -D - -o /dev/null https://any.lab.name/ | grep -ci 'x-frame-options: deny'; \
+         done",
+    )?;
+    let out = &outcome.stdout;
+    let page = "https://www.youtube.com/watch?v=dQw4w9WgXcQ";
+    for expected in [
+        format!("rick 302 1.1 {page}\n"),
+        format!("rick 302 2 {page}\n"),
+        "country 302 https://any.lab.name/de/x?a=b\n".to_owned(),
+    ] {
+        assert!(out.contains(&expected), "{expected:?} is missing in {out}");
+    }
+    assert_eq!(out.matches("path 410\n").count(), 2, "{out}");
+    assert_eq!(out.matches("country 302").count(), 2, "{out}");
+    assert!(!out.contains("video 302"), "{out}");
+    assert_eq!(out.lines().filter(|line| *line == "1").count(), 2, "{out}");
+    assert!(outcome.metric("flowdog_script_calls_total", "") > 20.0);
+    Ok(())
+}
+
+#[test]
+fn a_function_decides_about_flows() -> Result<()> {
+    let lab = Lab::new()?;
+    let file = lab.folder().join("accept.js");
+    std::fs::write(
+        &file,
+        "function onFlow(event) { return event.Destination.Port !== 80; }",
+    )?;
+    let lab = lab.config(&format!(
+        "[[acceptor]]\nname = 'js'\nuse = 'javascript-acceptor'\nfile = {file:?}\n\
+         [[rule]]\naction = 'ask'\nacceptor = 'js'\nprotocol = 'tcp'\n[[rule]]\naction = 'intercept'\n"
+    ))?;
+    let outcome = lab.shell(
+        "curl -sS -o /dev/null -w 'tls %{http_code}\\n' https://any.lab.name/; \
+         curl -sS -o /dev/null --max-time 5 http://any.lab.name/ 2>&1 || echo code $?",
+    )?;
+    assert!(outcome.stdout.contains("tls 200"), "{}", outcome.stdout);
+    // Refused with a reset: nobody listens, as far as the client can see.
+    let refused = ["code 7", "code 56"]
+        .iter()
+        .any(|code| outcome.stdout.contains(code));
+    assert!(refused, "{}", outcome.stdout);
+    Ok(())
+}
+
+#[test]
+fn fn_test_prints_the_result_the_budget_and_the_log() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let event = folder.path().join("event.json");
+    std::fs::write(
+        &event,
+        r#"{"version":"1.0","context":{"eventType":"viewer-request"},"viewer":{"ip":"198.51.100.11"},
+            "request":{"method":"GET","uri":"/admin/x","querystring":{},"headers":{"host":{"value":"a.example"}},"cookies":{}}}"#,
+    )?;
+    let store = folder.path().join("store.json");
+    std::fs::write(&store, r#"{"data":[{"key":"/admin","value":"451"}]}"#)?;
+    let run = |file: &Path, more: &[String]| {
+        flowdog()
+            .args(["fn", "test"])
+            .arg(file)
+            .arg("--event")
+            .arg(&event)
+            .args(["--cpu", "100"])
+            .args(more)
+            .output()
+    };
+    let told = run(
+        &example("block-paths.js"),
+        &[format!("--kvs=paths={}", store.display())],
+    )?;
+    assert_eq!(
+        told.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&told.stderr)
+    );
+    let json: serde_json::Value = serde_json::from_slice(&told.stdout)?;
+    assert_eq!(json["result"]["statusCode"], 451);
+    assert_eq!(json["log"][0], "blocked /admin 198.51.100.11");
+    assert!(
+        json["cpuMilliseconds"]
+            .as_f64()
+            .is_some_and(|used| used > 0.0)
+    );
+    let bad = folder.path().join("bad.js");
+    std::fs::write(
+        &bad,
+        "function handler(event) { event.request.headers.connection = {value: 'close'}; return event.request; }",
+    )?;
+    let told = run(&bad, &[])?;
+    assert_eq!(told.status.code(), Some(1));
+    let json: serde_json::Value = serde_json::from_slice(&told.stdout)?;
+    assert_eq!(json["status"], 502);
+    std::fs::write(&bad, "function handler( {")?;
+    let told = run(&bad, &[])?;
+    assert_eq!(told.status.code(), Some(65));
+    assert!(String::from_utf8_lossy(&told.stderr).contains("SyntaxError"));
+    Ok(())
+}
