@@ -304,7 +304,8 @@ impl Interception {
                                 .write(flow, Leg::Server, &buffer[..count], self.now);
                         }
                     }
-                    Event::LegClosed { .. } | Event::FlowEnded { .. } => {}
+                    Event::Handshake { .. } | Event::LegClosed { .. } | Event::FlowEnded { .. } => {
+                    }
                 }
             }
             let mut bytes = Vec::with_capacity(1600);

@@ -52,6 +52,9 @@ pub struct Config {
     /// How long a hole in the held bytes may persist. 10 ms.
     pub hold_hole: Duration,
 
+    /// Whether handshakes are measured, for records. No.
+    pub measure_handshakes: bool,
+
     /// Flows remembered. 1,048,576, at 256 bytes for a bypassed one.
     pub max_flows: usize,
     /// What happens to a new flow when no other can be evicted: `Pass` or `Drop`. `Pass`.
@@ -94,6 +97,7 @@ impl Default for Config {
             hold_total_bytes: 64 * 1024 * 1024,
             hold_time: Duration::from_millis(150),
             hold_hole: Duration::from_millis(10),
+            measure_handshakes: false,
             max_flows: 1 << 20,
             on_table_full: Verdict::Pass,
             max_intercepted: 65_536,

@@ -72,6 +72,7 @@ impl Dataplane {
                 events: VecDeque::new(),
                 dirty: VecDeque::new(),
                 load: Load::default(),
+                round_trips: Default::default(),
                 random,
                 is_draining: false,
             },
@@ -432,6 +433,15 @@ impl Dataplane {
                 return None;
             }
             flow.note_packet(from, seen, now);
+            if flow.is_measured
+                && let Some(round_trips) = shared.round_trips.note(id.index, from, seen.tcp(), now)
+            {
+                flow.is_measured = false;
+                shared.events.push_back(Event::Handshake {
+                    flow: id,
+                    round_trips,
+                });
+            }
             let fate = dispatch::packet(flow, id, shared, datagram, seen, from, outer, now);
             if seen.fragment == Fragment::First && fate == Fate::Forward(datagram.len()) {
                 shared.counters.fragments_passed += 1;
@@ -520,9 +530,14 @@ impl Dataplane {
         );
         flow.is_mid_flow = mid_flow;
         flow.note_packet(Leg::Client, seen, now);
+        flow.is_measured = self.shared.config.measure_handshakes && isn.is_some();
+        let is_measured = flow.is_measured;
         self.shared.load.change(Load::default(), Load::of(&flow));
         let generation = flow.generation;
         let index = self.table.insert(flow);
+        if is_measured {
+            self.shared.round_trips.ask(index, now);
+        }
         self.shared.events.push_back(Event::FlowOpened {
             flow: FlowId { index, generation },
             mid_flow,

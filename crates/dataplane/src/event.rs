@@ -96,10 +96,6 @@ pub enum CloseReason {
 
 /// Something the shell must know. Events of one flow arrive in the order they happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "events are few and short-lived; a box per ended flow would cost more"
-)]
 pub enum Event {
     /// A flow was seen for the first time and waits for [`set_verdict`](crate::Dataplane::set_verdict).
     /// Its packets are parked, bounded in number, bytes and time.
@@ -144,6 +140,14 @@ pub enum Event {
         leg: Leg,
         /// Why.
         reason: CloseReason,
+    },
+    /// A TCP handshake is over; only if [`measure_handshakes`](crate::Config::measure_handshakes).
+    Handshake {
+        /// The flow.
+        flow: FlowId,
+        /// The way to the client and to the server, and back, where nothing was sent twice. The
+        /// client's includes its time to answer.
+        round_trips: [Option<Duration>; 2],
     },
     /// The flow is gone; its id finds nothing from here on.
     FlowEnded {
@@ -190,6 +194,8 @@ pub struct FlowSummary {
     pub bytes: [u64; 2],
     /// Whether it was taken over.
     pub intercepted: bool,
+    /// Segments that were sent again to the client and to the server, if it was taken over.
+    pub retransmits: [u32; 2],
     /// How it ended.
     pub end: FlowEnd,
 }

@@ -61,6 +61,8 @@ pub(crate) struct Flow {
     pub(crate) is_reported: bool,
     /// Whether it stands in the list of flows whose legs may have something to send.
     pub(crate) is_dirty: bool,
+    /// Whether its handshake is under way and measured.
+    pub(crate) is_measured: bool,
 }
 
 /// What is being done with a flow, and what is remembered for it.
@@ -91,6 +93,8 @@ pub(crate) struct Tomb {
     pub(crate) until: Instant,
     /// The client's initial sequence number.
     pub(crate) isn: Seq,
+    /// Segments that were sent again on each leg.
+    pub(crate) retransmits: [u32; 2],
 }
 
 impl Flow {
@@ -120,6 +124,7 @@ impl Flow {
             was_intercepted: false,
             is_reported: false,
             is_dirty: false,
+            is_measured: false,
         }
     }
 
@@ -243,6 +248,10 @@ impl Flow {
             packets: self.packets.map(u64::from),
             bytes: self.bytes,
             intercepted: self.was_intercepted,
+            retransmits: match &self.state {
+                State::Tomb(tomb) => tomb.retransmits,
+                _ => [0; 2],
+            },
             end,
         }
     }

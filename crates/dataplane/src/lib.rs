@@ -28,6 +28,7 @@ mod key;
 mod legs;
 mod lifecycle;
 mod park;
+mod round_trip;
 mod seen;
 mod shared;
 mod table;

@@ -27,6 +27,9 @@ pub(crate) fn decide(
         return;
     };
     let park = core::mem::replace(&mut **park, Park::new(now));
+    if flow.is_measured {
+        shared.round_trips.ask(id.index, now);
+    }
     let isn = park.isn;
     let first = park
         .packets
@@ -242,9 +245,8 @@ pub(crate) fn bury(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: Instan
         return;
     };
     let end = legs.end();
-    for leg in [Leg::Client, Leg::Server] {
-        shared.counters.segments_retransmitted += u64::from(legs.stats(leg).retransmits);
-    }
+    let retransmits = [Leg::Client, Leg::Server].map(|leg| legs.stats(leg).retransmits);
+    shared.counters.segments_retransmitted += retransmits.map(u64::from).iter().sum::<u64>();
     let memory = match end {
         FlowEnd::Finished => shared.config.linger,
         _ => shared.config.tomb,
@@ -252,6 +254,7 @@ pub(crate) fn bury(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: Instan
     flow.state = State::Tomb(Tomb {
         until: now + memory,
         isn: legs.isn,
+        retransmits,
     });
     report(flow, id, shared, end);
 }
@@ -262,6 +265,9 @@ pub(crate) fn report(flow: &mut Flow, id: FlowId, shared: &mut Shared, end: Flow
         return;
     }
     flow.is_reported = true;
+    if core::mem::take(&mut flow.is_measured) {
+        shared.round_trips.forget(id.index);
+    }
     let counters = &mut shared.counters;
     match end {
         FlowEnd::Finished => counters.flows_ended_finished += 1,
@@ -390,6 +396,7 @@ fn reset_observed(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: Instant
     flow.state = State::Tomb(Tomb {
         until: now + shared.config.tomb,
         isn: client.isn,
+        retransmits: [0; 2],
     });
     for (to, seq, ack, manner) in [
         (Leg::Client, server.next, client.next, server.manner),

@@ -8,6 +8,7 @@ use crate::emit::{Queued, TransmitQueue};
 use crate::event::Event;
 use crate::flow::{Flow, State};
 use crate::hash::Random;
+use crate::round_trip::RoundTrips;
 use crate::tracker::Phase;
 use crate::{Config, FlowId};
 
@@ -22,6 +23,7 @@ pub(crate) struct Shared {
     /// Flows whose legs may have something to send, each at most once.
     pub(crate) dirty: VecDeque<FlowId>,
     pub(crate) load: Load,
+    pub(crate) round_trips: RoundTrips,
     pub(crate) random: Random,
     pub(crate) is_draining: bool,
 }

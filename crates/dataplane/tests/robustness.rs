@@ -111,7 +111,10 @@ impl Chaos {
                 assert_ne!(Some(flow), self.spared, "the spared flow ended");
                 self.flows.retain(|other| *other != flow);
             }
-            Event::Readable { .. } | Event::Writable { .. } | Event::LegClosed { .. } => {}
+            Event::Handshake { .. }
+            | Event::Readable { .. }
+            | Event::Writable { .. }
+            | Event::LegClosed { .. } => {}
         }
     }
 

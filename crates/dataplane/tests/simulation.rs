@@ -356,6 +356,7 @@ impl World {
                 Policy::NeverDecide => dataplane.set_first_bytes(flow, FirstBytes::NeedMore, now),
                 Policy::Pass | Policy::Silent => {}
             },
+            Event::Handshake { .. } => {}
             Event::LegsReady { flow } => {
                 self.relayed += 1;
                 self.splices.insert(flow, Splice::default());

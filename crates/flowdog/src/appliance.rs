@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use sdk::InterceptorKind;
+use sdk::{InterceptorKind, Sink};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::acceptor::Desk;
@@ -18,7 +18,7 @@ use crate::config::{Config, Ec2Place, Faults};
 use crate::directory::Lookup;
 #[cfg(feature = "aws")]
 use crate::directory::refresh::Refresh;
-use crate::flow_log::FlowLog;
+use crate::flow_log::{FlowLog, Keeper};
 use crate::health::{self, State};
 use crate::renewal::Renewal;
 use crate::shard::{self, Command, Pulse, ShardParts};
@@ -41,6 +41,7 @@ pub struct Appliance {
     file: Option<PathBuf>,
     kinds: Vec<InterceptorKind>,
     tap: OptionalTap,
+    sinks: Vec<Arc<dyn Sink>>,
     sockets: Vec<PacketSocket>,
     listener: std::net::TcpListener,
 }
@@ -52,6 +53,7 @@ pub struct Builder {
     file: Option<PathBuf>,
     kinds: Vec<InterceptorKind>,
     tap: OptionalTap,
+    sinks: Vec<Arc<dyn Sink>>,
 }
 
 /// Why an appliance cannot start or had to stop.
@@ -157,6 +159,14 @@ impl Builder {
         self
     }
 
+    /// Someone who keeps the records of flows, beside what `[flow-log]` says. Each sink has a queue of
+    /// `flow-log.queue` records and a thread of its own.
+    #[must_use]
+    pub fn sink(mut self, sink: Arc<dyn Sink>) -> Self {
+        self.sinks.push(sink);
+        self
+    }
+
     /// Opens the ports.
     ///
     /// # Errors
@@ -207,6 +217,7 @@ impl Builder {
             file: self.file,
             kinds: self.kinds,
             tap: self.tap,
+            sinks: self.sinks,
             sockets,
             listener,
         })
@@ -267,7 +278,9 @@ impl Appliance {
             Some(ec2) => Some(Refresh::start(ec2, &directory).map_err(RunError::System)?),
             None => None,
         };
-        let flow_log = FlowLog::start(&config.flow_log, &telemetry).map_err(RunError::FlowLog)?;
+        let (flow_log, keeper) = FlowLog::start(&config.flow_log, &self.sinks, &telemetry)
+            .map_err(RunError::FlowLog)?
+            .unzip();
         let count = self.sockets.len();
         let (mut stray_senders, mut stray_receivers) = (Vec::new(), Vec::new());
         for _ in 0..count {
@@ -327,6 +340,7 @@ impl Appliance {
             file: self.file,
             kinds: self.kinds,
             threads,
+            flow_log: keeper,
             _renewal: renewal,
             #[cfg(feature = "aws")]
             _refresh: refresh,
@@ -342,6 +356,7 @@ pub struct Running {
     file: Option<PathBuf>,
     kinds: Vec<InterceptorKind>,
     threads: Vec<JoinHandle<io::Result<()>>>,
+    flow_log: Option<Keeper>,
     /// Ends with the appliance.
     _renewal: Renewal,
     /// The same.
@@ -361,6 +376,10 @@ impl Running {
             tracing::warn!("there is no configuration file to read again");
             return Ok(());
         };
+        if let Some(log) = &self.flow_log {
+            // Also when the file turns out faulty: whoever moved the log away waits for a new one.
+            log.reopen();
+        }
         let before = self.state.config.load_full();
         let loaded = Config::load(file, &self.kinds).and_then(|config| {
             crate::renewal::prepare(&config, Some(&before))
@@ -443,6 +462,9 @@ impl Running {
                 Ok(Err(error)) => tracing::error!(shard = index, %error, "shard failed"),
                 Err(_) => tracing::error!(shard = index, "shard panicked"),
             }
+        }
+        if let Some(log) = self.flow_log.take() {
+            log.finish();
         }
         if let Some((stop, thread)) = self.health.take() {
             // An error means that the thread is gone already.

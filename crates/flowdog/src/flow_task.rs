@@ -14,6 +14,7 @@ use tls::{Handling, Impersonator, TlsError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::config::{Application, Config, Rule};
+use crate::opening::Note;
 use crate::policy::{self, Decision, Protocols};
 use crate::stream::{Core, LegEnd, LegStream};
 use crate::telemetry::{self, Telemetry};
@@ -106,6 +107,7 @@ impl FlowTask {
                     Ok(established) => {
                         self.telemetry.count_tls(established.outcome());
                         let mut info = self.info(&view);
+                        self.note(|note| note.tls = Some(Box::new(established.info.clone())));
                         info.tls = Some(established.info);
                         if let Some(fault) = established.server_fault {
                             info.context
@@ -230,9 +232,7 @@ impl FlowTask {
                 break judgement;
             }
         };
-        if let Some(note) = self.core.notes.borrow_mut().get_mut(&self.flow) {
-            note.learn(&judgement);
-        }
+        self.note(|note| note.learn(&judgement));
         let chain = || {
             let accepted = self.core.notes.borrow();
             let accepted = accepted.get(&self.flow).and_then(|note| note.chain.clone());
@@ -331,6 +331,13 @@ impl FlowTask {
         opening::info(&self.core, view, &self.core.facts(view))
     }
 
+    /// Adds to what the flow's record will say, if it has one.
+    fn note(&self, add: impl FnOnce(&mut Note)) {
+        if let Some(note) = self.core.notes.borrow_mut().get_mut(&self.flow) {
+            add(note);
+        }
+    }
+
     fn finished(&self, outcome: Result<(), ProxyError>) {
         match outcome {
             Ok(()) => {
@@ -338,6 +345,7 @@ impl FlowTask {
             }
             Err(error) => {
                 self.telemetry.failed.add(error.outcome());
+                self.note(|note| note.error = Some(error.outcome()));
                 tracing::debug!(flow = %self.flow, %error, "intercepted flow ended in an error");
             }
         }
@@ -366,6 +374,7 @@ impl FlowTask {
     fn refused(&self, error: &TlsError) {
         let outcome = error.outcome();
         self.telemetry.count_tls(outcome);
+        self.note(|note| note.error = Some(outcome.as_str()));
         tracing::debug!(flow = %self.flow, outcome = outcome.as_str(), %error, "TLS not intercepted");
     }
 

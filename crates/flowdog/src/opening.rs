@@ -2,10 +2,10 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dataplane::{Congestion, FlowId, FlowState, FlowView, Verdict};
-use sdk::{Chain, FlowInfo};
+use sdk::{Chain, Ec2Host, FlowInfo, TlsInfo};
 use serde_json::{Map, Value};
 
 use crate::acceptor::{AcceptorLink, Answer, Desk, Ruling, Source, TOTAL_DEADLINE};
@@ -36,6 +36,14 @@ pub(crate) struct Note {
     pub(crate) server_name: Option<String>,
     /// The host of the first HTTP/1 request in clear.
     pub(crate) http_host: Option<String>,
+    /// The way to the client and to the server and back, in the TCP handshake.
+    pub(crate) round_trips: [Option<Duration>; 2],
+    /// What both TLS handshakes agreed on.
+    pub(crate) tls: Option<Box<TlsInfo>>,
+    /// Why interception ended in an error.
+    pub(crate) error: Option<&'static str>,
+    /// What EC2 knows of the client's and of the server's host.
+    pub(crate) ec2: [Option<Arc<Ec2Host>>; 2],
     /// The JA4 fingerprint of a TLS client.
     pub(crate) ja4: Option<String>,
 }
@@ -239,6 +247,7 @@ impl Opening {
             return;
         }
         self.note.verdict = word(verdict);
+        self.note.ec2 = self.facts.hosts();
         let note = std::mem::take(&mut self.note);
         tracing::debug!(
             flow = %self.flow,

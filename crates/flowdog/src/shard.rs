@@ -1,6 +1,7 @@
 //! One shard: a thread with its own socket, flow table, timers and executor, sharing nothing on the
 //! packet path.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::panic::AssertUnwindSafe;
@@ -10,7 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use dataplane::{Counters, Dataplane, Disposition, Event, FirstBytes, FlowId, Outer};
+use dataplane::{
+    Counters, Dataplane, Disposition, Event, FirstBytes, FlowEnd, FlowId, FlowState, FlowSummary,
+    Instant, Outer,
+};
 use futures_util::FutureExt as _;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -20,7 +24,7 @@ use crate::acceptor::Desk;
 use crate::config::Config;
 use crate::directory::Lookup;
 use crate::endpoints::Endpoints;
-use crate::flow_log::{FlowLog, FlowRecord};
+use crate::flow_log::{FlowLog, FlowRecord, Stage};
 use crate::flow_task::FlowTask;
 use crate::opening::{self, Note, Opening};
 use crate::policy::{self, Application, Decision, OpenStep, PassReason};
@@ -37,6 +41,8 @@ use crate::telemetry::{self, Telemetry};
 const EVENT_BUDGET: usize = 1024;
 /// Most datagrams of our own making sent in one turn.
 const TRANSMIT_BUDGET: usize = 1024;
+/// Most records of living flows in one turn.
+const INTERVAL_BUDGET: usize = 64;
 /// Bytes gathered before they are handed to the kernel.
 const FLUSH_BYTES: usize = 256 * 1024;
 /// A shard with nothing to do still turns this often, to show that it lives.
@@ -172,6 +178,10 @@ struct Shard {
     telemetry: Arc<Telemetry>,
     desk: Desk,
     flow_log: Option<FlowLog>,
+    /// How often flows that go on have a record.
+    interval: Option<Duration>,
+    /// When each of them has its next one, in order.
+    watched: VecDeque<(Instant, FlowId)>,
     tap: OptionalTap,
     pulse: Arc<Pulse>,
     commands: mpsc::Receiver<Command>,
@@ -187,7 +197,12 @@ struct Shard {
 
 impl Shard {
     fn new(parts: ShardParts, clock: Clock) -> io::Result<Self> {
-        let dataplane = Dataplane::new(parts.config.load().flows.engine(), parts.seed);
+        let engine = dataplane::Config {
+            measure_handshakes: parts.flow_log.is_some(),
+            ..parts.config.load().flows.engine()
+        };
+        let dataplane = Dataplane::new(engine, parts.seed);
+        let interval = parts.config.load().flow_log.interval;
         Ok(Self {
             index: parts.index,
             readiness: UdpSocket::from_std(parts.socket.duplicate()?)?,
@@ -199,6 +214,8 @@ impl Shard {
             telemetry: parts.telemetry,
             desk: parts.desk,
             flow_log: parts.flow_log,
+            interval,
+            watched: VecDeque::new(),
             tap: parts.tap,
             pulse: parts.pulse,
             commands: parts.commands,
@@ -223,6 +240,7 @@ impl Shard {
                 self.sleep().await;
             }
         }
+        self.record_the_rest();
         Ok(())
     }
 
@@ -236,6 +254,7 @@ impl Shard {
                 dataplane.handle_timeout(now);
             }
         }
+        self.take_intervals(now);
         let mut worked = self.take_commands();
         worked |= self.take_events();
         worked |= self.take_strays();
@@ -259,6 +278,79 @@ impl Shard {
             },
             Some(stray) = self.strays.recv() => self.take_stray(stray),
             () = tokio::time::sleep_until(until.into()) => {}
+        }
+    }
+
+    /// A flow that is logged while it lives has its first record after an interval.
+    fn watch(&mut self, flow: FlowId) {
+        if let (Some(interval), Some(_)) = (self.interval, &self.flow_log) {
+            // Ends of flows are not looked for here: an entry outlives its flow, for an interval at most.
+            let most = self.config.load().flows.max.saturating_mul(2);
+            if self.watched.len() < most {
+                self.watched
+                    .push_back((self.core.clock.now() + interval, flow));
+            } else {
+                telemetry::add(&self.telemetry.flow_records_lost);
+            }
+        }
+    }
+
+    /// Records of flows that go on. All wait for equally long, so the first is due first.
+    fn take_intervals(&mut self, now: Instant) {
+        let (Some(interval), Some(log)) = (self.interval, &self.flow_log) else {
+            return;
+        };
+        for _ in 0..INTERVAL_BUDGET {
+            match self.watched.front() {
+                Some((due, _)) if *due <= now => {}
+                _ => return,
+            }
+            let Some((_, flow)) = self.watched.pop_front() else {
+                return;
+            };
+            if let Some(record) = self.living(flow, Stage::Lives, now) {
+                log.push(record);
+                self.watched.push_back((now + interval, flow));
+            }
+        }
+    }
+
+    /// The record of a flow that goes on.
+    fn living(&self, flow: FlowId, stage: Stage, now: Instant) -> Option<FlowRecord> {
+        let view = self.core.dataplane.borrow().flow(flow)?;
+        if view.state == FlowState::Ended {
+            return None;
+        }
+        let note = self.core.notes.borrow().get(&flow).cloned();
+        Some(FlowRecord {
+            start: self.core.clock.wall(view.opened_at),
+            stage,
+            summary: FlowSummary {
+                key: view.key,
+                client: view.client,
+                server: view.server,
+                opened_at: view.opened_at,
+                duration: now.since(view.opened_at),
+                packets: view.packets,
+                bytes: view.bytes,
+                intercepted: view.state == FlowState::Intercepted,
+                retransmits: [0; 2],
+                end: FlowEnd::Idle,
+            },
+            note: note.unwrap_or_default(),
+        })
+    }
+
+    /// The appliance ends, and with it what is known of the flows that do not.
+    fn record_the_rest(&self) {
+        let Some(log) = &self.flow_log else { return };
+        let now = self.core.clock.now();
+        let mut flows: Vec<FlowId> = self.core.notes.borrow().keys().copied().collect();
+        flows.sort_unstable_by_key(|flow| (flow.index, flow.generation));
+        for flow in flows {
+            if let Some(record) = self.living(flow, Stage::Stopped, now) {
+                log.push(record);
+            }
         }
     }
 
@@ -321,6 +413,11 @@ impl Shard {
         match event {
             Event::FlowOpened { flow, mid_flow } => self.decide_at_open(flow, mid_flow),
             Event::FirstBytes { flow } => self.decide_at_first_bytes(flow),
+            Event::Handshake { flow, round_trips } => {
+                if let Some(note) = self.core.notes.borrow_mut().get_mut(&flow) {
+                    note.round_trips = round_trips;
+                }
+            }
             Event::LegsReady { flow } => self.start_task(flow),
             Event::Readable { flow, leg } => self.core.wake_reader(flow, leg),
             Event::Writable { flow, leg } => self.core.wake_writer(flow, leg),
@@ -335,6 +432,7 @@ impl Shard {
                 if let Some(log) = &self.flow_log {
                     log.push(FlowRecord {
                         start: self.core.clock.wall(summary.opened_at),
+                        stage: Stage::Ended,
                         summary,
                         note: note.unwrap_or_default(),
                     });
@@ -357,6 +455,7 @@ impl Shard {
     }
 
     fn decide_at_open(&mut self, flow: FlowId, mid_flow: bool) {
+        self.watch(flow);
         let mut dataplane = self.core.dataplane.borrow_mut();
         let Some(view) = dataplane.flow(flow) else {
             return;
@@ -382,6 +481,7 @@ impl Shard {
                     let note = Note {
                         rule: opening.rule.map(|rule| Arc::clone(&rule.name)),
                         verdict: opening::word(verdict),
+                        ec2: facts.hosts(),
                         ..Note::default()
                     };
                     self.core.notes.borrow_mut().insert(flow, note);

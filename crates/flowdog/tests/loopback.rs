@@ -1025,3 +1025,76 @@ fn gwlb_b10_a_flow_log_that_nobody_reads_costs_records_and_not_packets() {
     bench.send(&datagram);
     bench.expect(&datagram);
 }
+
+/// Keeps what it is given, for tests, and takes its time if told to.
+#[derive(Debug, Default)]
+struct Keeps {
+    records: Mutex<Vec<sdk::Record>>,
+    flushed: AtomicU64,
+    never: bool,
+}
+
+#[flowdog::sdk::async_trait]
+impl sdk::Sink for Keeps {
+    async fn write(&self, batch: &[sdk::Record]) -> Result<(), sdk::SinkError> {
+        if self.never {
+            std::future::pending::<()>().await;
+        }
+        self.records.lock().unwrap().extend_from_slice(batch);
+        Ok(())
+    }
+
+    async fn flush(&self) -> Result<(), sdk::SinkError> {
+        self.flushed.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_sink_gets_records_of_flows_that_live_and_of_those_that_outlive_the_appliance() {
+    let sink = Arc::new(Keeps::default());
+    let stuck = Arc::new(Keeps {
+        never: true,
+        ..Keeps::default()
+    });
+    let rest = "[flow-log]\ninterval = '1s'\nqueue = 2\n[[rule]]\nname = 'all'\naction = 'pass'\n";
+    let bench = Bench::start(62, rest, |builder| {
+        builder
+            .sink(Arc::clone(&sink) as _)
+            .sink(Arc::clone(&stuck) as _)
+    });
+    let datagram = udp(40_000, 54, &[1; 100]);
+    for _ in 0..2 {
+        bench.send(&datagram);
+        bench.expect(&datagram);
+    }
+    let began = Instant::now();
+    while sink.records.lock().unwrap().len() < 2 {
+        assert!(began.elapsed() < Duration::from_secs(8));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    {
+        let records = sink.records.lock().unwrap();
+        let first = &records[0];
+        assert_eq!(first.kind, "flow-interval");
+        assert_eq!(first.fields["clientPackets"], 2);
+        assert_eq!(first.fields["rule"], "all");
+        assert!(!first.fields.contains_key("closed"));
+        assert!(records[1].fields["end"].as_f64() > first.fields["end"].as_f64());
+    }
+    // The sink that takes nothing has room for no more, and is counted; the other gets everything.
+    bench.wait_for("flowdog_flow_records_lost_total", 1.0);
+    let before = Instant::now();
+    bench.running.stop();
+    assert!(
+        before.elapsed() < Duration::from_secs(9),
+        "a stuck sink holds nobody for long"
+    );
+    let records = sink.records.lock().unwrap();
+    let last = records.last().unwrap();
+    assert_eq!(
+        (last.kind, &last.fields["closed"]),
+        ("flow", &"stopped".into())
+    );
+    assert_eq!(sink.flushed.load(Ordering::Relaxed), 1);
+}

@@ -296,6 +296,8 @@ pub struct FlowLog {
     pub format: FlowLogFormat,
     /// `queue`: records that wait to be written; further ones are lost and counted. 65,536.
     pub queue: usize,
+    /// `interval`: how often flows that go on have a record too. Never.
+    pub interval: Option<Duration>,
 }
 
 impl Default for FlowLog {
@@ -304,6 +306,7 @@ impl Default for FlowLog {
             output: FlowLogOutput::Off,
             format: FlowLogFormat::Json,
             queue: 65_536,
+            interval: None,
         }
     }
 }

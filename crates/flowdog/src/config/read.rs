@@ -411,6 +411,7 @@ impl Reader<'_> {
             queue: section
                 .number("queue", 1, 1 << 24, faults)
                 .map_or(default.queue, |n| n as usize),
+            interval: section.duration("interval", SECOND, 24 * HOUR, faults),
         };
         self.close(&section);
         read

@@ -54,6 +54,11 @@ impl Facts {
         }
     }
 
+    /// What EC2 knows of both ends.
+    pub(crate) fn hosts(&self) -> [Option<Arc<Ec2Host>>; 2] {
+        [self.client_ec2.clone(), self.server_ec2.clone()]
+    }
+
     fn has_ports(&self) -> bool {
         self.protocol == TCP || self.protocol == UDP
     }
