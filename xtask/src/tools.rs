@@ -10,12 +10,15 @@ use crate::run::{cargo, step, target_dir};
 /// Programs the tests call, and the Debian package each comes from.
 const PROGRAMS: &[(&str, &str)] = &[
     ("curl", "curl"),
+    ("gnutls-cli", "gnutls-bin"),
+    ("nginx", "nginx-light"),
     ("nghttp", "nghttp2-client"),
     ("nghttpd", "nghttp2-server"),
     ("openssl", "openssl"),
     ("psql", "postgresql-client"),
     ("python3", "python3"),
     ("softhsm2-util", "softhsm2"),
+    ("update-ca-certificates", "ca-certificates"),
 ];
 
 /// Python packages, pinned, installed into the build folder.
@@ -24,13 +27,18 @@ const PYTHON_PACKAGES: &[&str] = &[
     "h2==4.4.1",
     "ministack==1.5.33",
     "moto[server]==5.2.5",
+    "requests==2.34.2",
+    "sslyze==6.3.1",
+    "tlslite-ng==0.8.2",
     "websockets==15.0.1",
 ];
 
-/// Whether a program is on the path.
+/// Whether a program is on the path, or where administrators have it.
 fn has(program: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| {
-        std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+        std::env::split_paths(&path)
+            .chain(["/usr/sbin".into()])
+            .any(|folder| folder.join(program).is_file())
     })
 }
 

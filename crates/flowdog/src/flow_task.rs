@@ -382,7 +382,10 @@ impl FlowTask {
     async fn leave(&self, ends: &[Rc<LegEnd>; 2]) {
         let [client_told, server_told] = [ends[0].was_shut_down(), ends[1].was_shut_down()];
         if !client_told {
-            // A client that was told nothing must not take a cut for an end.
+            // What is written already leaves first, such as the alert that says why. A client that
+            // was told of no end must not take a cut for one.
+            self.core.kick.notify_one();
+            tokio::time::sleep(LAST_WORDS).await;
             self.core.abort(self.flow);
             return;
         }
@@ -444,6 +447,8 @@ impl FlowTask {
     }
 }
 
+/// A few turns of the shard's loop, in which written bytes become packets.
+const LAST_WORDS: Duration = Duration::from_millis(2);
 /// How long a peer may keep its side open after ours has ended, without a packet.
 const HALF_OPEN: Duration = Duration::from_secs(5);
 /// How long a peer may take to acknowledge anything at all before the flow is reset.

@@ -8,7 +8,14 @@ use crate::config::{Log, LogFormat};
 
 /// Sets up the log of the process. A second call has no effect.
 pub fn init(log: &Log) {
-    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let mut filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    // The TLS library warns of what peers send wrong, without saying which; we say it with the flow,
+    // and nobody shall fill the log from outside.
+    if !log.level.contains("rustls")
+        && let Ok(quiet) = "rustls=error".parse()
+    {
+        filter = filter.add_directive(quiet);
+    }
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -401,7 +401,9 @@ where
 {
     let mut received = Vec::new();
     let mut acceptor = Acceptor::default();
-    let mut chunk = vec![0u8; 4096];
+    // Until the library has a whole record (16 KiB) and so knows that it reads a long handshake
+    // message, it takes 2 KiB more than that and no further byte.
+    let mut chunk = vec![0u8; 2048];
     loop {
         let count = client
             .read(&mut chunk)

@@ -8,7 +8,7 @@ use rcgen::{KeyPair, RsaKeySize};
 use rustls::client::{EchGreaseConfig, EchMode, EchStatus};
 use rustls::crypto::aws_lc_rs;
 use rustls::crypto::hpke::Hpke as _;
-use rustls::{ClientConfig, ProtocolVersion, SignatureScheme};
+use rustls::{ClientConfig, ClientConnection, ProtocolVersion, SignatureScheme};
 use rustls_pki_types::ServerName;
 use tls::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -522,6 +522,60 @@ async fn threat_38_handshakes_succeed_when_bytes_arrive_in_drips() {
         tokio::time::timeout(Duration::from_secs(20), all)
             .await
             .unwrap();
+    }
+}
+
+/// A client's first flight with `more` bytes of padding (RFC 7685) in its hello, in records.
+fn padded_hello(config: ClientConfig, more: u16) -> Vec<u8> {
+    let name = ServerName::try_from("www.example.com").unwrap();
+    let mut tls = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut flight = Vec::new();
+    tls.write_tls(&mut flight).unwrap();
+    // Record header, handshake header, version, random, session, suites, compression, extensions.
+    let mut message = flight.split_off(5);
+    let session = 4 + 2 + 32;
+    let suites = session + 1 + usize::from(message[session]);
+    let compression =
+        suites + 2 + usize::from(u16::from_be_bytes([message[suites], message[suites + 1]]));
+    let extensions = compression + 1 + usize::from(message[compression]);
+    let length = u16::from_be_bytes([message[extensions], message[extensions + 1]]) + 4 + more;
+    message.splice(extensions..extensions + 2, length.to_be_bytes());
+    message.extend([0, 21]);
+    message.extend(more.to_be_bytes());
+    message.extend(std::iter::repeat_n(0, usize::from(more)));
+    let body = u32::try_from(message.len() - 4).unwrap();
+    message.splice(1..4, body.to_be_bytes()[1..].iter().copied());
+    let records = message.chunks(16 * 1024).flat_map(|part| {
+        let length = u16::try_from(part.len()).unwrap().to_be_bytes();
+        [&[22, 3, 1], &length[..], part].concat()
+    });
+    records.collect()
+}
+
+#[tokio::test]
+async fn threat_38_a_hello_of_several_records_is_answered() {
+    let pki = Pki::new();
+    let impersonator = pki.impersonator();
+    for padding in [1, 15_000, 16_384, 17_000, 20_000, 40_000, 60_000] {
+        let origin = pki
+            .issue(&leaf_params(&["www.example.com"]))
+            .server(BOTH, &[]);
+        let hello = padded_hello(client(&impersonator, ONLY12, &[]), padding);
+        let (mut near, client_leg) = tokio::io::duplex(64 * 1024);
+        let (server_leg, far) = tokio::io::duplex(16 * 1024);
+        let answer = async {
+            near.write_all(&hello).await.unwrap();
+            let mut start = [0; 6];
+            near.read_exact(&mut start).await.unwrap();
+            drop(near);
+            start
+        };
+        let (_between, start, _origin) = tokio::join!(
+            impersonator.intercept(client_leg, server_leg, ADDRESS),
+            answer,
+            TlsAcceptor::from(Arc::new(origin)).accept(far),
+        );
+        assert_eq!((start[0], start[5]), (22, 2), "{padding}: a ServerHello");
     }
 }
 
