@@ -10,7 +10,7 @@ use dataplane::{Congestion, FlowId, FlowState, FlowView, Leg, ReadOutcome};
 use proxy::starttls::{self, Clear, StartTls, StartTlsSet, Watch};
 use proxy::{Protocol, ProxyError};
 use sdk::{Chain, FlowInfo};
-use tls::{Handling, Impersonator, TlsError};
+use tls::{Handling, Impersonator, Scope, TlsError, Verify};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::config::{Application, Config, Rule};
@@ -100,6 +100,7 @@ impl FlowTask {
                 via,
             } => {
                 let address = view.server.ip();
+                let verify = handling.verify;
                 match impersonator
                     .intercept_as(client, server, address, handling)
                     .await
@@ -136,7 +137,7 @@ impl FlowTask {
                         }
                     }
                     Err(error) => {
-                        self.learn(&error, handling, &view, &name, &config);
+                        self.learn(&error, verify, &view, &name, &config);
                         self.refused(&error);
                     }
                 }
@@ -264,6 +265,15 @@ impl FlowTask {
                     handling: Handling {
                         verify: judgement.rule.map(|rule| rule.verify).unwrap_or_default(),
                         retry: config.tls.learned.is_some(),
+                        scope: Some(Scope::new(
+                            view.endpoint.0,
+                            view.client.ip(),
+                            view.server,
+                            judgement.rule.map_or("", |rule| &rule.name),
+                        )),
+                        client_certificate: judgement
+                            .rule
+                            .and_then(|rule| rule.client_certificate.clone()),
                     },
                     name: policy::learned_name(judgement.server_name.as_deref(), view.server.ip()),
                     via,
@@ -355,13 +365,12 @@ impl FlowTask {
     fn learn(
         &self,
         error: &TlsError,
-        handling: Handling,
+        verify: Verify,
         view: &FlowView,
         name: &str,
         config: &Config,
     ) {
-        let (Some(learned), Some(lesson)) = (&config.tls.learned, error.lesson(handling.verify))
-        else {
+        let (Some(learned), Some(lesson)) = (&config.tls.learned, error.lesson(verify)) else {
             return;
         };
         let (endpoint, source) = (view.endpoint.0, view.client.ip());

@@ -86,6 +86,20 @@ fn shell(text: &mut Exposition, state: &State) {
             "Requests for a leaf certificate that found too many others waiting.",
             impersonator.mint().overloaded(),
         );
+        text.family(
+            "flowdog_tls_resumed_total",
+            "counter",
+            "Sessions that were resumed since the configuration was loaded, by leg.",
+        );
+        let resumed = impersonator.resumptions();
+        text.sample(&[("leg", &"client")], resumed.client);
+        text.sample(&[("leg", &"server")], resumed.server);
+        text.single(
+            "flowdog_tls_sessions",
+            "gauge",
+            "Scopes in which a session with a server waits to be resumed.",
+            impersonator.sessions(),
+        );
         let issuing = impersonator.mint().issuing();
         text.single(
             "flowdog_tls_intermediate_renewals_total",

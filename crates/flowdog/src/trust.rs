@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tls::{
-    Authority, AuthorityError, Impersonator, ImpersonatorConfig, Issuing, IssuingConfig, Roots,
-    UnixTime, Upstream,
+    Authority, AuthorityError, Impersonator, ImpersonatorConfig, Issuing, IssuingConfig,
+    Revocation, Roots, RootsError, UnixTime, Upstream,
 };
 
 use crate::config::{Ca, CaKey, Root};
@@ -25,6 +25,7 @@ pub(crate) struct TrustFault {
 pub(crate) fn load(
     ca: Option<&Ca>,
     roots: &[Root],
+    revocation: &Revocation,
     key_log: Option<&Path>,
 ) -> Result<Option<Arc<Impersonator>>, TrustFault> {
     let roots = Roots {
@@ -38,11 +39,21 @@ pub(crate) fn load(
             .collect(),
     };
     // Reading the system's store takes milliseconds that nobody needs to spend without a CA.
-    let upstream = if ca.is_some() || !roots.files.is_empty() {
-        Some(Upstream::new(&roots).map_err(|error| TrustFault {
-            key: "roots",
-            what: error.to_string(),
-            allowed: "\"system\" and PEM files with CA certificates",
+    let upstream = if ca.is_some() || !roots.files.is_empty() || !revocation.lists.is_empty() {
+        let upstream = Upstream::with_revocation(&roots, revocation);
+        Some(upstream.map_err(|error| {
+            let (key, allowed) = match error {
+                RootsError::List { .. } | RootsError::UnusableList(_) => (
+                    "lists",
+                    "PEM or DER files with lists of revoked certificates",
+                ),
+                _ => ("roots", "\"system\" and PEM files with CA certificates"),
+            };
+            TrustFault {
+                key,
+                what: error.to_string(),
+                allowed,
+            }
         })?)
     } else {
         None

@@ -52,6 +52,7 @@ pub(crate) fn for_certificate(fault: CertificateFault) -> AlertDescription {
         CertificateFault::BadEncoding
         | CertificateFault::BadSignature
         | CertificateFault::WrongName => AlertDescription::BadCertificate,
+        CertificateFault::RevocationUnknown => AlertDescription::BadCertificateStatusResponse,
         CertificateFault::Other => AlertDescription::CertificateUnknown,
     }
 }

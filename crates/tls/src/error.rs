@@ -144,6 +144,11 @@ impl TlsError {
                 side: Side::Client,
                 fault: PeerFault::Alert(alert),
             } if is_certificate_alert(*alert) => Some(Lesson::ClientRejected),
+            // Only a client that used Encrypted ClientHello in earnest says so (RFC 9849 §6.1.6).
+            Self::Peer {
+                side: Side::Client,
+                fault: PeerFault::Alert(AlertDescription::EncryptedClientHelloRequired),
+            } => Some(Lesson::EncryptedHello),
             Self::Peer {
                 side: Side::Client,
                 fault: PeerFault::Closed,

@@ -25,6 +25,9 @@ pub enum CertificateFault {
     /// Revoked by a list or an OCSP answer.
     #[error("the certificate has been revoked")]
     Revoked,
+    /// Whether it was revoked cannot be told, and it or the configuration demands that it can.
+    #[error("it cannot be told whether the certificate has been revoked")]
+    RevocationUnknown,
     /// The leaf vouches for itself and is no root that is trusted.
     #[error("the certificate is self-signed")]
     SelfSigned,
@@ -50,6 +53,7 @@ impl CertificateFault {
             Self::NotYetValid => "not_yet_valid",
             Self::Other => "other",
             Self::Revoked => "revoked",
+            Self::RevocationUnknown => "revocation_unknown",
             Self::SelfSigned => "self_signed",
             Self::UnknownIssuer => "unknown_issuer",
             Self::WrongName => "wrong_name",
@@ -68,6 +72,9 @@ impl CertificateFault {
                 Self::NotYetValid
             }
             CertificateError::Revoked => Self::Revoked,
+            CertificateError::UnknownRevocationStatus
+            | CertificateError::ExpiredRevocationList
+            | CertificateError::ExpiredRevocationListContext { .. } => Self::RevocationUnknown,
             CertificateError::UnknownIssuer => Self::UnknownIssuer,
             CertificateError::BadSignature
             | CertificateError::UnsupportedSignatureAlgorithmContext { .. }

@@ -19,12 +19,15 @@ use std::time::Duration;
 use rustls::server::{Accepted, Acceptor, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
-use rustls::{AlertDescription, KeyLog, NoKeyLog, ProtocolVersion, ServerConfig, version};
+use rustls::{
+    AlertDescription, HandshakeKind, KeyLog, NoKeyLog, ProtocolVersion, ServerConfig, version,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::{StartHandshake, client, server};
 
 use crate::alert;
 use crate::authority::Authority;
+use crate::client_certificate::ClientCertificate;
 use crate::error::{OurFault, PeerFault, PolicyFault, TlsError, peer_fault};
 use crate::fault::CertificateFault;
 use crate::hello::{self, ClientHello, HelloFault, NameFault, Parsed};
@@ -33,7 +36,8 @@ use crate::leaf_key::KeyType;
 use crate::mint::{Mint, MintConfig, Trust};
 use crate::offer::Offer;
 use crate::outcome::TlsOutcome;
-use crate::upstream::{Connected, Upstream, Verify};
+use crate::resume::{self, Resumptions, Scope, Tickets};
+use crate::upstream::{Connected, Upstream, Verify, Wanted};
 
 /// Where the secrets of the two legs go. Nowhere, unless set.
 ///
@@ -81,13 +85,17 @@ impl Default for ImpersonatorConfig {
 }
 
 /// How one flow is handled, as its rule says.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Handling {
     /// What happens when the server's certificate is not believed.
     pub verify: Verify,
     /// A flow that would be passed if it came again ends without an alert, so that the client
     /// tries again instead of telling its user.
     pub retry: bool,
+    /// Where sessions may be resumed, on either leg; without it, nowhere.
+    pub scope: Option<Scope>,
+    /// What a server gets that asks for the client's certificate.
+    pub client_certificate: Option<ClientCertificate>,
 }
 
 /// Stands in for servers towards clients that trust its [`Authority`].
@@ -97,6 +105,8 @@ pub struct Handling {
 pub struct Impersonator {
     mint: Mint,
     upstream: Upstream,
+    tickets: Arc<Tickets>,
+    resumptions: resume::Counters,
     config: ImpersonatorConfig,
     /// Server configurations without certificate and ALPN, one per version.
     tls12: ServerConfig,
@@ -160,6 +170,8 @@ impl Impersonator {
         Ok(Self {
             mint,
             upstream,
+            tickets: Tickets::new(Arc::clone(&config.clock)),
+            resumptions: resume::Counters::default(),
             config,
             tls12,
             tls13,
@@ -181,6 +193,18 @@ impl Impersonator {
     pub fn can_sign(&self) -> bool {
         let now = self.config.clock.current_time();
         now.is_some_and(|now| self.mint.issuing().current(now).is_some())
+    }
+
+    /// How often sessions were resumed.
+    #[must_use]
+    pub fn resumptions(&self) -> Resumptions {
+        self.resumptions.read()
+    }
+
+    /// Scopes in which a session with a server waits to be resumed.
+    #[must_use]
+    pub fn sessions(&self) -> u64 {
+        self.upstream.sessions()
     }
 
     /// The mint, for its counters and its authority.
@@ -232,7 +256,7 @@ impl Impersonator {
             .within(read_hello(&mut client), TlsError::client)
             .await?;
         let result = self
-            .prepare(server, &hello, server_address, handling.verify)
+            .prepare(server, &hello, server_address, &handling)
             .await;
         let (connected, config) = match result {
             Ok(ready) => ready,
@@ -268,6 +292,8 @@ impl Impersonator {
             })
             .inspect_err(|error| note(error, &hello))?;
         let info = describe(&hello, &client, &connected.stream);
+        let is_resumed = client.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+        self.resumptions.count(is_resumed, connected.is_resumed);
         tracing::debug!(
             server_name = hello.server_name,
             client_version = info.client_version,
@@ -289,7 +315,7 @@ impl Impersonator {
         server: S,
         hello: &ClientHello,
         server_address: IpAddr,
-        verify: Verify,
+        handling: &Handling,
     ) -> Result<(Connected<S>, Arc<ServerConfig>), TlsError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -301,15 +327,16 @@ impl Impersonator {
             return Err(TlsError::client(PeerFault::InappropriateFallback));
         }
         let offer = Offer::of(hello).map_err(TlsError::Policy)?;
-        let connect = self.upstream.connect(
-            server,
+        let verify = handling.verify;
+        let wanted = Wanted {
             hello,
-            &offer,
+            offer: &offer,
             server_address,
-            verify,
-            &self.config.clock,
-            &self.config.key_logs.server_leg,
-        );
+            handling,
+            clock: &self.config.clock,
+            key_log: &self.config.key_logs.server_leg,
+        };
+        let connect = self.upstream.connect(server, wanted);
         let connected = self.within(connect, TlsError::server).await?;
         let (_, session) = connected.stream.get_ref();
         let template = match session.protocol_version() {
@@ -334,6 +361,18 @@ impl Impersonator {
             .await
             .map_err(|error| TlsError::Ours(OurFault::Mint(error)))?;
         let mut config = template.clone();
+        if let Some(scope) = handling.scope {
+            let name = hello.server_name.as_deref();
+            let scope = scope.with(&[
+                b"client",
+                name.unwrap_or("").as_bytes(),
+                &[u8::from(name.is_some()), verify as u8, trust as u8],
+                leaf.cert.first().map_or(&[], |leaf| leaf.as_ref()),
+                session.alpn_protocol().unwrap_or_default(),
+                &version.to_be_bytes(),
+            ]);
+            self.tickets.allow(&mut config, scope);
+        }
         config.cert_resolver = Arc::new(OneLeaf(leaf));
         config.alpn_protocols = session
             .alpn_protocol()
@@ -375,8 +414,8 @@ fn template(
         .map_err(|error| TlsError::Ours(OurFault::Config(error)))?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(NoLeaf));
-    // No resumption and no early data: a ticket would carry a decision (the server's identity,
-    // the policy, a bypass) to a connection for which it was not made.
+    // No resumption unless a flow has a scope for it, and never early data: a ticket would carry a
+    // decision (the server's identity, the policy, a bypass) to a connection for which it was not made.
     tls.session_storage = Arc::new(NoServerSessionStorage {});
     tls.send_tls13_tickets = 0;
     tls.max_early_data_size = 0;

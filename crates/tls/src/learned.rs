@@ -23,6 +23,8 @@ pub enum Lesson {
     /// The client ended the connection after our certificate, without a word. It takes two of
     /// these: people close windows, too.
     ClientLeft,
+    /// The client hid the name it wants behind another one, and demands that the server knows it.
+    EncryptedHello,
     /// The client says that it does not believe our certificate.
     ClientRejected,
     /// The server's certificate is bad, and the rule says to pass such servers.

@@ -18,6 +18,7 @@
 
 mod alert;
 pub mod authority;
+mod client_certificate;
 mod describe;
 mod error;
 mod fault;
@@ -31,13 +32,18 @@ mod leaf_key;
 mod learned;
 pub mod mint;
 mod mirror;
+mod ocsp;
 mod offer;
 mod outcome;
+mod resume;
+mod revocation;
+mod sessions;
 mod signer;
 pub mod upstream;
 mod verifier;
 
 pub use authority::{Authority, AuthorityError, warn_if_open};
+pub use client_certificate::{ClientCertificate, ClientCertificateError};
 pub use describe::describe_certificate;
 pub use error::{OurFault, PeerFault, PolicyFault, Side, TlsError};
 pub use fault::CertificateFault;
@@ -49,6 +55,8 @@ pub use learned::{LearnConfig, Learned, Lesson};
 pub use mint::{Mint, MintConfig, MintError};
 pub use outcome::TlsOutcome;
 pub use rcgen::SignatureAlgorithm;
+pub use resume::{Resumptions, Scope};
+pub use revocation::Revocation;
 pub use rustls_pki_types::UnixTime;
 pub use signer::{RemoteKey, SignError, Signer};
 pub use upstream::{Roots, RootsError, Upstream, Verify};

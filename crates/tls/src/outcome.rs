@@ -45,6 +45,8 @@ pub enum TlsOutcome {
     ServerCertificateOther,
     /// The server's certificate has been revoked.
     ServerCertificateRevoked,
+    /// It cannot be told whether the server's certificate has been revoked, and it has to be.
+    ServerCertificateRevocationUnknown,
     /// The server's certificate is self-signed.
     ServerCertificateSelfSigned,
     /// The server's chain leads to no trusted root.
@@ -65,7 +67,7 @@ pub enum TlsOutcome {
 
 impl TlsOutcome {
     /// Every outcome, in the order of the documentation.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Intercepted,
         Self::ClientAlert,
         Self::ClientCertificateRequested,
@@ -85,6 +87,7 @@ impl TlsOutcome {
         Self::ServerCertificateNotYetValid,
         Self::ServerCertificateOther,
         Self::ServerCertificateRevoked,
+        Self::ServerCertificateRevocationUnknown,
         Self::ServerCertificateSelfSigned,
         Self::ServerCertificateUnknownIssuer,
         Self::ServerCertificateWrongName,
@@ -118,6 +121,7 @@ impl TlsOutcome {
             Self::ServerCertificateNotYetValid => "server_certificate_not_yet_valid",
             Self::ServerCertificateOther => "server_certificate_other",
             Self::ServerCertificateRevoked => "server_certificate_revoked",
+            Self::ServerCertificateRevocationUnknown => "server_certificate_revocation_unknown",
             Self::ServerCertificateSelfSigned => "server_certificate_self_signed",
             Self::ServerCertificateUnknownIssuer => "server_certificate_unknown_issuer",
             Self::ServerCertificateWrongName => "server_certificate_wrong_name",
@@ -137,6 +141,7 @@ impl TlsOutcome {
             CertificateFault::NotYetValid => Self::ServerCertificateNotYetValid,
             CertificateFault::Other => Self::ServerCertificateOther,
             CertificateFault::Revoked => Self::ServerCertificateRevoked,
+            CertificateFault::RevocationUnknown => Self::ServerCertificateRevocationUnknown,
             CertificateFault::SelfSigned => Self::ServerCertificateSelfSigned,
             CertificateFault::UnknownIssuer => Self::ServerCertificateUnknownIssuer,
             CertificateFault::WrongName => Self::ServerCertificateWrongName,

@@ -2,14 +2,12 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
+use rustls::client::{Resumption, VerifierBuilderError, WebPkiServerVerifier};
 use rustls::crypto::aws_lc_rs;
-use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, KeyLog, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, HandshakeKind, KeyLog, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -17,11 +15,16 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::alert;
+use crate::client_certificate::Credentials;
 use crate::error::{OurFault, PeerFault, PolicyFault, TlsError, peer_fault};
 use crate::fault::CertificateFault;
 use crate::hello::ClientHello;
+use crate::intercept::Handling;
 use crate::offer::Offer;
-use crate::verifier::FlowVerifier;
+use crate::resume::Scope;
+use crate::revocation::Revocation;
+use crate::sessions::{Session, Sessions, Store};
+use crate::verifier::{FlowVerifier, Trusted};
 
 /// Which roots vouch for servers.
 #[derive(Debug, Clone)]
@@ -68,6 +71,17 @@ pub enum RootsError {
         /// What is wrong.
         reason: rustls::Error,
     },
+    /// A list of revoked certificates cannot be read.
+    #[error("{}: cannot read lists of revoked certificates: {reason}", path.display())]
+    List {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A list of revoked certificates is none that is understood.
+    #[error("a list of revoked certificates cannot be used: {0}")]
+    UnusableList(String),
     /// There is no root at all, so every server would be refused.
     #[error("no root certificates: add the system's or name PEM files")]
     NoRoots,
@@ -90,12 +104,24 @@ pub enum Verify {
 
 /// Connects to servers and decides whether they are who they say.
 ///
-/// Sessions are not resumed and early data is not sent: a ticket that crossed over to another
-/// client, name or policy would carry a decision where it was not made. Each flow pays a full
-/// handshake.
+/// A session is resumed only in the scope of the flow that made it, since a ticket that crossed over to
+/// another client, name or policy would carry a decision where it was not made; and the certificate that
+/// it rests on is looked at again. Early data is not sent.
 #[derive(Debug, Clone)]
 pub struct Upstream {
-    verifier: Arc<WebPkiServerVerifier>,
+    trusted: Arc<Trusted>,
+    sessions: Arc<Sessions>,
+}
+
+/// One flow's way to its server.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) hello: &'a ClientHello,
+    pub(crate) offer: &'a Offer,
+    pub(crate) server_address: IpAddr,
+    pub(crate) handling: &'a Handling,
+    pub(crate) clock: &'a Arc<dyn TimeProvider>,
+    pub(crate) key_log: &'a Arc<dyn KeyLog>,
 }
 
 /// A server whose certificate is believed.
@@ -104,6 +130,8 @@ pub(crate) struct Connected<S> {
     pub(crate) leaf: CertificateDer<'static>,
     /// What is wrong with it; only where the policy goes on all the same.
     pub(crate) fault: Option<CertificateFault>,
+    /// The session was one of before.
+    pub(crate) is_resumed: bool,
 }
 
 impl Upstream {
@@ -113,6 +141,15 @@ impl Upstream {
     ///
     /// When a file is unreadable or holds no usable certificate, or there are no roots.
     pub fn new(roots: &Roots) -> Result<Self, RootsError> {
+        Self::with_revocation(roots, &Revocation::default())
+    }
+
+    /// The same, with lists of revoked certificates.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), and when a list cannot be read.
+    pub fn with_revocation(roots: &Roots, revocation: &Revocation) -> Result<Self, RootsError> {
         let mut store = RootCertStore::empty();
         if roots.system {
             add_system(&mut store);
@@ -120,7 +157,7 @@ impl Upstream {
         for path in &roots.files {
             add_file(&mut store, path)?;
         }
-        Self::from_store(store)
+        Self::build(store, revocation)
     }
 
     /// Trusts exactly these roots.
@@ -129,27 +166,59 @@ impl Upstream {
     ///
     /// When the store is empty.
     pub fn from_store(store: RootCertStore) -> Result<Self, RootsError> {
+        Self::build(store, &Revocation::default())
+    }
+
+    fn build(store: RootCertStore, revocation: &Revocation) -> Result<Self, RootsError> {
+        let roots = Arc::new(store);
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider)
-            .build()
-            .map_err(|_no_roots| RootsError::NoRoots)?;
-        Ok(Self { verifier })
+        let lists = revocation
+            .read()
+            .map_err(|(path, reason)| RootsError::List { path, reason })?;
+        let builder = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), provider);
+        let builder = builder.with_crls(lists);
+        let builder = if revocation.require_lists {
+            builder.enforce_revocation_expiration()
+        } else {
+            builder.allow_unknown_revocation_status()
+        };
+        let chain = builder.build().map_err(|error| match error {
+            VerifierBuilderError::InvalidCrl(reason) => {
+                RootsError::UnusableList(format!("{reason:?}"))
+            }
+            _ => RootsError::NoRoots,
+        })?;
+        let trusted = Trusted {
+            chain,
+            roots,
+            stapled: revocation.stapled,
+        };
+        Ok(Self {
+            trusted: Arc::new(trusted),
+            sessions: Arc::default(),
+        })
+    }
+
+    /// Scopes in which a session waits to be resumed.
+    pub(crate) fn sessions(&self) -> u64 {
+        self.sessions.len()
     }
 
     /// Makes the handshake that the client would have made.
     pub(crate) async fn connect<S>(
         &self,
         server: S,
-        hello: &ClientHello,
-        offer: &Offer,
-        server_address: IpAddr,
-        verify: Verify,
-        clock: &Arc<dyn TimeProvider>,
-        key_log: &Arc<dyn KeyLog>,
+        wanted: Wanted<'_>,
     ) -> Result<Connected<S>, TlsError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        let Wanted {
+            hello,
+            offer,
+            handling,
+            ..
+        } = wanted;
         // Checked by the hello's parser; the library draws the same line.
         let sni = hello
             .server_name
@@ -159,35 +228,38 @@ impl Upstream {
             .map_err(|_invalid| {
                 TlsError::client(PeerFault::ServerName(crate::hello::NameFault::BadCharacter))
             })?;
-        let fault = Arc::new(OnceLock::new());
-        let asked = Arc::new(AtomicBool::new(false));
-        let verifier = FlowVerifier::new(
-            Arc::clone(&self.verifier),
-            sni.is_some(),
-            offer.schemes.clone(),
-            Arc::clone(&fault),
-            matches!(verify, Verify::Mirror | Verify::Tag),
-        );
+        let has_name = sni.is_some();
+        let scope = handling.scope.map(|scope| session_scope(scope, &wanted));
+        let resumed = match scope {
+            Some(scope) => self.sessions.take(scope).await,
+            None => None,
+        };
+        let session = resumed.unwrap_or_else(|| self.session(&wanted, has_name));
         let config = |error| TlsError::Ours(OurFault::Config(error));
-        let mut tls =
-            ClientConfig::builder_with_details(Arc::clone(&offer.provider), Arc::clone(clock))
-                .with_protocol_versions(&offer.versions)
-                .map_err(config)?
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(verifier))
-                .with_client_cert_resolver(Arc::new(NoteRequest(Arc::clone(&asked))));
+        let mut tls = ClientConfig::builder_with_details(
+            Arc::clone(&offer.provider),
+            Arc::clone(wanted.clock),
+        )
+        .with_protocol_versions(&offer.versions)
+        .map_err(config)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::<FlowVerifier>::clone(&session.verifier))
+        .with_client_cert_resolver(Arc::<Credentials>::clone(&session.credentials));
         tls.alpn_protocols.clone_from(&hello.alpn);
-        tls.enable_sni = sni.is_some();
-        tls.resumption = Resumption::disabled();
+        tls.enable_sni = has_name;
+        tls.resumption = match scope {
+            Some(_) => Resumption::store(Arc::<Store>::clone(&session.store)),
+            None => Resumption::disabled(),
+        };
         tls.enable_early_data = false;
-        tls.key_log = Arc::clone(key_log);
+        tls.key_log = Arc::clone(wanted.key_log);
 
-        let name = sni.unwrap_or_else(|| ServerName::IpAddress(server_address.into()));
-        let handshake = TlsConnector::from(Arc::new(tls)).connect(name, server);
+        let name = sni.unwrap_or_else(|| ServerName::IpAddress(wanted.server_address.into()));
+        let handshake = TlsConnector::from(Arc::new(tls)).connect(name.clone(), server);
         let result = handshake.into_fallible().await;
         // Before any other verdict: a server that asks for a certificate often answers the empty
         // one with an alert of its own.
-        if asked.load(Ordering::Relaxed) {
+        if session.credentials.were_missed() {
             return Err(TlsError::Policy(PolicyFault::ClientCertificateRequested));
         }
         let stream = match result {
@@ -195,49 +267,92 @@ impl Upstream {
             Err((error, mut server)) => {
                 // Our alert is on its way; an end behind it, and no reset, lets it arrive.
                 alert::finish(&mut server).await;
-                return Err(TlsError::server(match fault.get() {
-                    Some(fault) => PeerFault::Certificate(*fault),
+                return Err(TlsError::server(match session.verifier.fault() {
+                    Some(fault) => PeerFault::Certificate(fault),
                     None => peer_fault(&error),
                 }));
             }
         };
-        let leaf = stream
-            .get_ref()
-            .1
-            .peer_certificates()
-            .and_then(<[_]>::first)
-            .cloned();
-        match leaf {
-            Some(leaf) => Ok(Connected {
-                stream,
-                leaf: leaf.into_owned(),
-                fault: fault.get().copied(),
-            }),
-            // A handshake without a certificate does not end well in the library.
-            None => Err(TlsError::server(PeerFault::Protocol(
-                rustls::Error::NoCertificatesPresented,
-            ))),
+        let (_, connection) = stream.get_ref();
+        let is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        let chain = connection.peer_certificates().unwrap_or_default();
+        // A handshake without a certificate does not end well in the library.
+        let leaf = chain.first().cloned().map(CertificateDer::into_owned);
+        let Some(leaf) = leaf else {
+            let missing = rustls::Error::NoCertificatesPresented;
+            return Err(TlsError::server(PeerFault::Protocol(missing)));
+        };
+        if is_resumed {
+            let now = wanted.clock.current_time();
+            let now = now.ok_or(OurFault::Config(rustls::Error::FailedToGetCurrentTime));
+            session
+                .verifier
+                .verify_again(chain, &name, now.map_err(TlsError::Ours)?)
+                .map_err(|error| {
+                    TlsError::server(match session.verifier.fault() {
+                        Some(fault) => PeerFault::Certificate(fault),
+                        None => PeerFault::Protocol(error),
+                    })
+                })?;
+        }
+        let fault = session.verifier.fault();
+        if let (Some(scope), None) = (scope, fault) {
+            self.sessions.give(scope, session).await;
+        }
+        Ok(Connected {
+            stream,
+            leaf,
+            fault,
+            is_resumed,
+        })
+    }
+
+    fn session(&self, wanted: &Wanted<'_>, has_name: bool) -> Session {
+        let handling = wanted.handling;
+        Session {
+            verifier: Arc::new(FlowVerifier::new(
+                Arc::clone(&self.trusted),
+                has_name,
+                wanted.offer.schemes.clone(),
+                matches!(handling.verify, Verify::Mirror | Verify::Tag),
+            )),
+            credentials: Arc::new(Credentials::new(handling.client_certificate.clone())),
+            store: Arc::default(),
         }
     }
 }
 
-/// Has no client certificate, and notes that one was asked for.
-#[derive(Debug)]
-struct NoteRequest(Arc<AtomicBool>);
-
-impl ResolvesClientCert for NoteRequest {
-    fn resolve(
-        &self,
-        _root_hint_subjects: &[&[u8]],
-        _schemes: &[SignatureScheme],
-    ) -> Option<Arc<CertifiedKey>> {
-        self.0.store(true, Ordering::Relaxed);
-        None
-    }
-
-    fn has_certs(&self) -> bool {
-        false
-    }
+/// The scope of the server leg: the flow's, and everything that the client offers.
+fn session_scope(scope: Scope, wanted: &Wanted<'_>) -> Scope {
+    let (hello, offer, handling) = (wanted.hello, wanted.offer, wanted.handling);
+    let list = |numbers: &mut dyn Iterator<Item = u16>| -> Vec<u8> {
+        numbers.flat_map(u16::to_be_bytes).collect()
+    };
+    let versions = list(&mut offer.versions.iter().map(|one| u16::from(one.version)));
+    let suites = list(
+        &mut offer
+            .provider
+            .cipher_suites
+            .iter()
+            .map(|one| one.suite().into()),
+    );
+    let groups = list(&mut offer.provider.kx_groups.iter().map(|one| one.name().into()));
+    let schemes = list(&mut offer.schemes.iter().map(|one| u16::from(*one)));
+    let certificate = handling.client_certificate.as_ref();
+    let name = hello.server_name.as_deref();
+    let alpn: Vec<&[u8]> = hello.alpn.iter().map(Vec::as_slice).collect();
+    scope
+        .with(&[
+            b"server",
+            name.unwrap_or("").as_bytes(),
+            &[u8::from(name.is_some()), handling.verify as u8],
+            &versions,
+            &suites,
+            &groups,
+            &schemes,
+            certificate.map_or(&[], |one| one.id()),
+        ])
+        .with(&alpn)
 }
 
 fn add_system(store: &mut RootCertStore) {

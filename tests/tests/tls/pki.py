@@ -42,9 +42,9 @@ class Authority:
             .add_extension(key_id, False).sign(self.key, hashes.SHA256())
         )
 
-    def leaf(self, names, serial=None, extensions=(), client=False):
+    def leaf(self, names, serial=None, extensions=()):
         key = ec.generate_private_key(ec.SECP256R1())
-        use = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
+        use = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
         builder = (
             x509.CertificateBuilder().subject_name(named(names[0])).issuer_name(self.name)
@@ -52,7 +52,7 @@ class Authority:
             .not_valid_before(NOW - DAY).not_valid_after(NOW + 20 * DAY)
             .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), False)
             .add_extension(x509.BasicConstraints(False, None), True)
-            .add_extension(x509.ExtendedKeyUsage([use]), False)
+            .add_extension(x509.ExtendedKeyUsage(use), False)
             .add_extension(authority, False)
         )
         for extension in extensions:

@@ -214,6 +214,27 @@ pub(super) fn read_learn(
     })
 }
 
+/// Reads `[tls.revocation]`.
+pub(super) fn read_revocation(
+    section: &mut Section<'_>,
+    faults: &mut Collector<'_>,
+) -> tls::Revocation {
+    let default = tls::Revocation::default();
+    let folder = faults.folder();
+    let lists = section.optional_list("lists", "paths of PEM or DER files", faults, |v| {
+        v.as_str()
+            .filter(|path| !path.is_empty())
+            .map(|path| folder.join(path))
+    });
+    let unlisted = section.word("unlisted", &[("accept", false), ("refuse", true)], faults);
+    let stapled = section.word("stapled", &[("check", true), ("ignore", false)], faults);
+    tls::Revocation {
+        lists: lists.unwrap_or(default.lists),
+        require_lists: unlisted.unwrap_or(default.require_lists),
+        stapled: stapled.unwrap_or(default.stapled),
+    }
+}
+
 /// What can stand in the host name of an endpoint.
 fn is_region(text: &str) -> bool {
     !text.is_empty()

@@ -214,7 +214,10 @@ pub struct Tls {
     pub ca: Option<Ca>,
     /// `[tls.upstream] roots`: whom to believe about servers. `["system"]`.
     pub roots: Vec<Root>,
-    /// Both together, loaded.
+    /// `[tls.revocation]`: how it is found out that a server's certificate was revoked. Stapled answers
+    /// are looked at, and there are no lists.
+    pub revocation: tls::Revocation,
+    /// All of it together, loaded.
     pub impersonator: Option<Arc<tls::Impersonator>>,
     /// `[tls.key-log] file`: where secrets of both legs go. Nowhere.
     pub key_log: Option<PathBuf>,
@@ -227,6 +230,7 @@ impl Default for Tls {
         Self {
             ca: None,
             roots: vec![Root::System],
+            revocation: tls::Revocation::default(),
             impersonator: None,
             key_log: None,
             learned: Some(Arc::default()),
@@ -414,6 +418,11 @@ pub struct Rule {
     /// `congestion`: what limits the data in flight on both legs of an intercepted connection.
     /// `cubic`.
     pub congestion: Congestion,
+    /// `client-certificate` and `client-key`: what servers get that ask for the client's certificate.
+    /// Nothing.
+    pub client_certificate: Option<tls::ClientCertificate>,
+    /// `old-tls`: whether clients are refused that offer nothing that can be intercepted. `pass`.
+    pub refuse_old_tls: bool,
     /// `starttls`: protocols that begin in clear and are followed to TLS. None.
     pub starttls: StartTlsSet,
     /// `mid-flow`: what happens to a matching connection of which the handshake was not seen and

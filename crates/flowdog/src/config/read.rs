@@ -239,6 +239,10 @@ impl Reader<'_> {
         let mut learn = section.table("learn", &mut self.faults);
         let learned = super::authority::read_learn(&mut learn, &mut self.faults);
         self.close(&learn);
+        let mut revocation_section = section.table("revocation", &mut self.faults);
+        let revocation =
+            super::authority::read_revocation(&mut revocation_section, &mut self.faults);
+        self.close(&revocation_section);
         let mut secrets = section.table("key-log", &mut self.faults);
         let key_log = secrets.path("file", &mut self.faults);
         self.close(&secrets);
@@ -251,12 +255,16 @@ impl Reader<'_> {
         let roots_entry = upstream.peek("roots");
         // Files are read only when their names are right; else one slip would be told twice.
         let impersonator = if self.faults.count() == before {
-            let loaded = crate::trust::load(ca.as_ref(), &roots, key_log.as_deref());
+            let loaded = crate::trust::load(ca.as_ref(), &roots, &revocation, key_log.as_deref());
             match loaded {
                 Ok(impersonator) => impersonator,
                 Err(fault) => {
                     let (offset, key) = match (fault.key, &roots_entry) {
                         ("roots", Some(entry)) => (entry.offset, entry.key.clone()),
+                        ("lists", _) => (
+                            revocation_section.offset_of("lists"),
+                            revocation_section.name_of("lists"),
+                        ),
                         ("roots", None) => (upstream.offset(), upstream.name_of("roots")),
                         (key, _) => (ca_section.offset_of(key), ca_section.name_of(key)),
                     };
@@ -271,6 +279,7 @@ impl Reader<'_> {
         Tls {
             ca,
             roots,
+            revocation,
             impersonator,
             key_log,
             learned,
@@ -602,6 +611,7 @@ impl Reader<'_> {
             .iter()
             .filter_map(|name| links.get(name).cloned())
             .collect();
+        let client_certificate = client_certificate(section, faults);
         let starttls = section.optional_list("starttls", STARTTLS, faults, |v| {
             StartTls::from_word(v.as_str()?)
         });
@@ -648,6 +658,10 @@ impl Reader<'_> {
                     faults,
                 )
                 .unwrap_or_default(),
+            client_certificate,
+            refuse_old_tls: section
+                .word("old-tls", &[("pass", false), ("refuse", true)], faults)
+                .unwrap_or(false),
             starttls: starttls.into_iter().flatten().collect(),
             mid_flow: section
                 .word(
@@ -715,6 +729,40 @@ impl Reader<'_> {
     fn remember(&mut self, section: &Section<'_>) {
         self.known
             .extend(section.known_names().map(|name| strip_numbers(&name)));
+    }
+}
+
+/// The certificate of `client-certificate` with its key: in `client-key`, or in the same file.
+fn client_certificate(
+    section: &mut Section<'_>,
+    faults: &mut Collector<'_>,
+) -> Option<tls::ClientCertificate> {
+    let certificate = section.path("client-certificate", faults);
+    let key = section.path("client-key", faults);
+    let Some(certificate) = certificate else {
+        if let Some(entry) = section.peek("client-key") {
+            let what = "stands without its certificate";
+            faults.add(entry.offset, entry.key, what, Some("`client-certificate`"));
+        }
+        return None;
+    };
+    let key = key.unwrap_or_else(|| certificate.clone());
+    match tls::ClientCertificate::from_files(&certificate, &key) {
+        Ok(read) => Some(read),
+        Err(error) => {
+            let name = if error.path == certificate {
+                "client-certificate"
+            } else {
+                "client-key"
+            };
+            faults.add(
+                section.offset_of(name),
+                section.name_of(name),
+                error.to_string(),
+                Some("PEM files with the certificate and its unencrypted private key"),
+            );
+            None
+        }
     }
 }
 

@@ -621,6 +621,11 @@ fn the_example_file_has_every_key_and_all_of_it_is_valid() {
     let dir = tempfile::tempdir().unwrap();
     let (certificate, key) = (dir.path().join("ca.pem"), dir.path().join("ca.key"));
     tls::Authority::create_files("Example", &certificate, &key).unwrap();
+    let (workload, its_key) = (
+        dir.path().join("workload.pem"),
+        dir.path().join("workload.key"),
+    );
+    tls::Authority::create_files("Workload", &workload, &its_key).unwrap();
     let text = uncommented();
     let (config, known) = read::read(
         &text,

@@ -330,6 +330,14 @@ pub(crate) fn at_first_bytes<'c>(
         (Some(Action::Reset), _) => Decision::Reset,
         (Some(Action::Intercept), _) => intercept(config, application, unsupported),
     };
+    // The impersonator refuses it in the words of TLS.
+    let refuses = rule.is_some_and(|rule| rule.refuse_old_tls);
+    let decision = match decision {
+        Decision::Pass(PassReason::UnsupportedHello) if refuses => {
+            Decision::Intercept(Protocols::Tls)
+        }
+        other => other,
+    };
     let learned = || {
         let name = learned_name(server_name.as_deref(), facts.server.ip());
         config.tls.learned.as_ref().is_some_and(|learned| {

@@ -13,6 +13,8 @@ mod policies;
 #[cfg(test)]
 mod refused;
 #[cfg(test)]
+mod resume;
+#[cfg(test)]
 mod rig;
 #[cfg(test)]
 mod secrets;

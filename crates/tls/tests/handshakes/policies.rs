@@ -19,6 +19,7 @@ fn handling(verify: Verify) -> Handling {
     Handling {
         verify,
         retry: true,
+        ..Handling::default()
     }
 }
 
