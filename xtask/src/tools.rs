@@ -10,7 +10,9 @@ use crate::run::{cargo, step, target_dir};
 /// Programs the tests call, and the Debian package each comes from.
 const PROGRAMS: &[(&str, &str)] = &[
     ("curl", "curl"),
+    ("dig", "bind9-dnsutils"),
     ("gnutls-cli", "gnutls-bin"),
+    ("kdig", "knot-dnsutils"),
     ("nginx", "nginx-light"),
     ("nghttp", "nghttp2-client"),
     ("nghttpd", "nghttp2-server"),
@@ -18,11 +20,13 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("psql", "postgresql-client"),
     ("python3", "python3"),
     ("softhsm2-util", "softhsm2"),
+    ("unbound", "unbound"),
     ("update-ca-certificates", "ca-certificates"),
 ];
 
 /// Python packages, pinned, installed into the build folder.
 const PYTHON_PACKAGES: &[&str] = &[
+    "aioquic==1.7.2",
     "cryptography==50.0.2",
     "h2==4.4.1",
     "ministack==1.5.33",

@@ -38,7 +38,7 @@ pub(crate) struct Args {
     /// The host of the first HTTP/1 request in clear
     #[arg(long, value_name = "NAME", conflicts_with = "sni")]
     http_host: Option<String>,
-    /// What the client speaks: http1, http2, tls or other; by default what the rest suggests
+    /// What the client speaks: http1, http2, quic, tls or other; by default what the rest suggests
     #[arg(long, value_parser = application)]
     application: Option<Application>,
     /// What EC2 knows, as `flowdog ec2` prints it, for rules that ask about hosts
@@ -53,7 +53,7 @@ pub(crate) struct Args {
 }
 
 fn application(word: &str) -> Result<Application, &'static str> {
-    Application::from_word(word).ok_or("allowed: http1, http2, tls, other")
+    Application::from_word(word).ok_or("allowed: http1, http2, quic, tls, other")
 }
 
 fn directory(file: &Path) -> Result<Directory, String> {

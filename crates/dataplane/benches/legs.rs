@@ -285,6 +285,7 @@ impl Interception {
             let before = sent.len();
             while let Some(event) = self.dataplane.poll_event() {
                 match event {
+                    Event::Parked { .. } => {}
                     Event::FlowOpened { flow, .. } => {
                         self.dataplane.set_verdict(flow, Verdict::Inspect, self.now);
                     }
@@ -395,6 +396,7 @@ impl Interception {
         let sent = bench::Sent {
             outer: bench::gwlb(1, 50_000),
             bytes: datagram.to_vec(),
+            hooked: None,
         };
         let inner = sent.inner();
         let packet = wire::ip::Packet::parse(&inner).expect("a packet of our own");

@@ -139,6 +139,8 @@ counters! {
     hairpinned_packets,
     /// Bytes of datagrams sent back as they came.
     hairpinned_bytes,
+    /// Raw packets that were given to hooks instead of being sent back as they came.
+    hooked_packets,
     /// Datagrams sent from the transmit queue: released packets and those of our own making.
     transmitted_packets,
     /// Bytes of datagrams sent from the transmit queue.

@@ -105,6 +105,10 @@ impl Dataplane {
                 counters.hairpinned_bytes += len as u64;
                 Disposition::Hairpin { len }
             }
+            Fate::Hooked(flow, from, len) => {
+                counters.hooked_packets += 1;
+                Disposition::Hooked { flow, from, len }
+            }
             Fate::Absorbed => {
                 counters.absorbed_packets += 1;
                 Disposition::Absorbed
@@ -162,6 +166,7 @@ impl Dataplane {
                     outer: queued.outer,
                     len: queued.bytes.len(),
                     flow: queued.flow,
+                    hooked: queued.hooked,
                 }
             }
             None => self.next_segment(now, out)?,
@@ -195,6 +200,33 @@ impl Dataplane {
             },
             _ => None,
         }
+    }
+
+    /// The inner packets parked for a flow that waits for its verdict, oldest first; none for other
+    /// flows.
+    pub fn parked(&self, flow: FlowId) -> impl Iterator<Item = &[u8]> {
+        let park = self.table.get(flow).and_then(|flow| match &flow.state {
+            State::Pending(park) => Some(park),
+            _ => None,
+        });
+        let packets = park.into_iter().flat_map(|park| &park.packets);
+        packets.filter_map(|(datagram, _)| Some(Seen::parse(datagram).ok()?.inner(datagram)))
+    }
+
+    /// [`Event::Parked`] is to tell of the next packet that is parked for the flow, or that none came
+    /// until then.
+    pub fn await_more(&mut self, flow: FlowId, until: Instant) {
+        self.change_id(flow, |flow, _, _| {
+            if let State::Pending(park) = &mut flow.state {
+                park.awaited = Some(until);
+            }
+        });
+    }
+
+    /// From here on the flow's raw packets are given to the shell as [`Disposition::Hooked`] and
+    /// with [`Transmit::hooked`]. Later fragments, which name no flow, are not among them.
+    pub fn hook(&mut self, flow: FlowId) {
+        self.change_id(flow, |flow, _, _| flow.is_hooked = true);
     }
 
     /// A look at a flow.
@@ -399,7 +431,7 @@ impl Dataplane {
                 self.shared.counters.fragments_reassembled += 1;
                 match self.route(&mut whole, &seen, outer, now) {
                     // The connection is not taken over any more; the caller's buffer holds one piece.
-                    Fate::Forward(_) => Fate::Dropped(DropReason::Fragment),
+                    Fate::Forward(_) | Fate::Hooked(..) => Fate::Dropped(DropReason::Fragment),
                     fate => fate,
                 }
             }
@@ -446,14 +478,17 @@ impl Dataplane {
             if seen.fragment == Fragment::First && fate == Fate::Forward(datagram.len()) {
                 shared.counters.fragments_passed += 1;
             }
-            // Never overtake what waits in the queue.
-            if let (Fate::Forward(len), 1..) = (fate, flow.queued) {
-                let bytes = datagram.get(..len).unwrap_or_default().to_vec();
-                let queued = dispatch::with_newest_header(flow, id, bytes, seen.inner_at);
-                shared.send(flow, queued);
-                return Some(Fate::Absorbed);
-            }
-            Some(fate)
+            Some(match (fate, flow.queued) {
+                // Never overtake what waits in the queue.
+                (Fate::Forward(len), 1..) => {
+                    let bytes = datagram.get(..len).unwrap_or_default().to_vec();
+                    let queued = dispatch::with_newest_header(flow, id, from, bytes, seen.inner_at);
+                    shared.send(flow, queued);
+                    Fate::Absorbed
+                }
+                (Fate::Forward(len), 0) if flow.is_hooked => Fate::Hooked(id, from, len),
+                _ => fate,
+            })
         })?;
         if fate.is_some() {
             self.arm(index);
@@ -616,6 +651,7 @@ impl Dataplane {
                     outer,
                     len,
                     flow: Some(id),
+                    hooked: None,
                 });
             }
             self.burst = 0;

@@ -23,6 +23,8 @@ const ANSWER_INTERVAL: Duration = Duration::from_millis(500);
 pub(crate) enum Fate {
     /// So many bytes of the datagram go back.
     Forward(usize),
+    /// The same, past the hooks of the shell.
+    Hooked(FlowId, Leg, usize),
     Absorbed,
     Dropped(DropReason),
 }
@@ -39,7 +41,7 @@ pub(crate) fn packet(
     now: Instant,
 ) -> Fate {
     match &flow.state {
-        State::Pending(_) => park(flow, shared, datagram, outer),
+        State::Pending(_) => park(flow, id, shared, datagram, outer),
         State::Bypassed(_) => bypassed(flow, shared, datagram, seen, from),
         State::Denied(_) => denied(flow, id, shared, datagram, seen, outer, now),
         State::Tracking(_) => tracked(flow, id, shared, datagram, seen, from, now),
@@ -48,7 +50,7 @@ pub(crate) fn packet(
     }
 }
 
-fn park(flow: &mut Flow, shared: &mut Shared, datagram: &[u8], outer: Outer) -> Fate {
+fn park(flow: &mut Flow, id: FlowId, shared: &mut Shared, datagram: &[u8], outer: Outer) -> Fate {
     let State::Pending(park) = &mut flow.state else {
         return Fate::Absorbed;
     };
@@ -61,6 +63,10 @@ fn park(flow: &mut Flow, shared: &mut Shared, datagram: &[u8], outer: Outer) -> 
         return Fate::Dropped(DropReason::ParkTotalFull);
     }
     park.push(datagram, outer);
+    if park.awaited.take().is_some() {
+        let is_late = false;
+        shared.events.push_back(Event::Parked { flow: id, is_late });
+    }
     shared.counters.parked_packets += 1;
     Fate::Absorbed
 }
@@ -208,7 +214,7 @@ fn hold_greeting(
     lifecycle::release(flow, id, shared, reason);
     // What is released is queued; behind it, not before it, goes this segment.
     bypassed(flow, shared, datagram, seen, from);
-    let queued = with_newest_header(flow, id, datagram.to_vec(), seen.inner_at);
+    let queued = with_newest_header(flow, id, from, datagram.to_vec(), seen.inner_at);
     shared.send(flow, queued);
     Fate::Absorbed
 }
@@ -382,6 +388,7 @@ pub(crate) fn replaces(flow: &Flow, seen: &Seen, datagram: &[u8], from: Leg) -> 
 pub(crate) fn with_newest_header(
     flow: &Flow,
     id: FlowId,
+    from: Leg,
     mut bytes: Vec<u8>,
     header_len: usize,
 ) -> Queued {
@@ -396,5 +403,6 @@ pub(crate) fn with_newest_header(
         bytes,
         outer: flow.outer,
         flow: Some(id),
+        hooked: flow.is_hooked.then_some(from),
     }
 }

@@ -18,6 +18,8 @@ pub(crate) struct Queued {
     pub(crate) bytes: Vec<u8>,
     pub(crate) outer: Outer,
     pub(crate) flow: Option<FlowId>,
+    /// Who sent it, if it is a raw packet of a hooked flow.
+    pub(crate) hooked: Option<Leg>,
 }
 
 /// Datagrams that wait for [`poll_transmit`](crate::Dataplane::poll_transmit): released ones, resets
@@ -138,6 +140,7 @@ pub(crate) fn bare(flow: &Flow, id: FlowId, face: &Face, repr: &Repr) -> Queued 
         bytes,
         outer: flow.outer,
         flow: Some(id),
+        hooked: None,
     }
 }
 
@@ -155,6 +158,7 @@ pub(crate) fn prohibited(seen: &Seen, datagram: &[u8], outer: Outer, id: FlowId)
         bytes,
         outer,
         flow: Some(id),
+        hooked: None,
     })
 }
 

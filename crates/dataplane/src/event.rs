@@ -45,6 +45,16 @@ pub enum Disposition {
         /// Bytes of the buffer to send.
         len: usize,
     },
+    /// The same for a packet of a flow that is [hooked](crate::Dataplane::hook): the shell may send
+    /// it changed, or not at all.
+    Hooked {
+        /// The flow.
+        flow: FlowId,
+        /// Who sent it.
+        from: Leg,
+        /// Bytes of the buffer that it has.
+        len: usize,
+    },
     /// Taken: parked, held or consumed by a leg.
     Absorbed,
     /// Not answered.
@@ -104,6 +114,14 @@ pub enum Event {
         flow: FlowId,
         /// A TCP flow whose handshake was not seen: only `Pass`, `Drop` and `Reset` make sense.
         mid_flow: bool,
+    },
+    /// One more packet was parked for a flow about which [more was
+    /// awaited](crate::Dataplane::await_more), or none came in time.
+    Parked {
+        /// The flow.
+        flow: FlowId,
+        /// Whether the time is over.
+        is_late: bool,
     },
     /// Held client bytes grew: read [`held`](crate::Dataplane::held), answer with
     /// [`set_first_bytes`](crate::Dataplane::set_first_bytes).
@@ -289,4 +307,7 @@ pub struct Transmit {
     pub len: usize,
     /// The flow it belongs to, if that still exists.
     pub flow: Option<FlowId>,
+    /// Who sent it, if it is a raw packet of a [hooked](crate::Dataplane::hook) flow: the shell may
+    /// send it changed, or not at all.
+    pub hooked: Option<Leg>,
 }

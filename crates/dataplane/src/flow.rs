@@ -63,6 +63,8 @@ pub(crate) struct Flow {
     pub(crate) is_dirty: bool,
     /// Whether its handshake is under way and measured.
     pub(crate) is_measured: bool,
+    /// Whether the shell wants to see its raw packets before they leave.
+    pub(crate) is_hooked: bool,
 }
 
 /// What is being done with a flow, and what is remembered for it.
@@ -125,6 +127,7 @@ impl Flow {
             is_reported: false,
             is_dirty: false,
             is_measured: false,
+            is_hooked: false,
         }
     }
 
@@ -203,7 +206,9 @@ impl Flow {
     /// When the flow needs attention next if nothing arrives.
     pub(crate) fn deadline(&self, config: &Config, half_open: usize) -> Instant {
         match &self.state {
-            State::Pending(park) => park.deadline,
+            State::Pending(park) => park
+                .awaited
+                .map_or(park.deadline, |at| at.min(park.deadline)),
             State::Bypassed(bypass) if self.is_tcp() => self.last_seen + bypass.idle(config),
             State::Bypassed(_) | State::Denied(_) => self.last_seen + config.other_idle,
             State::Tracking(track) => track.deadline(self.last_seen, config, half_open),

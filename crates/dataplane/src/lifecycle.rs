@@ -88,11 +88,11 @@ pub(crate) fn decide(
         match fate {
             Fate::Forward(len) => {
                 datagram.truncate(len);
-                let queued = dispatch::with_newest_header(flow, id, datagram, seen.inner_at);
+                let queued = dispatch::with_newest_header(flow, id, from, datagram, seen.inner_at);
                 shared.send(flow, queued);
             }
             Fate::Dropped(reason) => shared.counters.count_drop(reason),
-            Fate::Absorbed => {}
+            Fate::Absorbed | Fate::Hooked(..) => {}
         }
     }
 }
@@ -172,7 +172,8 @@ pub(crate) fn release(flow: &mut Flow, id: FlowId, shared: &mut Shared, reason: 
         if let (State::Bypassed(bypass), Some(tcp)) = (&mut flow.state, held.seen.tcp()) {
             bypass.note(from, tcp, None);
         }
-        let queued = dispatch::with_newest_header(flow, id, held.datagram, held.seen.inner_at);
+        let queued =
+            dispatch::with_newest_header(flow, id, from, held.datagram, held.seen.inner_at);
         shared.send(flow, queued);
     }
 }
@@ -299,6 +300,7 @@ pub(crate) fn make_way(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: In
                     bytes: core::mem::take(&mut bytes),
                     outer: flow.outer,
                     flow: None,
+                    hooked: None,
                 };
                 shared.send(flow, datagram);
             }
@@ -342,6 +344,12 @@ pub(crate) fn on_timer(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: In
         return true;
     }
     match &mut flow.state {
+        State::Pending(park) if park.deadline > now => {
+            park.awaited = None;
+            let is_late = true;
+            shared.events.push_back(Event::Parked { flow: id, is_late });
+            true
+        }
         State::Pending(_) => {
             shared.counters.verdict_deadlines += 1;
             let verdict = shared.config.verdict_on_deadline;

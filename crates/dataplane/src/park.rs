@@ -13,6 +13,8 @@ pub(crate) struct Park {
     pub(crate) deadline: Instant,
     /// The sequence number of the SYN that opened the flow, if one did.
     pub(crate) isn: Option<Seq>,
+    /// Until when the shell waits for one more packet.
+    pub(crate) awaited: Option<Instant>,
 }
 
 impl Park {
@@ -22,6 +24,7 @@ impl Park {
             bytes: 0,
             deadline,
             isn: None,
+            awaited: None,
         }
     }
 

@@ -73,6 +73,7 @@ impl Chaos {
                 let sent = Sent {
                     outer: gwlb(1, 1),
                     bytes: std::mem::take(&mut out),
+                    hooked: None,
                 };
                 assert!(sent.inner().len() <= 8933);
             }
@@ -84,7 +85,16 @@ impl Chaos {
 
     fn on_event(&mut self, event: Event) {
         match event {
+            Event::Parked { flow, .. } => self.dataplane.set_verdict(flow, Verdict::Pass, self.now),
             Event::FlowOpened { flow, .. } => {
+                if self.random.random_bool(0.2) {
+                    self.dataplane.hook(flow);
+                }
+                if self.random.random_bool(0.1) {
+                    self.dataplane
+                        .await_more(flow, self.now + std::time::Duration::from_millis(100));
+                    return;
+                }
                 let verdict = match self.random.random_range(0..10) {
                     0 => Verdict::Pass,
                     1 => Verdict::Drop,

@@ -300,7 +300,7 @@ impl World {
                 self.changed += usize::from(datagram[..len] != original[..]);
                 self.leave(&datagram[..len]);
             }
-            Disposition::Absorbed | Disposition::Dropped(_) => {}
+            Disposition::Absorbed | Disposition::Hooked { .. } | Disposition::Dropped(_) => {}
         }
         self.drain();
     }
@@ -309,6 +309,7 @@ impl World {
         let sent = Sent {
             outer: gwlb(1, 50_000),
             bytes: datagram.to_vec(),
+            hooked: None,
         };
         let inner = sent.inner();
         assert!(inner.len() <= 8500);
@@ -342,6 +343,7 @@ impl World {
     fn on_event(&mut self, event: Event) {
         let (dataplane, now) = (&mut self.dataplane, self.now);
         match event {
+            Event::Parked { .. } => {}
             Event::FlowOpened { flow, mid_flow } => {
                 let verdict = match self.scenario.policy {
                     Policy::Pass => Verdict::Pass,

@@ -10,16 +10,17 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use sdk::{InterceptorKind, Sink};
+use sdk::{HookKind, InterceptorKind, Sink};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::acceptor::Desk;
-use crate::config::{Config, Ec2Place, Faults};
+use crate::config::{Config, Ec2Place, Faults, Kinds};
 use crate::directory::Lookup;
 #[cfg(feature = "aws")]
 use crate::directory::refresh::Refresh;
 use crate::flow_log::{FlowLog, Keeper};
 use crate::health::{self, State};
+use crate::records::Records;
 use crate::renewal::Renewal;
 use crate::shard::{self, Command, Pulse, ShardParts};
 use crate::socket::reply::ReplySockets;
@@ -40,6 +41,7 @@ pub struct Appliance {
     config: Arc<ArcSwap<Config>>,
     file: Option<PathBuf>,
     kinds: Vec<InterceptorKind>,
+    hook_kinds: Vec<HookKind>,
     tap: OptionalTap,
     sinks: Vec<Arc<dyn Sink>>,
     sockets: Vec<PacketSocket>,
@@ -52,6 +54,7 @@ pub struct Builder {
     config: Config,
     file: Option<PathBuf>,
     kinds: Vec<InterceptorKind>,
+    hook_kinds: Vec<HookKind>,
     tap: OptionalTap,
     sinks: Vec<Arc<dyn Sink>>,
 }
@@ -72,6 +75,8 @@ pub enum RunError {
     System(io::Error),
     /// The file of the flow log cannot be written.
     FlowLog(io::Error),
+    /// The file of the records cannot be written.
+    Records(io::Error),
     /// The certificate authority's key signs nothing, and the configuration says to refuse then.
     Authority(String),
     /// A shard's thread ended by itself.
@@ -102,6 +107,7 @@ impl fmt::Display for RunError {
             }
             Self::System(error) => write!(f, "cannot start: {error}"),
             Self::FlowLog(error) => write!(f, "cannot write to flow-log.output: {error}"),
+            Self::Records(error) => write!(f, "cannot write to records.output: {error}"),
             Self::Authority(error) => write!(
                 f,
                 "tls.ca: {error}; `when-away = \"bypass\"` starts without TLS interception"
@@ -116,7 +122,10 @@ impl fmt::Display for RunError {
 impl std::error::Error for RunError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Open { error, .. } | Self::System(error) | Self::FlowLog(error) => Some(error),
+            Self::Open { error, .. }
+            | Self::System(error)
+            | Self::FlowLog(error)
+            | Self::Records(error) => Some(error),
             Self::Authority(_) | Self::ShardEnded(_) => None,
         }
     }
@@ -149,6 +158,14 @@ impl Builder {
     #[must_use]
     pub fn kinds(mut self, kinds: impl IntoIterator<Item = InterceptorKind>) -> Self {
         self.kinds.extend(kinds);
+        self
+    }
+
+    /// A kind of hook beside the built-in ones that a reloaded configuration may use. Give the same
+    /// to [`Config::load`], with [`Kinds::with_hooks`].
+    #[must_use]
+    pub fn hook_kind(mut self, kind: HookKind) -> Self {
+        self.hook_kinds.push(kind);
         self
     }
 
@@ -216,6 +233,7 @@ impl Builder {
             config: Arc::new(ArcSwap::from_pointee(self.config)),
             file: self.file,
             kinds: self.kinds,
+            hook_kinds: self.hook_kinds,
             tap: self.tap,
             sinks: self.sinks,
             sockets,
@@ -281,6 +299,7 @@ impl Appliance {
         let (flow_log, keeper) = FlowLog::start(&config.flow_log, &self.sinks, &telemetry)
             .map_err(RunError::FlowLog)?
             .unzip();
+        let records = Records::start(&config.records, &telemetry).map_err(RunError::Records)?;
         let count = self.sockets.len();
         let (mut stray_senders, mut stray_receivers) = (Vec::new(), Vec::new());
         for _ in 0..count {
@@ -309,6 +328,7 @@ impl Appliance {
                 desk: desk.clone(),
                 directory: Arc::clone(&directory),
                 flow_log: flow_log.clone(),
+                records: records.as_ref().map(Records::queue),
                 tap: self.tap.clone(),
                 pulse: Arc::clone(&pulse),
                 commands: receiver,
@@ -339,11 +359,13 @@ impl Appliance {
             state,
             file: self.file,
             kinds: self.kinds,
+            hook_kinds: self.hook_kinds,
             threads,
             flow_log: keeper,
             _renewal: renewal,
             #[cfg(feature = "aws")]
             _refresh: refresh,
+            records,
             health: Some((stop, health)),
         })
     }
@@ -355,6 +377,7 @@ pub struct Running {
     state: Arc<State>,
     file: Option<PathBuf>,
     kinds: Vec<InterceptorKind>,
+    hook_kinds: Vec<HookKind>,
     threads: Vec<JoinHandle<io::Result<()>>>,
     flow_log: Option<Keeper>,
     /// Ends with the appliance.
@@ -362,6 +385,8 @@ pub struct Running {
     /// The same.
     #[cfg(feature = "aws")]
     _refresh: Option<Refresh>,
+    /// Written to the end after the last shard has ended.
+    records: Option<Records>,
     health: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
@@ -381,7 +406,8 @@ impl Running {
             log.reopen();
         }
         let before = self.state.config.load_full();
-        let loaded = Config::load(file, &self.kinds).and_then(|config| {
+        let kinds = Kinds::from(&self.kinds).with_hooks(self.hook_kinds.iter().copied());
+        let loaded = Config::load(file, kinds).and_then(|config| {
             crate::renewal::prepare(&config, Some(&before))
                 .map_err(|error| Faults::about(file, "tls.ca", error))?;
             Ok(config)
@@ -466,6 +492,7 @@ impl Running {
         if let Some(log) = self.flow_log.take() {
             log.finish();
         }
+        drop(self.records.take());
         if let Some((stop, thread)) = self.health.take() {
             // An error means that the thread is gone already.
             let _ = stop.send(());
@@ -553,6 +580,7 @@ fn warn_about_restart(old: &Config, new: &Config) {
             ("flows", format!("{:?}", config.flows)),
             ("ec2", format!("{:?}", config.ec2)),
             ("flow-log", format!("{:?}", config.flow_log)),
+            ("records", format!("{:?}", config.records)),
             ("health.listen", format!("{:?}", config.health.listen)),
             ("log", format!("{:?}", config.log)),
         ]

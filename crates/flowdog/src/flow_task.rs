@@ -9,11 +9,12 @@ use bytes::BytesMut;
 use dataplane::{Congestion, FlowId, FlowState, FlowView, Leg, ReadOutcome};
 use proxy::starttls::{self, Clear, StartTls, StartTlsSet, Watch};
 use proxy::{Protocol, ProxyError};
-use sdk::{Chain, FlowInfo};
+use sdk::{Chain, FlowInfo, RecordQueue, StreamHooks};
 use tls::{Handling, Impersonator, Scope, TlsError, Verify};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::config::{Application, Config, Rule};
+use crate::hooks::HookedStream;
 use crate::opening::Note;
 use crate::policy::{self, Decision, Protocols};
 use crate::stream::{Core, LegEnd, LegStream};
@@ -25,6 +26,7 @@ pub(crate) struct FlowTask {
     pub(crate) core: Rc<Core>,
     pub(crate) config: Arc<ArcSwap<Config>>,
     pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) records: Option<Arc<RecordQueue>>,
     pub(crate) flow: FlowId,
 }
 
@@ -32,6 +34,7 @@ pub(crate) struct FlowTask {
 enum Plan {
     Relay,
     Abort,
+    Hooked(StreamHooks),
     Http {
         chain: Chain,
         protocol: Protocol,
@@ -85,6 +88,23 @@ impl FlowTask {
                     )
                     .await;
                 self.finished(outcome);
+            }
+            Plan::Hooked(streams) => {
+                let hooked = HookedStream {
+                    streams,
+                    info: self.info(&view),
+                    records: self.records.clone(),
+                    idle: config.proxy.idle_time,
+                };
+                match hooked.run(&self.core, client, server).await {
+                    Ok(()) => telemetry::add(&self.telemetry.served),
+                    Err(error) => {
+                        self.telemetry.failed.add(error.outcome());
+                        tracing::debug!(flow = %self.flow, %error, "hooked flow ended in an error");
+                        self.core.abort(self.flow);
+                        return;
+                    }
+                }
             }
             Plan::Http { chain, protocol } => {
                 let outcome = self
@@ -284,6 +304,10 @@ impl FlowTask {
                 chain: chain(),
                 protocol: Protocol::Http1,
             },
+            Decision::Intercept(Protocols::Hooked) => judgement
+                .rule
+                .and_then(|rule| rule.hooks.streams())
+                .map_or(Plan::Relay, Plan::Hooked),
             Decision::Intercept(Protocols::Http2) => Plan::Http {
                 chain: chain(),
                 protocol: Protocol::Http2,

@@ -26,6 +26,7 @@ pub(crate) fn render(state: &State, snapshots: &[Snapshot]) -> String {
     dataplane(&mut text, snapshots);
     endpoints(&mut text, snapshots);
     interceptors(&mut text, state);
+    hooks(&mut text, state);
     acceptors(&mut text, state);
     directory(&mut text, state, snapshots);
     #[cfg(feature = "script")]
@@ -183,6 +184,18 @@ fn shell(text: &mut Exposition, state: &State) {
         "Records of flows that did not fit into the queue or could not be written.",
         read(&telemetry.flow_records_lost),
     );
+    text.family(
+        "flowdog_records_total",
+        "counter",
+        "Records of hooks: written, dropped because the queue was full, or failed to be written.",
+    );
+    for (result, count) in [
+        ("written", &telemetry.records_written),
+        ("dropped", &telemetry.records_dropped),
+        ("failed", &telemetry.records_failed),
+    ] {
+        text.sample(&[("result", &result)], read(count));
+    }
     text.single(
         "flowdog_config_reloads_total",
         "counter",
@@ -631,6 +644,56 @@ fn interceptors(text: &mut Exposition, state: &State) {
     for (name, s) in &stats {
         for (note, count) in &s.notes {
             text.sample(&[("interceptor", name), ("note", note)], count);
+        }
+    }
+}
+
+fn hooks(text: &mut Exposition, state: &State) {
+    let config = state.config.load();
+    if config.hooks.is_empty() {
+        return;
+    }
+    let stats: Vec<_> = config
+        .hooks
+        .iter()
+        .map(|link| (link.name().to_owned(), link.stats()))
+        .collect();
+    text.family(
+        "flowdog_hook_calls_total",
+        "counter",
+        "Packets and TCP connections that a hook was shown since the configuration was loaded.",
+    );
+    for (name, s) in &stats {
+        for (kind, count) in [("packet", s.packets), ("stream", s.streams)] {
+            text.sample(&[("hook", name), ("kind", &kind)], count);
+        }
+    }
+    text.family(
+        "flowdog_hook_actions_total",
+        "counter",
+        "Packets that a hook changed, answered or dropped.",
+    );
+    for (name, s) in &stats {
+        for (action, count) in [("edited", s.edited), ("dropped", s.dropped)] {
+            text.sample(&[("hook", name), ("action", &action)], count);
+        }
+    }
+    text.family(
+        "flowdog_hook_panics_total",
+        "counter",
+        "Calls of a hook that panicked: a defect, contained.",
+    );
+    for (name, s) in &stats {
+        text.sample(&[("hook", name)], s.panics);
+    }
+    text.family(
+        "flowdog_hook_notes_total",
+        "counter",
+        "What a hook counted itself.",
+    );
+    for (name, s) in &stats {
+        for (note, count) in &s.notes {
+            text.sample(&[("hook", name), ("note", note)], count);
         }
     }
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dataplane::{Congestion, FlowId, FlowState, FlowView, Verdict};
-use sdk::{Chain, Ec2Host, FlowInfo, TlsInfo};
+use sdk::{Chain, Ec2Host, FlowInfo, Hooks, TlsInfo};
 use serde_json::{Map, Value};
 
 use crate::acceptor::{AcceptorLink, Answer, Desk, Ruling, Source, TOTAL_DEADLINE};
 use crate::config::{Config, Rule};
-use crate::policy::{self, Application, Decision, Facts, Judgement, OpenStep};
+use crate::policy::{self, Application, Decision, Facts, Judgement, OpenStep, QuicSight};
 use crate::stream::Core;
 
 /// What is remembered of how a flow was judged, for later stages and for its record.
@@ -59,6 +59,15 @@ pub(crate) fn word(verdict: Verdict) -> &'static str {
 }
 
 impl Note {
+    /// Adds what the first datagrams said.
+    pub(crate) fn learn_quic(&mut self, quic: Option<&QuicSight>) {
+        if let Some(quic) = quic {
+            self.application = Some(Application::Quic.as_str());
+            self.server_name.clone_from(&quic.server_name);
+            self.ja4.clone_from(&quic.ja4);
+        }
+    }
+
     /// Adds what the first bytes said.
     pub(crate) fn learn(&mut self, judgement: &Judgement<'_>) {
         self.verdict = match judgement.decision {
@@ -107,9 +116,12 @@ pub(crate) struct Opening {
     config: Arc<Config>,
     facts: Facts,
     mid_flow: bool,
+    quic: Option<QuicSight>,
     flow: FlowId,
     info: FlowInfo,
     note: Note,
+    /// Those of the rule that passes the flow.
+    hooks: Hooks,
     /// The first rule that has not had its say.
     from: usize,
     began: Instant,
@@ -131,7 +143,10 @@ impl Opening {
         view: &FlowView,
         facts: Facts,
         mid_flow: bool,
+        quic: Option<QuicSight>,
     ) -> Self {
+        let mut note = Note::default();
+        note.learn_quic(quic.as_ref());
         Self {
             core: Rc::clone(core),
             config,
@@ -139,7 +154,9 @@ impl Opening {
             flow: view.id,
             info: info(core, view, &facts),
             facts,
-            note: Note::default(),
+            note,
+            quic,
+            hooks: Hooks::default(),
             from: 0,
             began: Instant::now(),
         }
@@ -179,13 +196,20 @@ impl Opening {
     fn advance(&mut self) -> Rest {
         let config = Arc::clone(&self.config);
         loop {
-            let opening = policy::at_open(&config, &self.facts, self.mid_flow, self.from);
+            let opening = policy::at_open_of(
+                &config,
+                &self.facts,
+                self.mid_flow,
+                self.from,
+                self.quic.as_ref(),
+            );
             let (rule, number) = match (opening.step, opening.rule, opening.number) {
                 (OpenStep::Ask, Some(rule), Some(number)) => (rule, number),
                 (OpenStep::Ask, ..) => return Rest::Nothing,
                 (OpenStep::Verdict(verdict), rule, _) => {
                     if let Some(rule) = rule {
                         self.note.rule = Some(Arc::clone(&rule.name));
+                        self.hooks = rule.hooks.clone();
                     }
                     self.finish(verdict);
                     return Rest::Nothing;
@@ -239,13 +263,11 @@ impl Opening {
 
     fn finish(&mut self, verdict: Verdict) {
         let mut dataplane = self.core.dataplane.borrow_mut();
-        let waits = dataplane
-            .flow(self.flow)
-            .is_some_and(|view| view.state == FlowState::Pending);
-        if !waits {
+        let view = dataplane.flow(self.flow);
+        let Some(view) = view.filter(|view| view.state == FlowState::Pending) else {
             // Gone, or decided by the data plane's own deadline.
             return;
-        }
+        };
         self.note.verdict = word(verdict);
         self.note.ec2 = self.facts.hosts();
         let note = std::mem::take(&mut self.note);
@@ -259,6 +281,9 @@ impl Opening {
             "acceptor heard"
         );
         self.core.notes.borrow_mut().insert(self.flow, note);
+        if verdict == Verdict::Pass {
+            self.core.hook(&mut dataplane, &view, &self.hooks);
+        }
         dataplane.set_verdict(self.flow, verdict, self.core.clock.now());
         self.core.kick.notify_one();
     }

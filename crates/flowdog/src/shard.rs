@@ -13,9 +13,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use dataplane::{
     Counters, Dataplane, Disposition, Event, FirstBytes, FlowEnd, FlowId, FlowState, FlowSummary,
-    Instant, Outer,
+    Instant, Outer, Verdict,
 };
 use futures_util::FutureExt as _;
+use sdk::RecordQueue;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot};
@@ -27,7 +28,7 @@ use crate::endpoints::Endpoints;
 use crate::flow_log::{FlowLog, FlowRecord, Stage};
 use crate::flow_task::FlowTask;
 use crate::opening::{self, Note, Opening};
-use crate::policy::{self, Application, Decision, OpenStep, PassReason};
+use crate::policy::{self, Application, Datagrams, Decision, OpenStep, PassReason};
 use crate::socket::reply::ReplyCounters;
 use crate::socket::send::{Piece, SendCounters, Sender};
 use crate::socket::sys::{Received, Ring};
@@ -59,6 +60,7 @@ pub(crate) struct ShardParts {
     pub(crate) desk: Desk,
     pub(crate) directory: Arc<Lookup>,
     pub(crate) flow_log: Option<FlowLog>,
+    pub(crate) records: Option<Arc<RecordQueue>>,
     pub(crate) tap: OptionalTap,
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) commands: mpsc::Receiver<Command>,
@@ -182,6 +184,7 @@ struct Shard {
     interval: Option<Duration>,
     /// When each of them has its next one, in order.
     watched: VecDeque<(Instant, FlowId)>,
+    records: Option<Arc<RecordQueue>>,
     tap: OptionalTap,
     pulse: Arc<Pulse>,
     commands: mpsc::Receiver<Command>,
@@ -192,6 +195,9 @@ struct Shard {
     /// Datagrams of our own making on their way to the kernel.
     outgoing: Vec<u8>,
     pieces: Vec<Piece>,
+    /// What hooks left of the packets of a batch.
+    hooked: Vec<u8>,
+    hooked_pieces: Vec<Piece>,
     stopping: bool,
 }
 
@@ -216,6 +222,7 @@ impl Shard {
             flow_log: parts.flow_log,
             interval,
             watched: VecDeque::new(),
+            records: parts.records,
             tap: parts.tap,
             pulse: parts.pulse,
             commands: parts.commands,
@@ -225,6 +232,8 @@ impl Shard {
             endpoints: Endpoints::default(),
             outgoing: Vec::with_capacity(FLUSH_BYTES + 16 * 1024),
             pieces: Vec::new(),
+            hooked: Vec::new(),
+            hooked_pieces: Vec::new(),
             stopping: false,
         })
     }
@@ -411,7 +420,11 @@ impl Shard {
 
     fn take_event(&mut self, event: Event) {
         match event {
-            Event::FlowOpened { flow, mid_flow } => self.decide_at_open(flow, mid_flow),
+            Event::FlowOpened { flow, mid_flow } => {
+                self.count_opened(flow);
+                self.decide_at_open(flow, mid_flow, false);
+            }
+            Event::Parked { flow, is_late } => self.decide_at_open(flow, false, is_late),
             Event::FirstBytes { flow } => self.decide_at_first_bytes(flow),
             Event::Handshake { flow, round_trips } => {
                 if let Some(note) = self.core.notes.borrow_mut().get_mut(&flow) {
@@ -429,6 +442,7 @@ impl Shard {
             Event::FlowEnded { flow, summary } => {
                 self.core.wake_all(flow);
                 let note = self.core.notes.borrow_mut().remove(&flow);
+                self.core.hooked.borrow_mut().remove(&flow);
                 if let Some(log) = &self.flow_log {
                     log.push(FlowRecord {
                         start: self.core.clock.wall(summary.opened_at),
@@ -454,16 +468,31 @@ impl Shard {
         }
     }
 
-    fn decide_at_open(&mut self, flow: FlowId, mid_flow: bool) {
+    fn count_opened(&mut self, flow: FlowId) {
         self.watch(flow);
+        if let Some(view) = self.core.dataplane.borrow().flow(flow) {
+            self.endpoints.count_opened(view.endpoint);
+        }
+    }
+
+    fn decide_at_open(&mut self, flow: FlowId, mid_flow: bool, is_late: bool) {
         let mut dataplane = self.core.dataplane.borrow_mut();
         let Some(view) = dataplane.flow(flow) else {
             return;
         };
-        self.endpoints.count_opened(view.endpoint);
         let config = self.config.load();
         let facts = self.core.facts(&view);
-        let opening = policy::at_open(&config, &facts, mid_flow, 0);
+        let parked = dataplane.parked(flow);
+        let quic = match policy::look_at_datagrams(&config, &facts, parked, is_late) {
+            Datagrams::NeedMore => {
+                let until = view.opened_at + config.flows.hold_time;
+                dataplane.await_more(flow, until);
+                return;
+            }
+            Datagrams::Other => None,
+            Datagrams::Quic(sight) => Some(sight),
+        };
+        let opening = policy::at_open_of(&config, &facts, mid_flow, 0, quic.as_ref());
         tracing::debug!(
             %flow,
             endpoint = %view.endpoint,
@@ -472,26 +501,31 @@ impl Shard {
             server = %view.server,
             mid_flow,
             step = ?opening.step,
+            quic = quic.is_some(),
             rule = opening.rule.map(|rule| &*rule.name),
             "flow opened"
         );
         match opening.step {
             OpenStep::Verdict(verdict) => {
                 if self.flow_log.is_some() {
-                    let note = Note {
+                    let mut note = Note {
                         rule: opening.rule.map(|rule| Arc::clone(&rule.name)),
                         verdict: opening::word(verdict),
                         ec2: facts.hosts(),
                         ..Note::default()
                     };
+                    note.learn_quic(quic.as_ref());
                     self.core.notes.borrow_mut().insert(flow, note);
+                }
+                if let (Some(rule), Verdict::Pass) = (opening.rule, verdict) {
+                    self.core.hook(&mut dataplane, &view, &rule.hooks);
                 }
                 dataplane.set_verdict(flow, verdict, self.core.clock.now());
             }
             OpenStep::Ask => {
                 drop(dataplane);
                 let config = Arc::clone(&config);
-                Opening::new(&self.core, config, &view, facts, mid_flow).start(&self.desk);
+                Opening::new(&self.core, config, &view, facts, mid_flow, quic).start(&self.desk);
             }
         }
     }
@@ -529,6 +563,9 @@ impl Shard {
         {
             note.learn(&judgement);
         }
+        if let (Some(rule), FirstBytes::Bypass) = (judgement.rule, answer) {
+            self.core.hook(&mut dataplane, &view, &rule.hooks);
+        }
         dataplane.set_first_bytes(flow, answer, self.core.clock.now());
     }
 
@@ -537,6 +574,7 @@ impl Shard {
             core: Rc::clone(&self.core),
             config: Arc::clone(&self.config),
             telemetry: Arc::clone(&self.telemetry),
+            records: self.records.clone(),
             flow,
         };
         let (core, telemetry) = (Rc::clone(&self.core), Arc::clone(&self.telemetry));
@@ -565,13 +603,27 @@ impl Shard {
                         break;
                     };
                     sent += 1;
+                    let mut len = transmit.len;
+                    if let (Some(flow), Some(from)) = (transmit.flow, transmit.hooked) {
+                        self.hooked.clear();
+                        self.hooked.extend_from_slice(&self.outgoing[start..]);
+                        self.outgoing.truncate(start);
+                        let records = self.records.as_deref();
+                        if !self
+                            .core
+                            .show(flow, from, &self.hooked, records, &mut self.outgoing)
+                        {
+                            continue;
+                        }
+                        len = self.outgoing.len() - start;
+                    }
                     self.pieces.push(Piece {
-                        range: start..start + transmit.len,
+                        range: start..start + len,
                         outer: transmit.outer,
                     });
                 }
             }
-            if self.pieces.is_empty() {
+            if self.pieces.is_empty() && sent < TRANSMIT_BUDGET {
                 return sent > 0;
             }
             watch_sent(&self.tap, self.index, &self.outgoing, &self.pieces);
@@ -602,6 +654,8 @@ impl Shard {
         self.counters.batches += 1;
         self.counters.messages += count as u64;
         self.pieces.clear();
+        self.hooked.clear();
+        self.hooked_pieces.clear();
         for index in 0..count {
             if let Some(message) = self.ring.received(index) {
                 self.take_message(message);
@@ -610,7 +664,17 @@ impl Shard {
         watch_sent(&self.tap, self.index, self.ring.bytes(), &self.pieces);
         self.sender
             .send(&self.socket, self.ring.bytes(), &self.pieces);
+        self.send_hooked();
         count > 0
+    }
+
+    /// Sends what hooks left of packets.
+    fn send_hooked(&mut self) {
+        if !self.hooked_pieces.is_empty() {
+            watch_sent(&self.tap, self.index, &self.hooked, &self.hooked_pieces);
+            self.sender
+                .send(&self.socket, &self.hooked, &self.hooked_pieces);
+        }
     }
 
     fn take_message(&mut self, message: Received) {
@@ -655,13 +719,28 @@ impl Shard {
                     Ok(()) => self.counters.strays_sent += 1,
                     Err(_) => self.counters.strays_dropped += 1,
                 }
-            } else if let Disposition::Hairpin { len } =
-                dataplane.handle_datagram(datagram, outer, now)
-            {
-                self.pieces.push(Piece {
-                    range: start..start + len,
-                    outer,
-                });
+            } else {
+                match dataplane.handle_datagram(datagram, outer, now) {
+                    Disposition::Hairpin { len } => self.pieces.push(Piece {
+                        range: start..start + len,
+                        outer,
+                    }),
+                    // All packets of such a flow go this way, so that they keep their order.
+                    Disposition::Hooked { flow, from, len } => {
+                        let (at, records) = (self.hooked.len(), self.records.as_deref());
+                        let packet = datagram.get(..len).unwrap_or_default();
+                        if self
+                            .core
+                            .show(flow, from, packet, records, &mut self.hooked)
+                        {
+                            self.hooked_pieces.push(Piece {
+                                range: at..self.hooked.len(),
+                                outer,
+                            });
+                        }
+                    }
+                    Disposition::Absorbed | Disposition::Dropped(_) => {}
+                }
             }
             start = stop;
             if start >= end {
@@ -689,13 +768,32 @@ impl Shard {
                 .dataplane
                 .borrow_mut()
                 .handle_datagram(&mut stray.bytes, stray.outer, now);
-        if let Disposition::Hairpin { len } = disposition {
-            let pieces = [Piece {
-                range: 0..len,
-                outer: stray.outer,
-            }];
-            watch_sent(&self.tap, self.index, &stray.bytes, &pieces);
-            self.sender.send(&self.socket, &stray.bytes, &pieces);
+        match disposition {
+            Disposition::Hairpin { len } => {
+                let pieces = [Piece {
+                    range: 0..len,
+                    outer: stray.outer,
+                }];
+                watch_sent(&self.tap, self.index, &stray.bytes, &pieces);
+                self.sender.send(&self.socket, &stray.bytes, &pieces);
+            }
+            Disposition::Hooked { flow, from, len } => {
+                self.hooked.clear();
+                self.hooked_pieces.clear();
+                let (packet, records) = (stray.bytes.get(..len), self.records.as_deref());
+                let packet = packet.unwrap_or_default();
+                if self
+                    .core
+                    .show(flow, from, packet, records, &mut self.hooked)
+                {
+                    self.hooked_pieces.push(Piece {
+                        range: 0..self.hooked.len(),
+                        outer: stray.outer,
+                    });
+                    self.send_hooked();
+                }
+            }
+            Disposition::Absorbed | Disposition::Dropped(_) => {}
         }
     }
 }

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
 use crate::directory::Lookup;
+use crate::hooks::Hooked;
 use crate::opening::Note;
 use crate::policy::Facts;
 
@@ -60,6 +61,8 @@ pub(crate) struct Core {
     pub(crate) directory: Arc<Lookup>,
     /// How flows were judged that have more to remember than their verdict.
     pub(crate) notes: RefCell<HashMap<FlowId, Note>>,
+    /// The flows whose raw packets are shown to hooks.
+    pub(crate) hooked: RefCell<HashMap<FlowId, Hooked>>,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +80,7 @@ impl Core {
             wakers: RefCell::default(),
             directory,
             notes: RefCell::default(),
+            hooked: RefCell::default(),
         }
     }
 

@@ -26,6 +26,12 @@ pub(crate) struct Telemetry {
     pub(crate) flow_records: AtomicU64,
     /// Records of flows that did not fit into the queue or could not be written.
     pub(crate) flow_records_lost: AtomicU64,
+    /// Records of hooks that were written.
+    pub(crate) records_written: AtomicU64,
+    /// Records of hooks that did not fit into the queue.
+    pub(crate) records_dropped: AtomicU64,
+    /// Records of hooks that could not be written.
+    pub(crate) records_failed: AtomicU64,
     pub(crate) reloads: AtomicU64,
     pub(crate) reload_failures: AtomicU64,
     /// The missing authority was told once; repeating it for each flow helps nobody.

@@ -1,18 +1,22 @@
-//! The interceptors that come with flowdog, one file each.
+//! The interceptors and hooks that come with flowdog, one file each.
 //!
 //! They are written on the `sdk` alone and can do nothing that an interceptor from another crate
 //! cannot do. [`all`] is the only list of them.
 #![forbid(unsafe_code)]
 
 mod block;
+mod dns;
 mod edit_body;
 mod edit_headers;
+#[doc(hidden)]
+pub mod fuzzing;
 mod geneve_headers;
 mod map_local;
 mod map_remote;
 mod sts_rickroll;
 
 pub use block::Block;
+pub use dns::Dns;
 pub use edit_body::EditBody;
 pub use edit_headers::EditHeaders;
 pub use geneve_headers::GeneveHeaders;
@@ -20,7 +24,7 @@ pub use map_local::MapLocal;
 pub use map_remote::MapRemote;
 pub use sts_rickroll::StsRickroll;
 
-use sdk::InterceptorKind;
+use sdk::{HookKind, InterceptorKind};
 
 /// Every built-in kind, in the order of their names.
 #[must_use]
@@ -34,6 +38,12 @@ pub fn all() -> Vec<InterceptorKind> {
         map_remote::KIND,
         sts_rickroll::KIND,
     ]
+}
+
+/// Every built-in kind of hook, in the order of their names.
+#[must_use]
+pub fn hooks() -> Vec<HookKind> {
+    vec![dns::KIND]
 }
 
 #[cfg(test)]

@@ -312,7 +312,7 @@ impl Match {
 
 /// Whether a text looks like a pattern in which `*` stands for any characters. Takes time
 /// proportional to the product of both lengths at most.
-fn is_like(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
+pub(crate) fn is_like(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
     let same = |a: u8, b: u8| a == b || (ignore_case && a.eq_ignore_ascii_case(&b));
     let (mut p, mut t) = (0, 0);
     // Where the last star was, and how much of the text it stands for.

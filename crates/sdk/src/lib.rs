@@ -36,9 +36,11 @@ mod flow;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzzing;
 mod headers;
+mod hook;
 mod interceptor;
 mod kind;
 mod message;
+mod name_glob;
 mod packet;
 mod signature;
 mod sink;
@@ -66,10 +68,15 @@ pub use ec2::{Ec2Host, Ec2Interface, Ec2Listing};
 pub use filter::{Filter, FilterError, Subject};
 pub use flow::{AttachmentId, FlowCookie, FlowId, FlowInfo, Leg, Protocol, TlsInfo, VpcEndpointId};
 pub use headers::{Field, FieldName, Headers, InvalidName};
+pub use hook::{
+    HookContext, HookKind, HookLink, HookSight, HookStats, Hooks, PacketHook, PacketStep,
+    StreamHook, StreamHooks, StreamOutput, StreamStep,
+};
 pub use interceptor::{Exchange, Extensions, InterceptError, Interceptor, Step};
 pub use kind::{ConfigFault, InterceptorKind, from_table};
 pub use message::{Reason, Request, RequestHead, Response};
-pub use packet::{EditError, InnerPacket, PacketHook, PacketStep};
+pub use name_glob::{InvalidNameGlob, NameGlob};
+pub use packet::{EditError, InnerPacket, UdpView};
 pub use signature::Signature;
 pub use sink::{Record, RecordQueue, Sink, SinkError};
 pub use size::{ByteSize, InvalidSize};

@@ -1,5 +1,5 @@
-//! Single packets of any protocol: the trait of extensions that see or edit them, and the packet
-//! whose lengths and checksums are always right.
+//! A single packet of any protocol whose lengths and checksums are always right, however it is
+//! edited.
 
 use core::fmt;
 use core::net::IpAddr;
@@ -8,23 +8,6 @@ use std::borrow::Cow;
 use wire::ip::{Family, Fragment, Packet};
 
 use crate::{Protocol, VpcEndpointId};
-
-/// Sees and edits packets of flows that are not intercepted: DNS, ICMP, protocols of one's own.
-///
-/// Called for every packet on the shard's own thread, so it must be quick; it cannot wait.
-pub trait PacketHook: Send + Sync + fmt::Debug {
-    /// A packet is here.
-    fn on_packet(&self, packet: &mut InnerPacket<'_>) -> PacketStep;
-}
-
-/// What to do with a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PacketStep {
-    /// Do not send it on.
-    Drop,
-    /// Send it on, as it is now.
-    Pass,
-}
 
 /// An inner packet, with the endpoint it came through. Copied only when it is edited.
 #[derive(Clone)]
@@ -54,6 +37,9 @@ pub enum EditError {
     /// Another length would break the sequence numbers of the connection.
     #[error("the length of a TCP segment cannot be changed")]
     TcpLength,
+    /// Only a UDP datagram without IPv6 extension headers is answered or has UDP data.
+    #[error("the packet is no plain UDP datagram")]
+    NotUdp,
 }
 
 impl fmt::Debug for InnerPacket<'_> {
@@ -126,6 +112,66 @@ impl<'a> InnerPacket<'a> {
     #[must_use]
     pub fn payload(&self) -> &[u8] {
         self.bytes.get(self.payload_at..).unwrap_or_default()
+    }
+
+    /// Ports and data, if it is a whole UDP datagram.
+    #[must_use]
+    pub fn udp(&self) -> Option<UdpView<'_>> {
+        if self.fragment != Fragment::Whole || self.protocol != Protocol::UDP {
+            return None;
+        }
+        let datagram = wire::udp::Datagram::parse(self.payload()).ok()?;
+        Some(UdpView {
+            src_port: datagram.src_port(),
+            dst_port: datagram.dst_port(),
+            data: datagram.payload(),
+        })
+    }
+
+    /// Replaces the data of a UDP datagram.
+    ///
+    /// # Errors
+    /// [`EditError`]; the packet is as it was.
+    pub fn set_udp_data(&mut self, data: &[u8]) -> Result<(), EditError> {
+        let ports = self.udp().ok_or(EditError::NotUdp)?;
+        let payload = datagram(ports.src_port, ports.dst_port, data);
+        self.set_payload(&payload)
+    }
+
+    /// Makes a UDP datagram its own answer: addresses and ports change places, and `data` is what
+    /// it carries. Passed on, it goes back to its sender as if the other end had answered.
+    ///
+    /// # Errors
+    /// [`EditError`]; the packet is as it was.
+    pub fn answer(&mut self, data: &[u8]) -> Result<(), EditError> {
+        let ports = self.udp().ok_or(EditError::NotUdp)?;
+        // What stands in extension headers, a route for instance, was meant for the way there.
+        if self.family == Family::V6 && self.payload_at != 40 {
+            return Err(EditError::NotUdp);
+        }
+        let payload = datagram(ports.dst_port, ports.src_port, data);
+        let mut turned = self.clone();
+        turned.turn();
+        turned.set_payload(&payload)?;
+        *self = turned;
+        Ok(())
+    }
+
+    fn turn(&mut self) {
+        core::mem::swap(&mut self.src, &mut self.dst);
+        let (src, dst) = (self.src, self.dst);
+        let header = self.bytes.to_mut();
+        let (hops, src_at) = match self.family {
+            Family::V4 => (8, 12),
+            Family::V6 => (7, 8),
+        };
+        put(header, hops, [HOP_LIMIT]);
+        for (at, address) in [(src_at, src), (src_at + address_len(dst), dst)] {
+            match address {
+                IpAddr::V4(address) => put(header, at, address.octets()),
+                IpAddr::V6(address) => put(header, at, address.octets()),
+            }
+        }
     }
 
     /// Whether the packet was edited.
@@ -201,8 +247,36 @@ impl<'a> InnerPacket<'a> {
     }
 }
 
-fn put(bytes: &mut [u8], at: usize, value: [u8; 2]) {
-    if let Some(slot) = bytes.get_mut(at..at + 2) {
+/// What hosts start with (RFC 1700, "IP time to live").
+const HOP_LIMIT: u8 = 64;
+
+/// A whole UDP datagram as far as its sender is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpView<'a> {
+    /// The source port.
+    pub src_port: u16,
+    /// The destination port.
+    pub dst_port: u16,
+    /// What it carries.
+    pub data: &'a [u8],
+}
+
+/// A UDP header whose length and checksum are still to be filled in, and data.
+fn datagram(src_port: u16, dst_port: u16, data: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(8 + data.len());
+    bytes.extend_from_slice(&src_port.to_be_bytes());
+    bytes.extend_from_slice(&dst_port.to_be_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(data);
+    bytes
+}
+
+fn address_len(address: IpAddr) -> usize {
+    if address.is_ipv4() { 4 } else { 16 }
+}
+
+fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {
+    if let Some(slot) = bytes.get_mut(at..at + N) {
         slot.copy_from_slice(&value);
     }
 }
@@ -241,25 +315,7 @@ mod tests {
     }
 
     fn datagram(data: &[u8]) -> Vec<u8> {
-        [&[0xc0, 0, 0, 53, 0, 0, 0, 0], data].concat()
-    }
-
-    /// Answers DNS questions about one name with silence, and shouts at the others.
-    #[derive(Debug)]
-    struct Shouts;
-
-    impl PacketHook for Shouts {
-        fn on_packet(&self, packet: &mut InnerPacket<'_>) -> PacketStep {
-            if packet.protocol() != Protocol::UDP || packet.payload().ends_with(b"secret") {
-                return PacketStep::Drop;
-            }
-            let mut louder = packet.payload().to_ascii_uppercase();
-            louder.push(b'!');
-            match packet.set_payload(&louder) {
-                Ok(()) => PacketStep::Pass,
-                Err(_) => PacketStep::Drop,
-            }
-        }
+        [&[0xc0, 0, 0, 53, 0, (8 + data.len()) as u8, 0, 0], data].concat()
     }
 
     #[test]
@@ -267,7 +323,7 @@ mod tests {
         for v6 in [false, true] {
             let bytes = packet(v6, Protocol::UDP, &datagram(b"hello"));
             let mut edited = InnerPacket::parse(ENDPOINT, &bytes).unwrap();
-            assert_eq!(Shouts.on_packet(&mut edited), PacketStep::Pass);
+            edited.set_udp_data(b"HELLO!").unwrap();
             assert!(edited.is_edited());
             let again = Packet::parse(edited.bytes()).unwrap();
             assert_eq!(again.total_len(), bytes.len() + 1);
@@ -281,10 +337,42 @@ mod tests {
     #[test]
     fn a_packet_that_is_only_looked_at_is_not_copied() {
         let bytes = packet(false, Protocol::UDP, &datagram(b"secret"));
-        let mut seen = InnerPacket::parse(ENDPOINT, &bytes).unwrap();
-        assert_eq!(Shouts.on_packet(&mut seen), PacketStep::Drop);
+        let seen = InnerPacket::parse(ENDPOINT, &bytes).unwrap();
+        assert_eq!(seen.udp().unwrap().data, b"secret");
         assert!(!seen.is_edited());
         assert_eq!((seen.endpoint(), seen.bytes()), (ENDPOINT, &bytes[..]));
+    }
+
+    #[test]
+    fn an_answer_goes_back_with_right_checksums() {
+        for v6 in [false, true] {
+            let bytes = packet(v6, Protocol::UDP, &datagram(b"a question"));
+            let mut answered = InnerPacket::parse(ENDPOINT, &bytes).unwrap();
+            answered.answer(b"an answer, longer").unwrap();
+            let (before, after) = (
+                Packet::parse(&bytes).unwrap(),
+                Packet::parse(answered.bytes()).unwrap(),
+            );
+            assert_eq!(
+                (after.src(), after.dst()),
+                (before.dst(), before.src()),
+                "{answered:?}"
+            );
+            assert_eq!((answered.src(), answered.dst()), (after.src(), after.dst()));
+            assert!(after.verify_checksum());
+            let udp = wire::udp::Datagram::parse(after.payload()).unwrap();
+            assert!(udp.verify_checksum(after.src(), after.dst()));
+            assert_eq!((udp.src_port(), udp.dst_port()), (53, 0xc000));
+            assert_eq!(udp.payload(), b"an answer, longer");
+        }
+        let tcp = packet(false, Protocol::TCP, &[0; 20]);
+        let mut refused = InnerPacket::parse(ENDPOINT, &tcp).unwrap();
+        assert_eq!(refused.answer(b""), Err(EditError::NotUdp));
+        assert_eq!(refused.bytes(), tcp);
+        let long = packet(false, Protocol::UDP, &datagram(b"x"));
+        let mut refused = InnerPacket::parse(ENDPOINT, &long).unwrap();
+        assert_eq!(refused.answer(&[0; 9000]), Err(EditError::TooLong));
+        assert_eq!(refused.bytes(), long);
     }
 
     #[test]

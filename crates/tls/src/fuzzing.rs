@@ -8,6 +8,7 @@ use crate::hello::{self, Parsed, Transport};
 use crate::leaf_key::KeyType;
 use crate::mirror::{MAX_LIFETIME, MAX_NAMES, Mirror, WHOLE, Wanted};
 use crate::offer::Offer;
+use crate::quic::{self, Initial};
 
 /// A client's first bytes.
 pub fn client_hello(bytes: &[u8]) {
@@ -33,6 +34,26 @@ pub fn client_hello(bytes: &[u8]) {
         for suite in &offer.provider.cipher_suites {
             assert!(hello.cipher_suites.contains(&suite.suite().into()));
         }
+    }
+}
+
+/// A UDP client's first datagrams: each begins with two bytes that say how long it is.
+pub fn quic_initial(bytes: &[u8]) {
+    let mut datagrams = Vec::new();
+    let mut rest = bytes;
+    while let Some((length, after)) = rest.split_first_chunk::<2>() {
+        let (datagram, next) =
+            after.split_at(usize::from(u16::from_be_bytes(*length)).min(after.len()));
+        datagrams.push(datagram);
+        rest = next;
+    }
+    let whole = quic::parse(datagrams.iter().copied());
+    for count in 0..datagrams.len() {
+        let early = quic::parse(datagrams.iter().copied().take(count));
+        assert!(early == Initial::NeedMore || early == whole);
+    }
+    if let Initial::Hello(hello) = whole {
+        assert_eq!(hello.ja4(Transport::Quic).len(), 36);
     }
 }
 

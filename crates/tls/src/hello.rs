@@ -167,6 +167,25 @@ pub fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
+/// Looks at the beginning of a handshake without records around it, as QUIC carries it.
+pub(crate) fn parse_message(bytes: &[u8]) -> Parsed {
+    let [kind, a, b, c, body @ ..] = bytes else {
+        return Parsed::NeedMore;
+    };
+    if *kind != HANDSHAKE_CLIENT_HELLO {
+        return Parsed::Malformed(HelloFault::NotClientHello);
+    }
+    let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
+    if length > MAX_BYTES {
+        return Parsed::Malformed(HelloFault::TooLarge);
+    }
+    match body.get(..length).map(parse_body) {
+        None => Parsed::NeedMore,
+        Some(Ok(hello)) => Parsed::Hello(hello),
+        Some(Err(fault)) => Parsed::Malformed(fault),
+    }
+}
+
 enum Reassembled {
     NotTls,
     NeedMore,

@@ -35,6 +35,7 @@ mod mirror;
 mod ocsp;
 mod offer;
 mod outcome;
+pub mod quic;
 mod resume;
 mod revocation;
 mod sessions;

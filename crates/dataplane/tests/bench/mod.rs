@@ -311,6 +311,8 @@ pub fn with_flags(mut tcp: Tcp, letters: &str) -> Tcp {
 pub struct Sent {
     pub outer: Outer,
     pub bytes: Vec<u8>,
+    /// Who sent it, if it went past the hooks of the shell.
+    pub hooked: Option<Leg>,
 }
 
 impl Sent {
@@ -442,7 +444,19 @@ impl Bench {
         let answer = match disposition {
             Disposition::Hairpin { len } => {
                 bytes.truncate(len);
-                Answer::Hairpin(Sent { outer, bytes })
+                Answer::Hairpin(Sent {
+                    outer,
+                    bytes,
+                    hooked: None,
+                })
+            }
+            Disposition::Hooked { from, len, .. } => {
+                bytes.truncate(len);
+                Answer::Hairpin(Sent {
+                    outer,
+                    bytes,
+                    hooked: Some(from),
+                })
             }
             Disposition::Absorbed => Answer::Absorbed,
             Disposition::Dropped(reason) => Answer::Dropped(reason),
@@ -490,6 +504,7 @@ impl Bench {
                 self.sent.push(Sent {
                     outer: transmit.outer,
                     bytes: std::mem::take(&mut bytes),
+                    hooked: transmit.hooked,
                 });
             }
             if idle {

@@ -6,8 +6,10 @@
 
 mod acceptor;
 mod authority;
+mod extensions;
 mod fault;
 pub(crate) mod hosts;
+mod kinds;
 mod read;
 mod section;
 mod value;
@@ -22,12 +24,14 @@ use std::time::Duration;
 use dataplane::{Congestion, VpcEndpointId};
 use ipnet::IpNet;
 use proxy::starttls::StartTlsSet;
-use sdk::{Chain, InterceptorKind, Link};
+use sdk::{Chain, HookLink, Hooks, Link};
 
 pub use authority::{Ca, CaKey, WhenAway};
 pub use fault::{Fault, Faults};
 pub use hosts::HostConditions;
-pub use value::{ByteSize, NameGlob, endpoint_id, protocol_number};
+pub use kinds::Kinds;
+pub use sdk::NameGlob;
+pub use value::{ByteSize, endpoint_id, protocol_number};
 
 use crate::acceptor::AcceptorLink;
 pub use crate::policy::Application;
@@ -53,12 +57,16 @@ pub struct Config {
     pub log: Log,
     /// `[flow-log]`: a line for each flow.
     pub flow_log: FlowLog,
+    /// `[records]`: where hooks' records go.
+    pub records: Records,
     /// `[drain]`: how the appliance stops.
     pub drain: Drain,
     /// `[ec2]`: whom to ask about the hosts behind addresses. Nobody.
     pub ec2: Option<Ec2>,
     /// `[[interceptor]]`, made and ready.
     pub interceptors: Vec<Link>,
+    /// `[[hook]]`, made and ready.
+    pub hooks: Vec<HookLink>,
     /// `[[acceptor]]`, made and ready.
     pub acceptors: Vec<Arc<AcceptorLink>>,
     /// `[[rule]]`, in order; the first that matches decides.
@@ -335,6 +343,24 @@ pub enum FlowLogFormat {
     Text,
 }
 
+/// `[records]`: where what hooks have seen goes, a JSON object per line.
+#[derive(Clone, Debug)]
+pub struct Records {
+    /// `output`. `off`.
+    pub output: FlowLogOutput,
+    /// `queue`: records that wait to be written; further ones are lost and counted. 65,536.
+    pub queue: usize,
+}
+
+impl Default for Records {
+    fn default() -> Self {
+        Self {
+            output: FlowLogOutput::Off,
+            queue: 65_536,
+        }
+    }
+}
+
 /// `[drain]`: how the appliance stops on SIGTERM.
 #[derive(Clone, Debug)]
 pub struct Drain {
@@ -413,6 +439,10 @@ pub struct Rule {
     pub action: Action,
     /// `interceptors`: by name, in the order in which requests meet them.
     pub chain: Chain,
+    /// `hooks`: by name, in the order in which what the client sends meets them.
+    pub hooks: Hooks,
+    /// Whether one of the hooks sees the bytes of TCP connections.
+    pub hooks_streams: bool,
     /// `verify`: what happens when the server's certificate is not believed. `strict`.
     pub verify: tls::Verify,
     /// `congestion`: what limits the data in flight on both legs of an intercepted connection.
@@ -554,7 +584,7 @@ impl Config {
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub fn load(file: &Path, kinds: &[InterceptorKind]) -> Result<Self, Faults> {
+    pub fn load<'k>(file: &Path, kinds: impl Into<Kinds<'k>>) -> Result<Self, Faults> {
         let text =
             std::fs::read_to_string(file).map_err(|error| Faults::unreadable(file, &error))?;
         Self::parse(&text, file, kinds)
@@ -564,8 +594,8 @@ impl Config {
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub fn parse(text: &str, file: &Path, kinds: &[InterceptorKind]) -> Result<Self, Faults> {
-        read::read(text, file, kinds).map(|(config, _)| config)
+    pub fn parse<'k>(text: &str, file: &Path, kinds: impl Into<Kinds<'k>>) -> Result<Self, Faults> {
+        read::read(text, file, &kinds.into()).map(|(config, _)| config)
     }
 }
 

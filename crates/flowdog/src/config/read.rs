@@ -1,23 +1,24 @@
 //! From the document to [`Config`]: which keys there are and what each may hold.
 
 use dataplane::Congestion;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::time::Duration;
 
 use proxy::starttls::StartTls;
-use sdk::{Chain, InterceptorKind, Link, OnError};
+use sdk::{Chain, HookLink, Hooks};
 use toml::de::{DeTable, DeValue};
 
 use super::acceptor::Acceptors;
+use super::extensions::{ExtensionNames, Named, names_in};
 use super::fault::{Collector, Faults};
 use super::hosts;
 use super::section::{Section, integer, list};
 use super::value::{self, ByteSize};
 use super::{
     Action, Application, Config, Drain, FlowLog, FlowLogFormat, FlowLogOutput, Flows, Gwlb, Health,
-    Log, LogFormat, MidFlow, ReplyMode, Root, Rule, Rules, Tls,
+    Kinds, Log, LogFormat, MidFlow, Records, ReplyMode, Root, Rule, Rules, Tls,
 };
 
 /// An hour: more than any time-out here needs, and far from overflow.
@@ -30,7 +31,7 @@ pub(super) type KnownKeys = BTreeSet<String>;
 pub(super) fn read(
     text: &str,
     file: &Path,
-    kinds: &[InterceptorKind],
+    kinds: &Kinds<'_>,
 ) -> Result<(Config, KnownKeys), Faults> {
     let mut faults = Collector::new(file, text);
     let (document, errors) = DeTable::parse_recoverable(text);
@@ -63,7 +64,7 @@ pub(super) struct Reader<'t> {
 }
 
 impl Reader<'_> {
-    fn document(&mut self, root: &mut Section<'_>, kinds: &[InterceptorKind]) -> Config {
+    fn document(&mut self, root: &mut Section<'_>, kinds: &Kinds<'_>) -> Config {
         let gwlb = root.table("gwlb", &mut self.faults);
         let flows = root.table("flows", &mut self.faults);
         let health = root.table("health", &mut self.faults);
@@ -71,6 +72,7 @@ impl Reader<'_> {
         let proxy = root.table("proxy", &mut self.faults);
         let log = root.table("log", &mut self.faults);
         let flow_log = root.table("flow-log", &mut self.faults);
+        let records = root.table("records", &mut self.faults);
         let drain = root.table("drain", &mut self.faults);
         #[cfg(feature = "aws")]
         let ec2 = {
@@ -80,7 +82,8 @@ impl Reader<'_> {
         #[cfg(not(feature = "aws"))]
         let ec2 = None;
         self.has_directory = ec2.is_some();
-        let links = self.interceptors(root, kinds);
+        let links = self.interceptors(root, kinds.interceptors);
+        let hooks = self.hooks(root, &kinds.hooks);
         let acceptors = self.acceptors(root);
         Config {
             gwlb: self.gwlb(gwlb),
@@ -90,9 +93,18 @@ impl Reader<'_> {
             proxy: self.proxy(proxy),
             log: self.log(log),
             flow_log: self.flow_log(flow_log),
+            records: self.records(records),
             drain: self.drain(drain),
             ec2,
-            rules: self.rules(root, &links, &acceptors),
+            rules: self.rules(
+                root,
+                &Named {
+                    links: &links,
+                    hooks: &hooks,
+                },
+                &acceptors,
+            ),
+            hooks: hooks.into_values().collect(),
             acceptors: acceptors.into_values().collect(),
             interceptors: links.into_values().collect(),
         }
@@ -395,21 +407,8 @@ impl Reader<'_> {
     fn flow_log(&mut self, mut section: Section<'_>) -> FlowLog {
         let default = FlowLog::default();
         let faults = &mut self.faults;
-        let folder = faults.folder();
         let read = FlowLog {
-            output: section
-                .parsed(
-                    "output",
-                    "\"off\", \"stdout\", or the path of a file",
-                    faults,
-                    |text| match text {
-                        "" => None,
-                        "off" => Some(FlowLogOutput::Off),
-                        "stdout" => Some(FlowLogOutput::Stdout),
-                        path => Some(FlowLogOutput::File(folder.join(path))),
-                    },
-                )
-                .unwrap_or(default.output),
+            output: output(&mut section, faults).unwrap_or(default.output),
             format: section
                 .word(
                     "format",
@@ -421,6 +420,19 @@ impl Reader<'_> {
                 .number("queue", 1, 1 << 24, faults)
                 .map_or(default.queue, |n| n as usize),
             interval: section.duration("interval", SECOND, 24 * HOUR, faults),
+        };
+        self.close(&section);
+        read
+    }
+
+    fn records(&mut self, mut section: Section<'_>) -> Records {
+        let default = Records::default();
+        let faults = &mut self.faults;
+        let read = Records {
+            output: output(&mut section, faults).unwrap_or(default.output),
+            queue: section
+                .number("queue", 1, 1 << 24, faults)
+                .map_or(default.queue, |n| n as usize),
         };
         self.close(&section);
         read
@@ -440,102 +452,12 @@ impl Reader<'_> {
         read
     }
 
-    fn interceptors(
-        &mut self,
-        root: &mut Section<'_>,
-        kinds: &[InterceptorKind],
-    ) -> BTreeMap<String, Link> {
-        let mut links = BTreeMap::new();
-        for mut section in root.tables("interceptor", &mut self.faults) {
-            let faults = &mut self.faults;
-            let name = section.string("name", faults);
-            let kind_name = section.string("use", faults);
-            let on_error = section
-                .word(
-                    "on-error",
-                    &[("continue", OnError::Continue), ("fail", OnError::Fail)],
-                    faults,
-                )
-                .unwrap_or_default();
-            self.remember(&section);
-            let faults = &mut self.faults;
-            let kind = kind_name
-                .as_ref()
-                .and_then(|name| kinds.iter().find(|kind| kind.name == name));
-            if section.peek("name").is_none() {
-                faults.add(
-                    section.offset(),
-                    section.name_of("name"),
-                    "is missing",
-                    Some("a name of your choice"),
-                );
-            }
-            let all_kinds = list(kinds.iter().map(|kind| kind.name));
-            match (&kind_name, kind) {
-                (None, _) if section.peek("use").is_none() => {
-                    faults.add(
-                        section.offset(),
-                        section.name_of("use"),
-                        "is missing",
-                        Some(&all_kinds),
-                    );
-                }
-                (Some(written), None) => {
-                    let offset = section.offset_of("use");
-                    let mut what = format!("there is no kind of interceptor \"{written}\"");
-                    if let Some(near) =
-                        value::did_you_mean(written, kinds.iter().map(|kind| kind.name))
-                    {
-                        what = format!("{what}; did you mean \"{near}\"?");
-                    }
-                    faults.add(offset, section.name_of("use"), what, Some(&all_kinds));
-                }
-                _ => {}
-            }
-            let Some(kind) = kind else { continue };
-            let interceptor = match (kind.build)(&section.remaining()) {
-                Ok(interceptor) => interceptor,
-                Err(fault) => {
-                    let key = fault.key.as_deref().unwrap_or("");
-                    let whole = if key.is_empty() {
-                        section.name_of("use")
-                    } else {
-                        section.name_of(key)
-                    };
-                    faults.add(
-                        section.offset_of(key),
-                        whole,
-                        fault.message,
-                        fault.allowed.as_deref(),
-                    );
-                    continue;
-                }
-            };
-            let Some(name) = name else { continue };
-            if links.contains_key(&name) {
-                let offset = section.offset_of("name");
-                let what = format!("the name \"{name}\" is taken by an interceptor above");
-                faults.add(
-                    offset,
-                    section.name_of("name"),
-                    what,
-                    Some("a name of its own for each"),
-                );
-            } else {
-                links.insert(name.clone(), Link::new(name, interceptor, on_error));
-            }
-        }
-        links
-    }
-
-    fn rules(
-        &mut self,
-        root: &mut Section<'_>,
-        links: &BTreeMap<String, Link>,
-        acceptors: &Acceptors,
-    ) -> Rules {
+    fn rules(&mut self, root: &mut Section<'_>, named: &Named<'_>, acceptors: &Acceptors) -> Rules {
         // A name whose interceptor is faulty itself is not told a second time.
-        let declared: BTreeSet<String> = root.declared_names("interceptor");
+        let declared = ExtensionNames {
+            interceptors: root.declared_names("interceptor"),
+            hooks: root.declared_names("hook"),
+        };
         let mut rules = Vec::new();
         let sections = root.tables("rule", &mut self.faults);
         if sections.len() > MOST_RULES {
@@ -547,7 +469,7 @@ impl Reader<'_> {
         for (index, mut section) in sections.into_iter().enumerate() {
             let asked = self.asked(&mut section, &rules, acceptors, root);
             rules.extend(
-                self.rule(&mut section, index + 1, links, &declared)
+                self.rule(&mut section, index + 1, named, &declared)
                     .map(|rule| Rule {
                         acceptor: asked.0,
                         accept_on_error: asked.1,
@@ -563,8 +485,8 @@ impl Reader<'_> {
         &mut self,
         section: &mut Section<'_>,
         number: usize,
-        links: &BTreeMap<String, Link>,
-        declared: &BTreeSet<String>,
+        named: &Named<'_>,
+        declared: &ExtensionNames,
     ) -> Option<Rule> {
         let has_directory = self.has_directory;
         let faults = &mut self.faults;
@@ -586,16 +508,21 @@ impl Reader<'_> {
                 Some(&allowed),
             );
         }
-        let known = if declared.is_empty() {
-            "names of [[interceptor]] tables, of which there are none".to_owned()
-        } else {
-            list(declared.iter().map(String::as_str))
-        };
-        let names = section.optional_list("interceptors", &known, faults, |v| {
-            v.as_str()
-                .filter(|name| declared.contains(*name))
-                .map(str::to_owned)
-        });
+        let chain = names_in(
+            section,
+            "interceptors",
+            "interceptor",
+            &declared.interceptors,
+            faults,
+        )
+        .iter()
+        .filter_map(|name| named.links.get(name).cloned())
+        .collect();
+        let hooks: Vec<HookLink> = names_in(section, "hooks", "hook", &declared.hooks, faults)
+            .iter()
+            .filter_map(|name| named.hooks.get(name).cloned())
+            .collect();
+        let hooks = Hooks::new(hooks);
         if let (Some(entry), Some(action)) = (section.peek("interceptors"), action)
             && !matches!(action, Action::Ask | Action::Intercept)
         {
@@ -606,11 +533,16 @@ impl Reader<'_> {
                 Some("action = \"intercept\" or \"ask\", or a rule without `interceptors`"),
             );
         }
-        let chain = names
-            .unwrap_or_default()
-            .iter()
-            .filter_map(|name| links.get(name).cloned())
-            .collect();
+        if let (Some(entry), Some(action)) = (section.peek("hooks"), action)
+            && !matches!(action, Action::Pass | Action::Intercept)
+        {
+            faults.add(
+                entry.offset,
+                entry.key,
+                "hooks run only where flows are passed or intercepted",
+                Some("action = \"pass\" or \"intercept\", or a rule without `hooks`"),
+            );
+        }
         let client_certificate = client_certificate(section, faults);
         let starttls = section.optional_list("starttls", STARTTLS, faults, |v| {
             StartTls::from_word(v.as_str()?)
@@ -639,6 +571,8 @@ impl Reader<'_> {
             accept_on_error: false,
             action: action.unwrap_or(Action::Pass),
             chain: Chain::new(chain),
+            hooks_streams: hooks.sees_streams(),
+            hooks,
             verify: section
                 .word(
                     "verify",
@@ -713,9 +647,12 @@ impl Reader<'_> {
             http_host: section.several("http-host", HOST_NAMES, faults, |v| {
                 v.as_str()?.parse().ok()
             }),
-            application: section.several("application", "http1, http2, other, tls", faults, |v| {
-                Application::from_word(v.as_str()?)
-            }),
+            application: section.several(
+                "application",
+                "http1, http2, other, quic, tls",
+                faults,
+                |v| Application::from_word(v.as_str()?),
+            ),
         };
         Some(rule)
     }
@@ -726,7 +663,7 @@ impl Reader<'_> {
         section.refuse_unknown(&mut self.faults);
     }
 
-    fn remember(&mut self, section: &Section<'_>) {
+    pub(super) fn remember(&mut self, section: &Section<'_>) {
         self.known
             .extend(section.known_names().map(|name| strip_numbers(&name)));
     }
@@ -764,6 +701,22 @@ fn client_certificate(
             None
         }
     }
+}
+
+/// Where lines go.
+fn output(section: &mut Section<'_>, faults: &mut Collector<'_>) -> Option<FlowLogOutput> {
+    let folder = faults.folder();
+    section.parsed(
+        "output",
+        "\"off\", \"stdout\", or the path of a file",
+        faults,
+        |text| match text {
+            "" => None,
+            "off" => Some(FlowLogOutput::Off),
+            "stdout" => Some(FlowLogOutput::Stdout),
+            path => Some(FlowLogOutput::File(folder.join(path))),
+        },
+    )
 }
 
 /// More would make the tables of the rules large; lists of networks in few rules cost less.

@@ -522,7 +522,7 @@ fn threat_71_faults_of_acceptors_are_told_at_their_keys() {
             "rule[2].action",
         ),
         (
-            "[[rule]]\naction = 'drop'\napplication = 'quic'\n",
+            "[[rule]]\naction = 'drop'\napplication = 'carrier-pigeon'\n",
             3,
             "rule[1].application",
         ),
@@ -630,7 +630,7 @@ fn the_example_file_has_every_key_and_all_of_it_is_valid() {
     let (config, known) = read::read(
         &text,
         &dir.path().join("flowdog.toml"),
-        &interceptors::all(),
+        &Kinds::from(&interceptors::all()),
     )
     .unwrap_or_else(|faults| panic!("{faults}"));
     assert!(config.tls.impersonator.is_some());

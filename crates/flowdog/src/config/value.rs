@@ -1,4 +1,4 @@
-//! Values with their unit in them: durations, sizes, networks, ports, globs.
+//! Values with their unit in them: durations, sizes, networks, ports.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -127,77 +127,6 @@ pub fn protocol_number(text: &str) -> Result<u8, &'static str> {
         .ok_or("allowed: tcp, udp, icmp, icmpv6, gre, esp, ah, sctp, or a number up to 255")
 }
 
-/// A pattern for server names: labels, with `*` for any run of characters.
-///
-/// `*` crosses dots, so `*.example.com` matches `a.b.example.com`; it does not match
-/// `example.com` itself. Case and a trailing dot make no difference (RFC 4343).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NameGlob {
-    pattern: String,
-}
-
-impl NameGlob {
-    /// The pattern in lower case, without a trailing dot.
-    pub(crate) fn as_str(&self) -> &str {
-        &self.pattern
-    }
-
-    /// Whether `name` is one of the names meant.
-    pub fn matches(&self, name: &str) -> bool {
-        let name = name.strip_suffix('.').unwrap_or(name);
-        glob(self.pattern.as_bytes(), name.as_bytes())
-    }
-}
-
-impl FromStr for NameGlob {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let fits = !text.is_empty()
-            && text.len() <= 253
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'*'));
-        if !fits {
-            return Err(());
-        }
-        let pattern = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-        Ok(Self { pattern })
-    }
-}
-
-impl fmt::Display for NameGlob {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.pattern)
-    }
-}
-
-/// Matches in time proportional to both lengths: only the last star is ever returned to.
-fn glob(pattern: &[u8], name: &[u8]) -> bool {
-    let (mut p, mut n) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while n < name.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                star = Some((p, n));
-                p += 1;
-            }
-            Some(byte) if *byte == name[n].to_ascii_lowercase() => {
-                p += 1;
-                n += 1;
-            }
-            _ => match &mut star {
-                Some((star_p, star_n)) => {
-                    *star_n += 1;
-                    (p, n) = (*star_p + 1, *star_n);
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|byte| *byte == b'*')
-}
-
 /// The known word nearest to what was written, if it is near enough to be meant.
 pub(crate) fn did_you_mean<'w>(
     written: &str,
@@ -254,30 +183,6 @@ mod tests {
         for text in ["", "a", "65536", "9-8", "-1", "1-"] {
             assert_eq!(ports(text), None, "{text}");
         }
-    }
-
-    #[test]
-    fn a_glob_crosses_labels_and_ignores_case_and_the_root_dot() {
-        let glob: NameGlob = "*.Example.com".parse().unwrap();
-        for name in ["a.example.com", "a.b.EXAMPLE.com.", "-.example.com"] {
-            assert!(glob.matches(name), "{name}");
-        }
-        for name in ["example.com", "aexample.com", "a.example.com.evil.org", ""] {
-            assert!(!glob.matches(name), "{name}");
-        }
-        let glob: NameGlob = "sts*.amazonaws.com".parse().unwrap();
-        assert!(glob.matches("sts.eu-west-1.amazonaws.com"));
-        assert!(glob.matches("sts.amazonaws.com"));
-        assert!("*".parse::<NameGlob>().unwrap().matches(""));
-        for text in ["", "a b", "ex\u{e4}mple.com", "a/b"] {
-            assert!(text.parse::<NameGlob>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_pattern_of_many_stars_takes_no_exponential_time() {
-        let glob: NameGlob = "*a*a*a*a*a*a*a*a*a*a*b".parse().unwrap();
-        assert!(!glob.matches(&"a".repeat(253)));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use sdk::Ec2Host;
 use serde_json::{Value, json};
 
 use super::{
-    Application, Decision, Facts, FirstSight, OpenStep, PassReason, at_open, decider, intercept,
+    Application, Decision, Facts, FirstSight, OpenStep, PassReason, QuicSight, UDP, at_open_of,
+    decider, intercept,
 };
 use crate::config::{Action, Config, HostConditions, Rule, hosts};
 
@@ -52,7 +53,9 @@ impl Question {
 
     fn application(&self) -> Application {
         self.application.unwrap_or_else(|| {
-            if self.server_name.is_some() {
+            if self.protocol == UDP.0 && self.server_name.is_some() {
+                Application::Quic
+            } else if self.server_name.is_some() {
                 Application::Tls
             } else if self.http_host.is_some() {
                 Application::Http1
@@ -84,6 +87,8 @@ pub struct Explanation {
     pub application: Option<Application>,
     /// The interceptors that run, in order.
     pub interceptors: Vec<String>,
+    /// The hooks that see its packets or bytes, in order.
+    pub hooks: Vec<String>,
     /// The acceptors that are asked first, in order; they are taken to accept.
     pub acceptors: Vec<String>,
 }
@@ -105,11 +110,16 @@ pub struct RuleSeen {
 #[must_use]
 pub fn explain(config: &Config, question: &Question) -> Explanation {
     let facts = question.facts();
+    let is_quic = question.protocol == UDP.0 && question.application() == Application::Quic;
+    let quic = is_quic.then(|| QuicSight {
+        server_name: question.server_name.clone(),
+        ja4: None,
+    });
     let mut from = 0;
     let mut acceptors = Vec::new();
     // Each acceptor is taken to accept; what it may refuse is in its hands.
     let opening = loop {
-        let opening = at_open(config, &facts, question.mid_flow, from);
+        let opening = at_open_of(config, &facts, question.mid_flow, from, quic.as_ref());
         match (opening.step, opening.number) {
             (OpenStep::Ask, Some(number)) => {
                 acceptors.extend(opening.rule.and_then(|rule| rule.acceptor_name()));
@@ -136,7 +146,7 @@ pub fn explain(config: &Config, question: &Question) -> Explanation {
         let (outcome, why) = at_start(&opening.step, opening.rule, question);
         (opening.rule, outcome, why)
     };
-    let seen = inspected.then_some(&sight);
+    let seen = (inspected || is_quic).then_some(&sight);
     let mut rules = Vec::new();
     for one in config.rules.iter() {
         rules.push(RuleSeen {
@@ -144,7 +154,7 @@ pub fn explain(config: &Config, question: &Question) -> Explanation {
             line: one.line,
             action: one.action.as_str(),
             unmet: unmet(one, &facts, seen).or_else(|| {
-                let unseen = !inspected && one.needs_first_bytes();
+                let unseen = seen.is_none() && one.needs_first_bytes();
                 unseen.then(|| "it asks for first bytes, which are not looked at here".to_owned())
             }),
         });
@@ -160,14 +170,23 @@ pub fn explain(config: &Config, question: &Question) -> Explanation {
             .collect(),
         _ => Vec::new(),
     };
+    let hooks = match (outcome, rule) {
+        ("intercept" | "pass", Some(rule)) => rule
+            .hooks
+            .links()
+            .map(|link| link.name().to_owned())
+            .collect(),
+        _ => Vec::new(),
+    };
     Explanation {
         rules,
         decided_by: rule.map(|rule| rule.name.to_string()),
         outcome,
         why,
         at_first_bytes: inspected,
-        application: inspected.then_some(application),
+        application: seen.map(|sight| sight.application),
         interceptors,
+        hooks,
         acceptors,
     }
 }
@@ -207,7 +226,7 @@ fn at_bytes(
         Action::Pass | Action::Ask => ("pass", why),
         Action::Drop => ("drop", why),
         Action::Reset => ("reset", why),
-        Action::Intercept => match intercept(config, application, false) {
+        Action::Intercept => match intercept(config, Some(rule), application, false) {
             Decision::Pass(PassReason::NoAuthority) => (
                 "pass",
                 "it says to intercept TLS, and there is no [tls.ca]".to_owned(),
@@ -391,6 +410,7 @@ impl Explanation {
             "stage": if self.at_first_bytes { "first-bytes" } else { "open" },
             "application": self.application.map(Application::as_str),
             "interceptors": self.interceptors,
+            "hooks": self.hooks,
             "acceptors": self.acceptors,
             "rules": rules,
         })
@@ -423,6 +443,9 @@ impl fmt::Display for Explanation {
         }
         if !self.interceptors.is_empty() {
             write!(f, "\ninterceptors: {}", self.interceptors.join(", "))?;
+        }
+        if !self.hooks.is_empty() {
+            write!(f, "\nhooks: {}", self.hooks.join(", "))?;
         }
         Ok(())
     }

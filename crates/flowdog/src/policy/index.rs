@@ -33,6 +33,8 @@ pub(crate) struct Index {
     server_host: Hosts,
     server_name: Names,
     http_host: Names,
+    /// Whether a rule wants to know if a UDP flow is QUIC.
+    quic: bool,
 }
 
 /// A set of rules by their place in the list.
@@ -83,6 +85,7 @@ impl Index {
                 plain(|rule| rule.http_host.is_none()),
                 pairs(rules, |rule| &rule.http_host, NameGlob::clone),
             ),
+            quic: rules.iter().any(asks_quic),
         }
     }
 
@@ -115,10 +118,24 @@ impl Index {
         matches
     }
 
+    /// Whether any rule may be met by QUIC for what its first datagrams say.
+    pub(crate) fn asks_quic(&self) -> bool {
+        self.quic
+    }
+
     /// Whether any rule asks for the host of an HTTP request.
     pub(crate) fn asks_http_host(&self) -> bool {
         self.http_host.is_asked
     }
+}
+
+fn asks_quic(rule: &Rule) -> bool {
+    let is_udp = rule.protocol.as_ref().is_none_or(|list| list.contains(&17));
+    let is_quic = match &rule.application {
+        Some(list) => list.contains(&Application::Quic),
+        None => rule.server_name.is_some(),
+    };
+    is_udp && is_quic && rule.http_host.is_none()
 }
 
 /// Numbers of rules, ascending.

@@ -5,6 +5,7 @@
 //! order in both places; the first that matches decides, and a flow that no rule matches is passed.
 //! A rule that asks an acceptor is a gate: once the flow is accepted, the rules below it decide.
 
+mod datagrams;
 pub(crate) mod explain;
 mod follow;
 mod hosts;
@@ -21,6 +22,7 @@ use tls::hello::{self, Parsed};
 
 use crate::config::{Action, Config, MidFlow, Rule};
 use crate::directory::Lookup;
+pub(crate) use datagrams::{Datagrams, QuicSight, at_open_of, look_at_datagrams};
 pub(crate) use follow::followed;
 
 const TCP: Protocol = Protocol(6);
@@ -64,7 +66,7 @@ impl Facts {
     }
 }
 
-/// What a TCP client turned out to speak.
+/// What a client turned out to speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Application {
     /// HTTP/1.0 or HTTP/1.1 in clear.
@@ -75,14 +77,17 @@ pub enum Application {
     Tls,
     /// None of the others.
     Other,
+    /// QUIC, over UDP.
+    Quic,
 }
 
 impl Application {
     /// The words of the configuration.
-    pub(crate) const WORDS: [(&'static str, Self); 4] = [
+    pub(crate) const WORDS: [(&'static str, Self); 5] = [
         ("http1", Self::Http1),
         ("http2", Self::Http2),
         ("other", Self::Other),
+        ("quic", Self::Quic),
         ("tls", Self::Tls),
     ];
 
@@ -180,6 +185,8 @@ pub(crate) enum Protocols {
     Http1,
     Http2,
     Tls,
+    /// Bytes for the hooks of the rule.
+    Hooked,
 }
 
 /// What to do with a flow that was seen for the first time. `from` is the number of the first rule
@@ -324,11 +331,11 @@ pub(crate) fn at_first_bytes<'c>(
         (None | Some(Action::Intercept), Application::Other) if may_change => {
             Decision::Intercept(Protocols::Clear)
         }
-        _ if accepted => intercept(config, application, unsupported),
+        _ if accepted => intercept(config, None, application, unsupported),
         (None | Some(Action::Pass | Action::Ask), _) => Decision::Pass(PassReason::Rule),
         (Some(Action::Drop), _) => Decision::Drop,
         (Some(Action::Reset), _) => Decision::Reset,
-        (Some(Action::Intercept), _) => intercept(config, application, unsupported),
+        (Some(Action::Intercept), _) => intercept(config, rule, application, unsupported),
     };
     // The impersonator refuses it in the words of TLS.
     let refuses = rule.is_some_and(|rule| rule.refuse_old_tls);
@@ -365,10 +372,20 @@ pub(crate) fn learned_name(server_name: Option<&str>, server: IpAddr) -> String 
     server_name.map_or_else(|| server.to_string(), str::to_owned)
 }
 
-/// What interception means for a protocol.
-pub(crate) fn intercept(config: &Config, application: Application, unsupported: bool) -> Decision {
+/// What interception means for a protocol. Hooks get what nothing else reads; without interceptors
+/// they get everything.
+pub(crate) fn intercept(
+    config: &Config,
+    rule: Option<&Rule>,
+    application: Application,
+    unsupported: bool,
+) -> Decision {
+    let hooked = rule.is_some_and(|rule| {
+        rule.hooks_streams && (application == Application::Other || rule.chain.is_empty())
+    });
     match application {
-        Application::Other => Decision::Pass(PassReason::Opaque),
+        _ if hooked => Decision::Intercept(Protocols::Hooked),
+        Application::Other | Application::Quic => Decision::Pass(PassReason::Opaque),
         Application::Tls if config.tls.impersonator.is_none() => {
             Decision::Pass(PassReason::NoAuthority)
         }

@@ -1,0 +1,510 @@
+//! Hooks: extensions that see and edit what flows carry below HTTP: single packets of any
+//! protocol, and the bytes of TCP connections that nothing else reads.
+
+use core::fmt;
+use core::panic::AssertUnwindSafe;
+use std::collections::BTreeMap;
+use std::panic::catch_unwind;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use crate::{ConfigFault, ConfigTable, FlowInfo, InnerPacket, Leg, Record, RecordQueue};
+
+/// Sees and edits packets of flows that are not intercepted, and the bytes of TCP connections that
+/// are: DNS, ICMP, protocols of one's own.
+///
+/// Called on the shard's own thread, so it must be quick; it cannot wait. Fragments after the first
+/// name no flow and are not shown.
+pub trait PacketHook: Send + Sync + fmt::Debug {
+    /// A packet is here, on its way to the other end.
+    fn on_packet(&self, packet: &mut InnerPacket<'_>, context: &HookContext<'_>) -> PacketStep;
+
+    /// Asked once for each TCP connection of a rule that intercepts: who is to see its bytes.
+    /// Without an answer they are not shown to this hook.
+    fn stream(&self) -> Option<Box<dyn StreamHook>> {
+        None
+    }
+}
+
+/// What to do with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PacketStep {
+    /// Do not send it on.
+    Drop,
+    /// Send it on, as it is now.
+    Pass,
+}
+
+/// Sees and edits the bytes of one TCP connection, both directions. What it does not put into the
+/// output is gone; what it keeps for later is its own to bound.
+pub trait StreamHook: fmt::Debug {
+    /// Bytes are here, in order; how they are cut means nothing.
+    fn on_bytes(
+        &mut self,
+        bytes: &[u8],
+        output: &mut StreamOutput,
+        context: &HookContext<'_>,
+    ) -> StreamStep;
+
+    /// One side has ended its bytes. What was kept of them goes on now or never.
+    fn on_end(&mut self, output: &mut StreamOutput, context: &HookContext<'_>) {
+        let _ = (output, context);
+    }
+}
+
+/// What is to become of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamStep {
+    /// Go on.
+    Continue,
+    /// Reset both ends.
+    Reset,
+}
+
+/// Bytes that leave a stream hook.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StreamOutput {
+    /// For the other end.
+    pub onward: Vec<u8>,
+    /// For the one that the bytes came from: an answer.
+    pub back: Vec<u8>,
+}
+
+/// What a hook knows beside the packet or the bytes, and where it says what it saw.
+#[derive(Clone, Copy, Debug)]
+pub struct HookContext<'a> {
+    /// The flow.
+    pub flow: &'a FlowInfo,
+    /// Which end sent this.
+    pub from: Leg,
+    /// The time.
+    pub now: SystemTime,
+    counters: &'a Counters,
+    records: Option<&'a RecordQueue>,
+}
+
+impl HookContext<'_> {
+    /// Counts something worth an operator's eye, such as `malformed`. It appears in the metrics
+    /// under the hook's name; each text is one time series, hence `'static`.
+    pub fn note(&self, what: &'static str) {
+        let mut notes = self
+            .counters
+            .notes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let what = if notes.len() < MAX_NOTE_KINDS || notes.contains_key(what) {
+            what
+        } else {
+            "other"
+        };
+        *notes.entry(what).or_default() += 1;
+    }
+
+    /// Whether records are kept at all; making one that is not is wasted.
+    #[must_use]
+    pub fn keeps_records(&self) -> bool {
+        self.records.is_some()
+    }
+
+    /// Gives a record to where records are kept; a full queue loses and counts it.
+    pub fn record(&self, record: Record) {
+        if let Some(queue) = self.records {
+            queue.push(record);
+        }
+    }
+}
+
+/// Different notes counted per hook; further ones count as `other`.
+const MAX_NOTE_KINDS: usize = 64;
+
+/// A kind of hook: what `use = "..."` in a `[[hook]]` of the config names.
+#[derive(Clone, Copy)]
+pub struct HookKind {
+    /// The value of `use`: kebab-case.
+    pub name: &'static str,
+    /// What it does, in one sentence.
+    pub summary: &'static str,
+    /// Makes one from the keys of its table, without `name` and `use`.
+    pub build: fn(&ConfigTable) -> Result<Arc<dyn PacketHook>, ConfigFault>,
+}
+
+impl fmt::Debug for HookKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HookKind")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A hook with the name the operator gave it. Cheap to clone; clones share its counters.
+#[derive(Clone, Debug)]
+pub struct HookLink {
+    name: Arc<str>,
+    hook: Arc<dyn PacketHook>,
+    counters: Arc<Counters>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    packets: AtomicU64,
+    edited: AtomicU64,
+    dropped: AtomicU64,
+    streams: AtomicU64,
+    panics: AtomicU64,
+    notes: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+/// What a hook did so far. All are counts since it was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HookStats {
+    /// Packets it was shown.
+    pub packets: u64,
+    /// Packets it changed, answers included.
+    pub edited: u64,
+    /// Packets it dropped.
+    pub dropped: u64,
+    /// TCP connections it saw the bytes of.
+    pub streams: u64,
+    /// Calls that ended in a panic: a bug in the hook. The packet passed; the connection was reset.
+    pub panics: u64,
+    /// What it counted itself with [`HookContext::note`].
+    pub notes: BTreeMap<&'static str, u64>,
+}
+
+impl HookLink {
+    /// `name` is the `name` of the `[[hook]]` in the config.
+    pub fn new(name: impl Into<Arc<str>>, hook: Arc<dyn PacketHook>) -> Self {
+        Self {
+            name: name.into(),
+            hook,
+            counters: Arc::default(),
+        }
+    }
+
+    /// The operator's name for it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it did so far.
+    #[must_use]
+    pub fn stats(&self) -> HookStats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.counters;
+        let notes = &counters.notes;
+        HookStats {
+            packets: read(&counters.packets),
+            edited: read(&counters.edited),
+            dropped: read(&counters.dropped),
+            streams: read(&counters.streams),
+            panics: read(&counters.panics),
+            notes: notes.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+
+    fn context<'a>(&'a self, sight: &HookSight<'a>) -> HookContext<'a> {
+        HookContext {
+            flow: sight.flow,
+            from: sight.from,
+            now: sight.now,
+            counters: &self.counters,
+            records: sight.records,
+        }
+    }
+
+    fn on_packet(&self, packet: &mut InnerPacket<'_>, sight: &HookSight<'_>) -> PacketStep {
+        let context = self.context(sight);
+        count(&self.counters.packets);
+        let was_edited = packet.is_edited();
+        let call = AssertUnwindSafe(|| self.hook.on_packet(packet, &context));
+        // A bug in a hook costs its effect, never the shard.
+        let step = catch_unwind(call).unwrap_or_else(|_| {
+            count(&self.counters.panics);
+            PacketStep::Pass
+        });
+        if step == PacketStep::Drop {
+            count(&self.counters.dropped);
+        } else if packet.is_edited() && !was_edited {
+            count(&self.counters.edited);
+        }
+        step
+    }
+}
+
+/// What hooks are shown beside the packet or the bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct HookSight<'a> {
+    /// The flow.
+    pub flow: &'a FlowInfo,
+    /// Which end sent this.
+    pub from: Leg,
+    /// The time.
+    pub now: SystemTime,
+    /// Where records go.
+    pub records: Option<&'a RecordQueue>,
+}
+
+/// The hooks of a rule, in the order in which what the client sends meets them; what the server
+/// sends meets them in the reverse order. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Hooks(Arc<[HookLink]>);
+
+impl Hooks {
+    /// Hooks in this order.
+    #[must_use]
+    pub fn new(links: Vec<HookLink>) -> Self {
+        Self(links.into())
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Each of them.
+    pub fn links(&self) -> impl Iterator<Item = &HookLink> {
+        self.0.iter()
+    }
+
+    /// Shows them a packet, until one drops it.
+    pub fn on_packet(&self, packet: &mut InnerPacket<'_>, sight: &HookSight<'_>) -> PacketStep {
+        for at in order(self.0.len(), sight.from) {
+            let Some(link) = self.0.get(at) else { break };
+            if link.on_packet(packet, sight) == PacketStep::Drop {
+                return PacketStep::Drop;
+            }
+        }
+        PacketStep::Pass
+    }
+
+    /// Those that see the bytes of a new TCP connection; `None` if nobody does.
+    #[must_use]
+    pub fn streams(&self) -> Option<StreamHooks> {
+        let streams: Vec<_> = self
+            .links()
+            .filter_map(|link| {
+                let made = catch_unwind(AssertUnwindSafe(|| link.hook.stream()));
+                let stream = made.unwrap_or_else(|_| {
+                    count(&link.counters.panics);
+                    None
+                })?;
+                count(&link.counters.streams);
+                Some((link.clone(), stream))
+            })
+            .collect();
+        (!streams.is_empty()).then_some(StreamHooks {
+            streams,
+            between: StreamOutput::default(),
+        })
+    }
+
+    /// Whether any of them sees the bytes of TCP connections.
+    #[must_use]
+    pub fn sees_streams(&self) -> bool {
+        self.links().any(|link| {
+            catch_unwind(AssertUnwindSafe(|| link.hook.stream().is_some())).unwrap_or(false)
+        })
+    }
+}
+
+/// The hooks of one TCP connection.
+#[derive(Debug)]
+pub struct StreamHooks {
+    streams: Vec<(HookLink, Box<dyn StreamHook>)>,
+    between: StreamOutput,
+}
+
+impl StreamHooks {
+    /// Shows them bytes; `ended` says that no more come from that side. What leaves is appended to
+    /// `output`.
+    pub fn on_bytes(
+        &mut self,
+        bytes: &[u8],
+        ended: bool,
+        sight: &HookSight<'_>,
+        output: &mut StreamOutput,
+    ) -> StreamStep {
+        let mut input = bytes.to_vec();
+        for at in order(self.streams.len(), sight.from) {
+            let Some((link, stream)) = self.streams.get_mut(at) else {
+                break;
+            };
+            let context = link.context(sight);
+            let between = &mut self.between;
+            between.onward.clear();
+            let call = AssertUnwindSafe(|| {
+                let step = if input.is_empty() {
+                    StreamStep::Continue
+                } else {
+                    stream.on_bytes(&input, between, &context)
+                };
+                if ended && step == StreamStep::Continue {
+                    stream.on_end(between, &context);
+                }
+                step
+            });
+            let step = catch_unwind(call).unwrap_or_else(|_| {
+                count(&link.counters.panics);
+                StreamStep::Reset
+            });
+            output.back.append(&mut between.back);
+            if step == StreamStep::Reset {
+                return StreamStep::Reset;
+            }
+            core::mem::swap(&mut input, &mut between.onward);
+        }
+        output.onward.append(&mut input);
+        StreamStep::Continue
+    }
+}
+
+fn order(len: usize, from: Leg) -> impl Iterator<Item = usize> {
+    (0..len).map(move |at| match from {
+        Leg::Client => at,
+        Leg::Server => len - 1 - at,
+    })
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::flow;
+
+    #[derive(Debug)]
+    struct Appends(&'static str);
+
+    impl PacketHook for Appends {
+        fn on_packet(&self, packet: &mut InnerPacket<'_>, context: &HookContext<'_>) -> PacketStep {
+            let Some(udp) = packet.udp() else {
+                return PacketStep::Pass;
+            };
+            match udp.data {
+                b"panic" => panic!("as a test asks"),
+                b"drop" => return PacketStep::Drop,
+                _ => {}
+            }
+            let data = [udp.data, self.0.as_bytes()].concat();
+            context.note("appended");
+            packet.set_udp_data(&data).unwrap();
+            PacketStep::Pass
+        }
+
+        fn stream(&self) -> Option<Box<dyn StreamHook>> {
+            Some(Box::new(Self(self.0)))
+        }
+    }
+
+    impl StreamHook for Appends {
+        fn on_bytes(
+            &mut self,
+            bytes: &[u8],
+            output: &mut StreamOutput,
+            _: &HookContext<'_>,
+        ) -> StreamStep {
+            match bytes {
+                b"panic" => panic!("as a test asks"),
+                b"?" => output.back.extend_from_slice(self.0.as_bytes()),
+                _ => {
+                    output.onward.extend_from_slice(bytes);
+                    output.onward.extend_from_slice(self.0.as_bytes());
+                }
+            }
+            StreamStep::Continue
+        }
+
+        fn on_end(&mut self, output: &mut StreamOutput, _: &HookContext<'_>) {
+            output.onward.push(b'.');
+        }
+    }
+
+    fn hooks() -> Hooks {
+        let link = |name| HookLink::new(name, Arc::new(Appends(name)));
+        Hooks::new(vec![link("a"), link("b")])
+    }
+
+    fn sight(flow: &FlowInfo, from: Leg) -> HookSight<'_> {
+        HookSight {
+            flow,
+            from,
+            now: SystemTime::UNIX_EPOCH,
+            records: None,
+        }
+    }
+
+    /// IPv4 and UDP headers around data; checksums are not looked at.
+    fn packet(data: &[u8]) -> Vec<u8> {
+        let (total, length) = (28 + data.len() as u8, 8 + data.len() as u8);
+        let ip = [
+            0x45, 0, 0, total, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+        ];
+        let udp = [0, 9, 0, 9, 0, length, 0, 0];
+        [&ip[..], &udp, data].concat()
+    }
+
+    fn shown(hooks: &Hooks, data: &[u8], from: Leg) -> (PacketStep, Vec<u8>) {
+        let bytes = packet(data);
+        let mut packet = InnerPacket::parse(crate::VpcEndpointId(1), &bytes).unwrap();
+        let step = hooks.on_packet(&mut packet, &sight(&flow(), from));
+        (step, packet.udp().unwrap().data.to_vec())
+    }
+
+    #[test]
+    fn packets_meet_hooks_in_order_and_answers_in_the_reverse_order() {
+        let hooks = hooks();
+        assert_eq!(shown(&hooks, b"x", Leg::Client).1, b"xab");
+        assert_eq!(shown(&hooks, b"x", Leg::Server).1, b"xba");
+        assert_eq!(shown(&hooks, b"drop", Leg::Client).0, PacketStep::Drop);
+        let stats: Vec<_> = hooks.links().map(HookLink::stats).collect();
+        assert_eq!(
+            (stats[0].packets, stats[0].dropped, stats[0].edited),
+            (3, 1, 1)
+        );
+        assert_eq!(
+            (stats[1].packets, stats[1].dropped, stats[1].edited),
+            (2, 0, 1)
+        );
+        assert_eq!(stats[1].notes["appended"], 2);
+    }
+
+    #[test]
+    fn threat_73_a_hook_that_panics_costs_its_effect_and_no_more() {
+        let hooks = hooks();
+        assert_eq!(
+            shown(&hooks, b"panic", Leg::Client),
+            (PacketStep::Pass, b"panic".to_vec())
+        );
+        let flow = flow();
+        let mut output = StreamOutput::default();
+        let step = hooks.streams().unwrap().on_bytes(
+            b"panic",
+            false,
+            &sight(&flow, Leg::Client),
+            &mut output,
+        );
+        assert_eq!(step, StreamStep::Reset);
+        assert!(hooks.links().all(|link| link.stats().panics >= 1));
+    }
+
+    #[test]
+    fn bytes_pass_through_all_hooks_and_an_answer_goes_straight_back() {
+        let (hooks, flow) = (hooks(), flow());
+        let mut streams = hooks.streams().unwrap();
+        let mut output = StreamOutput::default();
+        let mut show = |bytes: &[u8], ended, from| {
+            output = StreamOutput::default();
+            streams.on_bytes(bytes, ended, &sight(&flow, from), &mut output);
+            (output.onward.clone(), output.back.clone())
+        };
+        assert_eq!(show(b"1", false, Leg::Client).0, b"1ab");
+        assert_eq!(show(b"2", false, Leg::Server).0, b"2ba");
+        assert_eq!(show(b"?", false, Leg::Client), (vec![], b"a".to_vec()));
+        assert_eq!(show(b"", true, Leg::Client).0, b".b.");
+    }
+}
