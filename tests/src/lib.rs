@@ -4,9 +4,11 @@
 //! metrics pages. `cargo xtask test` builds the binary and says where it is in `FLOWDOG_BIN`.
 
 pub mod appliance;
+pub mod gatekeeper;
 pub mod gwlb;
 pub mod kms;
 pub mod lab;
+pub mod ministack;
 pub mod pki;
 
 use std::path::PathBuf;

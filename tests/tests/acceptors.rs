@@ -3,15 +3,16 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use flowdog_tests::appliance::Appliance;
+use flowdog_tests::gatekeeper;
 use flowdog_tests::gwlb::{Zone, udp_packet};
-use flowdog_tests::python;
+use flowdog_tests::ministack::Ministack;
 
 /// Refuses port 25, throws on port 26, and otherwise accepts what comes from 10.0.0.0/8.
 const FUNCTION: &str = r#"
@@ -25,72 +26,6 @@ def handler(event, context):
         return {"action": "pass", "reason": "a richer answer", "context": {"team": "blue"}, "ttl": 5}
     return {"Accept": port != 25 and event["Source"]["IpAddress"].startswith("10.")}
 "#;
-
-const CREATE: &str = r#"
-import base64, io, json, sys, time, urllib.request, zipfile
-port, source = sys.argv[1], sys.argv[2]
-archive = io.BytesIO()
-with zipfile.ZipFile(archive, "w") as out:
-    out.writestr("gate.py", source)
-body = {"FunctionName": "gate", "Runtime": "python3.11", "Role": "arn:aws:iam::000000000000:role/r",
-        "Handler": "gate.handler", "Code": {"ZipFile": base64.b64encode(archive.getvalue()).decode()}}
-signed = "AWS4-HMAC-SHA256 Credential=test/20260101/eu-west-1/lambda/aws4_request, SignedHeaders=host, Signature=0"
-request = urllib.request.Request(f"http://127.0.0.1:{port}/2015-03-31/functions", json.dumps(body).encode(),
-        {"Content-Type": "application/json", "Authorization": signed})
-for attempt in range(100):
-    try:
-        urllib.request.urlopen(request).read()
-        break
-    except OSError:
-        time.sleep(0.2)
-else:
-    sys.exit("ministack does not answer")
-"#;
-
-/// ministack with the function in it; ended when dropped.
-struct Ministack {
-    child: Child,
-    port: u16,
-    _folder: tempfile::TempDir,
-}
-
-impl Ministack {
-    fn start() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let program = python().with_file_name("ministack");
-        let log = std::fs::File::create(folder.path().join("log"))?;
-        let child = Command::new(&program)
-            .env("GATEWAY_PORT", port.to_string())
-            .env("MINISTACK_HOST", "127.0.0.1")
-            .current_dir(folder.path())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .stdin(Stdio::null())
-            .spawn()
-            .with_context(|| format!("start {}", program.display()))?;
-        let stack = Self {
-            child,
-            port,
-            _folder: folder,
-        };
-        let created = Command::new(python())
-            .args(["-c", CREATE, &port.to_string(), FUNCTION])
-            .output()?;
-        if !created.status.success() {
-            bail!("{}", String::from_utf8_lossy(&created.stderr));
-        }
-        Ok(stack)
-    }
-}
-
-impl Drop for Ministack {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// What the proxy does with a request.
 const FAULTS: [&str; 7] = [
@@ -221,8 +156,11 @@ impl Bench {
 
 #[test]
 fn threat_63_a_lambda_function_decides_and_no_fault_on_the_way_is_an_acceptance() -> Result<()> {
-    let stack = Ministack::start()?;
-    let (port, proxy) = Proxy::start(stack.port)?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("gate.py");
+    std::fs::write(&file, FUNCTION)?;
+    let stack = Ministack::start("python3.11", "gate.handler", "gate.py", &file)?;
+    let (port, proxy) = Proxy::start(stack.port())?;
     let credentials = [
         ("AWS_ACCESS_KEY_ID", "test"),
         ("AWS_SECRET_ACCESS_KEY", "test"),
@@ -249,4 +187,12 @@ fn threat_63_a_lambda_function_decides_and_no_fault_on_the_way_is_an_acceptance(
     assert!(count("\"accepted\"")? >= 3.0 && count("\"failed\"")? >= 3.0);
     assert!(count("\"late\"")? >= 2.0);
     Ok(())
+}
+
+#[test]
+fn the_sample_in_python_decides_gives_its_reasons_and_what_they_depend_on() -> Result<()> {
+    let file =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/acceptor-python/gatekeeper.py");
+    let stack = Ministack::start("python3.11", "gatekeeper.handler", "gatekeeper.py", &file)?;
+    gatekeeper::check(&stack, 24)
 }

@@ -1,5 +1,6 @@
 //! Benchmarks: programs that print ratios against a yardstick run at the same moment.
 
+mod accept;
 mod http;
 mod tcp;
 mod tls;
@@ -7,7 +8,7 @@ mod tls;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::run::cargo;
+use crate::run::{cargo, target_dir};
 
 /// Which benchmark, and how to print it.
 #[derive(clap::Args)]
@@ -41,6 +42,11 @@ type Bench = fn(&Args) -> Result<Vec<Measure>>;
 
 /// Every benchmark: name, what it measures, and the function that does.
 const BENCHES: &[(&str, &str, Bench)] = &[
+    (
+        "accept",
+        "10,000 new flows a second in front of a slow acceptor, beside none, and the cost of 1,000 rules",
+        accept::measure,
+    ),
     (
         "http",
         "HTTP/1.1 and HTTP/2 through the appliance in the lab, beside a plain hyper reverse proxy",
@@ -106,6 +112,15 @@ fn parse(text: &str) -> Result<Vec<Measure>> {
         .collect()
 }
 
+/// Builds the program that benchmarks of the whole system start.
+fn build_appliance() -> Result<()> {
+    let built = cargo(&["build", "--quiet", "--release", "--package", "flowdog-cli"]).status()?;
+    if !built.success() {
+        bail!("the release build failed: {built}");
+    }
+    Ok(())
+}
+
 /// Runs a benchmark program of a crate, optimised, and returns what it prints.
 fn run_bench(package: &str, bench: &str, args: &[&str]) -> Result<String> {
     let mut command = cargo(&[
@@ -119,6 +134,7 @@ fn run_bench(package: &str, bench: &str, args: &[&str]) -> Result<String> {
     ]);
     let output = command
         .args(args)
+        .env("FLOWDOG_BIN", target_dir().join("release/flowdog"))
         .stderr(std::process::Stdio::inherit())
         .output()
         .context("cannot start cargo")?;

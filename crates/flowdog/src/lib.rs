@@ -56,7 +56,7 @@ pub use directory::Directory;
 #[cfg(feature = "aws")]
 pub use directory::refresh::list_once as list_ec2;
 pub use logging::init as init_logging;
-pub use policy::explain::{Explanation, Question, RuleSeen, explain};
+pub use policy::explain::{Explanation, Question, RuleSeen, explain, first_rule};
 pub use sdk;
 pub use tap::Tap;
 

@@ -106,6 +106,22 @@ pub struct RuleSeen {
     pub unmet: Option<String>,
 }
 
+/// The number, from 0, of the first rule all of whose conditions hold, found as at work; `None` if there
+/// is none. A rule that asks an acceptor counts as any other.
+#[must_use]
+pub fn first_rule(config: &Config, question: &Question) -> Option<usize> {
+    let sight = FirstSight {
+        application: question.application(),
+        server_name: question.server_name.as_deref(),
+        http_host: question.http_host.as_deref(),
+    };
+    let mut matches = config
+        .rules
+        .index()
+        .of_first_bytes(&question.facts(), &sight);
+    matches.next()
+}
+
 /// Says which rule decides about a flow, and why.
 #[must_use]
 pub fn explain(config: &Config, question: &Question) -> Explanation {
