@@ -330,7 +330,7 @@ impl FlowTask {
         let accepted = accepted.get(&self.flow).and_then(|note| note.congestion);
         let wanted = accepted.or(of_rule).unwrap_or_default();
         if wanted != Congestion::default() {
-            let now = self.core.clock.now();
+            let now = self.core.now();
             let mut dataplane = self.core.dataplane.borrow_mut();
             dataplane.set_congestion(self.flow, wanted, now);
         }
@@ -462,7 +462,7 @@ impl FlowTask {
 
     /// Throws away what nobody will read; true when the leg has no more.
     fn drain(&self, leg: Leg, discard: &mut [u8]) -> bool {
-        let now = self.core.clock.now();
+        let now = self.core.now();
         // Bounded: a peer that sends for ever is met again after the pause.
         for _ in 0..64 {
             let outcome = self
@@ -471,7 +471,7 @@ impl FlowTask {
                 .borrow_mut()
                 .read(self.flow, leg, discard, now);
             match outcome {
-                ReadOutcome::Bytes(_) => self.core.kick.notify_one(),
+                ReadOutcome::Bytes(_) => self.core.kick.give(),
                 ReadOutcome::Empty => return false,
                 ReadOutcome::Finished | ReadOutcome::Reset | ReadOutcome::TimedOut => return true,
             }

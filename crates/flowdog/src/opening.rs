@@ -284,8 +284,8 @@ impl Opening {
         if verdict == Verdict::Pass {
             self.core.hook(&mut dataplane, &view, &self.hooks);
         }
-        dataplane.set_verdict(self.flow, verdict, self.core.clock.now());
-        self.core.kick.notify_one();
+        dataplane.set_verdict(self.flow, verdict, self.core.now());
+        self.core.kick.give();
     }
 }
 

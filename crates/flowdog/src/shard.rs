@@ -256,7 +256,8 @@ impl Shard {
     /// One round: deadlines, events and verdicts, bytes that tasks left, packets in.
     /// True when there may be more to do at once.
     fn turn(&mut self) -> bool {
-        let now = self.core.clock.now();
+        self.core.kick.clear();
+        let now = self.core.begin_turn();
         {
             let mut dataplane = self.core.dataplane.borrow_mut();
             if dataplane.poll_timeout().is_some_and(|due| due <= now) {
@@ -273,12 +274,13 @@ impl Shard {
     }
 
     async fn sleep(&mut self) {
+        self.core.end_turns();
         let due = self.core.dataplane.borrow().poll_timeout();
         let latest = std::time::Instant::now() + HEARTBEAT;
         let until = due.map_or(latest, |due| self.core.clock.at(due).min(latest));
         tokio::select! {
             biased;
-            () = self.core.kick.notified() => {}
+            () = self.core.kick.given() => {}
             // Readiness is taken back by the read that finds nothing.
             _ = self.readiness.readable() => {}
             command = self.commands.recv() => match command {
@@ -376,10 +378,7 @@ impl Shard {
         match command {
             Command::BeginDrain => self.core.dataplane.borrow_mut().begin_drain(),
             Command::ResetAll => {
-                self.core
-                    .dataplane
-                    .borrow_mut()
-                    .reset_all(self.core.clock.now());
+                self.core.dataplane.borrow_mut().reset_all(self.core.now());
                 self.take_events();
                 while self.transmit() {}
             }
@@ -520,7 +519,7 @@ impl Shard {
                 if let (Some(rule), Verdict::Pass) = (opening.rule, verdict) {
                     self.core.hook(&mut dataplane, &view, &rule.hooks);
                 }
-                dataplane.set_verdict(flow, verdict, self.core.clock.now());
+                dataplane.set_verdict(flow, verdict, self.core.now());
             }
             OpenStep::Ask => {
                 drop(dataplane);
@@ -566,7 +565,7 @@ impl Shard {
         if let (Some(rule), FirstBytes::Bypass) = (judgement.rule, answer) {
             self.core.hook(&mut dataplane, &view, &rule.hooks);
         }
-        dataplane.set_first_bytes(flow, answer, self.core.clock.now());
+        dataplane.set_first_bytes(flow, answer, self.core.now());
     }
 
     fn start_task(&self, flow: FlowId) {
@@ -590,7 +589,7 @@ impl Shard {
 
     /// Sends what the data plane has to send; true when there was anything.
     fn transmit(&mut self) -> bool {
-        let now = self.core.clock.now();
+        let now = self.core.now();
         let mut sent = 0;
         loop {
             self.outgoing.clear();
@@ -696,7 +695,7 @@ impl Shard {
             gwlb: message.from,
             local: message.local,
         };
-        let now = self.core.clock.now();
+        let now = self.core.now();
         let mut dataplane = self.core.dataplane.borrow_mut();
         let end = message.start + message.len;
         let mut start = message.start;
@@ -762,7 +761,7 @@ impl Shard {
     }
 
     fn take_stray(&mut self, mut stray: Stray) {
-        let now = self.core.clock.now();
+        let now = self.core.now();
         let disposition =
             self.core
                 .dataplane

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -49,14 +50,67 @@ impl Clock {
     }
 }
 
+/// Tells a shard's loop that a task gave the data plane something to send.
+#[derive(Debug, Default)]
+pub(crate) struct Kick {
+    notify: Notify,
+    is_given: Cell<bool>,
+}
+
+impl Kick {
+    pub(crate) fn give(&self) {
+        if !self.is_given.replace(true) {
+            self.notify.notify_one();
+        }
+    }
+
+    /// Whatever was given so far is about to be seen to.
+    pub(crate) fn clear(&self) {
+        self.is_given.set(false);
+    }
+
+    pub(crate) async fn given(&self) {
+        self.notify.notified().await;
+    }
+}
+
+/// Hashes ids that nobody outside can choose: they count up.
+#[derive(Debug, Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        // 2^64 divided by the golden ratio spreads consecutive numbers evenly.
+        self.0 = (self.0.rotate_left(32) ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_isize(&mut self, number: isize) {
+        // The number of an enum's variant.
+        self.write_u32(number as u32);
+    }
+}
+
+type WakerTable = HashMap<(FlowId, Leg), Wakers, BuildHasherDefault<IdHasher>>;
+
 /// What a shard's loop and the tasks of its flows share.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) dataplane: RefCell<Dataplane>,
     pub(crate) clock: Clock,
-    /// Tells the loop that a task gave the data plane something to send.
-    pub(crate) kick: Notify,
-    wakers: RefCell<HashMap<(FlowId, Leg), Wakers>>,
+    /// The time of the loop's turn, while it turns.
+    turn: Cell<Option<Instant>>,
+    pub(crate) kick: Kick,
+    wakers: RefCell<WakerTable>,
     /// Which hosts are behind addresses.
     pub(crate) directory: Arc<Lookup>,
     /// How flows were judged that have more to remember than their verdict.
@@ -76,12 +130,31 @@ impl Core {
         Self {
             dataplane: RefCell::new(dataplane),
             clock,
-            kick: Notify::new(),
+            turn: Cell::new(None),
+            kick: Kick::default(),
             wakers: RefCell::default(),
             directory,
             notes: RefCell::default(),
             hooked: RefCell::default(),
         }
+    }
+
+    /// The time for the engine: that of the turn, which is a fraction of a millisecond old at most, or
+    /// the clock's while the loop sleeps.
+    pub(crate) fn now(&self) -> Instant {
+        self.turn.get().unwrap_or_else(|| self.clock.now())
+    }
+
+    /// A turn of the loop begins.
+    pub(crate) fn begin_turn(&self) -> Instant {
+        let now = self.clock.now();
+        self.turn.set(Some(now));
+        now
+    }
+
+    /// The loop goes to sleep.
+    pub(crate) fn end_turns(&self) {
+        self.turn.set(None);
     }
 
     pub(crate) fn wake_reader(&self, flow: FlowId, leg: Leg) {
@@ -133,12 +206,23 @@ impl Core {
 
     /// Resets both legs.
     pub(crate) fn abort(&self, flow: FlowId) {
-        self.dataplane.borrow_mut().abort(flow, self.clock.now());
-        self.kick.notify_one();
+        self.dataplane.borrow_mut().abort(flow, self.now());
+        self.kick.give();
     }
 
-    fn register(&self, flow: FlowId, leg: Leg, store: impl FnOnce(&mut Wakers)) {
-        store(self.wakers.borrow_mut().entry((flow, leg)).or_default());
+    fn register(
+        &self,
+        flow: FlowId,
+        leg: Leg,
+        context: &Context<'_>,
+        slot: fn(&mut Wakers) -> &mut Option<Waker>,
+    ) {
+        let mut wakers = self.wakers.borrow_mut();
+        let slot = slot(wakers.entry((flow, leg)).or_default());
+        match slot {
+            Some(waker) => waker.clone_from(context.waker()),
+            None => *slot = Some(context.waker().clone()),
+        }
     }
 }
 
@@ -198,7 +282,7 @@ impl LegStream {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let now = self.core.clock.now();
+        let now = self.core.now();
         let outcome = self
             .core
             .dataplane
@@ -207,13 +291,12 @@ impl LegStream {
         match outcome {
             // Zero bytes would be an error to callers that write all.
             WriteOutcome::Bytes(count) if count > 0 => {
-                self.core.kick.notify_one();
+                self.core.kick.give();
                 Poll::Ready(Ok(count))
             }
             WriteOutcome::Bytes(_) | WriteOutcome::Full => {
-                self.core.register(self.flow, self.leg, |wakers| {
-                    wakers.write = Some(context.waker().clone());
-                });
+                self.core
+                    .register(self.flow, self.leg, context, |wakers| &mut wakers.write);
                 Poll::Pending
             }
             WriteOutcome::Reset => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
@@ -240,7 +323,7 @@ impl AsyncRead for LegStream {
         if out.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        let now = self.core.clock.now();
+        let now = self.core.now();
         let outcome = self.core.dataplane.borrow_mut().read(
             self.flow,
             self.leg,
@@ -251,13 +334,12 @@ impl AsyncRead for LegStream {
             ReadOutcome::Bytes(count) => {
                 out.advance(count);
                 // Room in the receive window may be news to the peer.
-                self.core.kick.notify_one();
+                self.core.kick.give();
                 Poll::Ready(Ok(()))
             }
             ReadOutcome::Empty => {
-                self.core.register(self.flow, self.leg, |wakers| {
-                    wakers.read = Some(context.waker().clone());
-                });
+                self.core
+                    .register(self.flow, self.leg, context, |wakers| &mut wakers.read);
                 Poll::Pending
             }
             ReadOutcome::Finished => Poll::Ready(Ok(())),
@@ -311,8 +393,8 @@ impl AsyncWrite for LegStream {
             self.core
                 .dataplane
                 .borrow_mut()
-                .shutdown(self.flow, self.leg, self.core.clock.now());
-            self.core.kick.notify_one();
+                .shutdown(self.flow, self.leg, self.core.now());
+            self.core.kick.give();
         }
         Poll::Ready(Ok(()))
     }

@@ -46,6 +46,11 @@ impl Progress {
 /// Room made for a read. 16 KiB: the most plain text in one TLS record.
 const READ_SIZE: usize = 16 * 1024;
 
+thread_local! {
+    /// Where reads of legs go that are not busy, so that a short message costs no long buffer.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_SIZE].into());
+}
+
 /// Data up to this size is copied behind what is already gathered; larger data is queued by reference.
 const COPY_LIMIT: usize = 2048;
 
@@ -63,6 +68,7 @@ pub(crate) fn split(
     let inbound = Inbound {
         io: Rc::clone(&io),
         buffer: BytesMut::new(),
+        is_busy: false,
         finished: false,
         is_unclean: false,
         progress: Rc::clone(&progress),
@@ -85,6 +91,8 @@ pub(crate) struct Inbound {
     io: Rc<RefCell<Box<dyn Io>>>,
     /// What was read and not yet taken.
     pub(crate) buffer: BytesMut,
+    /// Whether the last read brought so much that the next will, too.
+    is_busy: bool,
     /// Whether the peer has ended its direction.
     finished: bool,
     /// Whether that end came without the closure alert of TLS (RFC 8446 §6.1).
@@ -111,16 +119,40 @@ impl Inbound {
         if self.finished {
             return Poll::Ready(Ok(0));
         }
+        let polled = if self.is_busy {
+            self.poll_read_directly(cx)
+        } else {
+            self.poll_read_briefly(cx)
+        };
+        if polled.is_pending() {
+            self.is_busy = false;
+            if self.buffer.is_empty() {
+                self.buffer = BytesMut::new();
+            }
+        }
+        let count = self.count(ready!(polled))?;
+        self.is_busy = count >= READ_SIZE / 2;
+        self.note(count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_read_directly(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.buffer.capacity() - self.buffer.len() < READ_SIZE / 4 {
             self.buffer.reserve(READ_SIZE);
         }
-        let polled = poll_read_buf(&mut **self.io.borrow_mut(), cx, &mut self.buffer);
-        if polled.is_pending() && self.buffer.is_empty() {
-            self.buffer = BytesMut::new();
-        }
-        let count = self.count(ready!(polled))?;
-        self.note(count);
-        Poll::Ready(Ok(count))
+        poll_read_buf(&mut **self.io.borrow_mut(), cx, &mut self.buffer)
+    }
+
+    fn poll_read_briefly(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        SCRATCH.with(|scratch| {
+            let Ok(mut scratch) = scratch.try_borrow_mut() else {
+                return self.poll_read_directly(cx);
+            };
+            let mut space = ReadBuf::new(&mut scratch);
+            ready!(Pin::new(&mut **self.io.borrow_mut()).poll_read(cx, &mut space))?;
+            self.buffer.extend_from_slice(space.filled());
+            Poll::Ready(Ok(space.filled().len()))
+        })
     }
 
     /// Whether the peer's end may have been made up by somebody on the way: it must not end a message
@@ -176,6 +208,7 @@ impl Inbound {
         let taken = Self {
             io: Rc::clone(&self.io),
             buffer: std::mem::take(&mut self.buffer),
+            is_busy: self.is_busy,
             finished: self.finished,
             is_unclean: self.is_unclean,
             progress: Rc::clone(&self.progress),

@@ -69,6 +69,9 @@ impl FieldName {
     /// # Errors
     /// [`InvalidName`] says which rule of RFC 9110 §5.6.2 was broken.
     pub fn parse(name: &[u8]) -> Result<Self, InvalidName> {
+        if let Some(known) = names::find(name) {
+            return Ok(Self(Text::Static(known)));
+        }
         check(name)?;
         // A token is ASCII, so this cannot fail after the check.
         let text = core::str::from_utf8(name).map_err(|_| InvalidName::Empty)?;
@@ -141,7 +144,11 @@ impl core::str::FromStr for FieldName {
 /// [`http::HeaderName`] is always lower case, as HTTP/2 wants it.
 impl From<&http::HeaderName> for FieldName {
     fn from(name: &http::HeaderName) -> Self {
-        Self(Text::Shared(Arc::from(name.as_str())))
+        let name = name.as_str();
+        Self(match names::find(name.as_bytes()) {
+            Some(known) => Text::Static(known),
+            None => Text::Shared(Arc::from(name)),
+        })
     }
 }
 
@@ -204,24 +211,25 @@ pub struct Field {
 /// The fields of a message, in the order in which they are sent.
 ///
 /// The same name may appear several times. Look-ups are linear, which is faster than hashing for
-/// the few dozen fields a message has.
-#[derive(Clone, Default, PartialEq, Eq)]
+/// the few dozen fields a message has. Clones share the fields until one of them changes.
+#[derive(Clone, Default)]
 pub struct Headers {
-    fields: Vec<Field>,
+    /// `None` when there has never been a field.
+    fields: Option<Arc<Vec<Field>>>,
 }
 
 impl Headers {
     /// No fields.
     #[must_use]
     pub const fn new() -> Self {
-        Self { fields: Vec::new() }
+        Self { fields: None }
     }
 
     /// No fields, with room for `fields` of them.
     #[must_use]
     pub fn with_capacity(fields: usize) -> Self {
         Self {
-            fields: Vec::with_capacity(fields),
+            fields: Some(Arc::new(Vec::with_capacity(fields))),
         }
     }
 
@@ -229,16 +237,17 @@ impl Headers {
     /// the others of that name away; adds the field at the end when there was none.
     pub fn set(&mut self, name: FieldName, value: HeaderValue) {
         let Some(first) = self.position(name.as_str()) else {
-            self.fields.push(Field { name, value });
+            self.append(name, value);
             return;
         };
+        let fields = self.change();
         let mut at = 0;
-        self.fields.retain(|field| {
+        fields.retain(|field| {
             let keep = at <= first || field.name != name;
             at += 1;
             keep
         });
-        if let Some(slot) = self.fields.get_mut(first) {
+        if let Some(slot) = fields.get_mut(first) {
             *slot = Field { name, value };
         }
     }
@@ -247,21 +256,26 @@ impl Headers {
     pub fn set_value(&mut self, name: &FieldName, value: HeaderValue) {
         let spelling = self
             .position(name.as_str())
-            .and_then(|at| self.fields.get(at))
+            .and_then(|at| self.fields().get(at))
             .map(|field| field.name.clone());
         self.set(spelling.unwrap_or_else(|| name.clone()), value);
     }
 
     /// Adds a field at the end, whether or not the name is there already.
     pub fn append(&mut self, name: FieldName, value: HeaderValue) {
-        self.fields.push(Field { name, value });
+        self.change().push(Field { name, value });
     }
 
     /// Takes every field called `name` away. Says how many there were.
     pub fn remove(&mut self, name: impl AsRef<str>) -> usize {
-        let before = self.fields.len();
-        self.fields.retain(|field| field.name != *name.as_ref());
-        before - self.fields.len()
+        let name = name.as_ref();
+        if self.position(name).is_none() {
+            return 0;
+        }
+        let fields = self.change();
+        let before = fields.len();
+        fields.retain(|field| field.name != *name);
+        before - fields.len()
     }
 
     /// Spells every field called `from` as `to`, keeping place and value; `to` may differ from
@@ -270,7 +284,10 @@ impl Headers {
     /// On HTTP/2 names travel in lower case (RFC 9113 §8.2.1), so there the case of `to` is lost.
     pub fn rename(&mut self, from: impl AsRef<str>, to: &FieldName) -> usize {
         let mut renamed = 0;
-        for field in &mut self.fields {
+        if self.position(from.as_ref()).is_none() {
+            return 0;
+        }
+        for field in self.change() {
             if field.name == *from.as_ref() {
                 field.name = to.clone();
                 renamed += 1;
@@ -281,19 +298,20 @@ impl Headers {
 
     /// Keeps the fields for which `keep` answers true.
     pub fn retain(&mut self, mut keep: impl FnMut(&FieldName, &HeaderValue) -> bool) {
-        self.fields.retain(|field| keep(&field.name, &field.value));
+        self.change()
+            .retain(|field| keep(&field.name, &field.value));
     }
 
     /// Takes every field away.
     pub fn clear(&mut self) {
-        self.fields.clear();
+        self.fields = None;
     }
 
     /// The value of the first field called `name`.
     #[must_use]
     pub fn get(&self, name: impl AsRef<str>) -> Option<&HeaderValue> {
         let name = name.as_ref();
-        self.fields
+        self.fields()
             .iter()
             .find(|field| field.name == *name)
             .map(|field| &field.value)
@@ -307,7 +325,7 @@ impl Headers {
 
     /// The values of all fields called `name`, in order.
     pub fn get_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a HeaderValue> {
-        self.fields
+        self.fields()
             .iter()
             .filter(move |field| field.name == *name)
             .map(|field| &field.value)
@@ -331,40 +349,57 @@ impl Headers {
 
     /// Every field, in order.
     pub fn iter(&self) -> core::slice::Iter<'_, Field> {
-        self.fields.iter()
+        self.fields().iter()
     }
 
     /// How many fields there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.fields.len()
+        self.fields().len()
     }
 
     /// Whether there are no fields.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.fields.is_empty()
+        self.fields().is_empty()
     }
 
     /// The bytes all names and values take, plus the 32 per field that RFC 9113 §6.5.2 adds for
     /// what a receiver needs to keep them.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.fields
+        self.fields()
             .iter()
             .map(|field| field.name.as_str().len() + field.value.len() + 32)
             .sum()
     }
 
     fn position(&self, name: &str) -> Option<usize> {
-        self.fields.iter().position(|field| field.name == *name)
+        self.fields().iter().position(|field| field.name == *name)
+    }
+
+    fn fields(&self) -> &[Field] {
+        self.fields.as_deref().map_or(&[], Vec::as_slice)
+    }
+
+    /// The fields of this clone alone.
+    fn change(&mut self) -> &mut Vec<Field> {
+        Arc::make_mut(self.fields.get_or_insert_default())
     }
 }
+
+impl PartialEq for Headers {
+    fn eq(&self, other: &Self) -> bool {
+        self.fields() == other.fields()
+    }
+}
+
+impl Eq for Headers {}
 
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
-            .entries(self.fields.iter().map(|field| (&field.name, &field.value)))
+            .entries(self.iter().map(|field| (&field.name, &field.value)))
             .finish()
     }
 }
@@ -373,7 +408,7 @@ impl<'a> IntoIterator for &'a Headers {
     type Item = &'a Field;
     type IntoIter = core::slice::Iter<'a, Field>;
     fn into_iter(self) -> Self::IntoIter {
-        self.fields.iter()
+        self.fields().iter()
     }
 }
 
@@ -381,20 +416,23 @@ impl IntoIterator for Headers {
     type Item = Field;
     type IntoIter = std::vec::IntoIter<Field>;
     fn into_iter(self) -> Self::IntoIter {
-        self.fields.into_iter()
+        self.fields
+            .map(Arc::unwrap_or_clone)
+            .unwrap_or_default()
+            .into_iter()
     }
 }
 
 impl Extend<Field> for Headers {
     fn extend<I: IntoIterator<Item = Field>>(&mut self, fields: I) {
-        self.fields.extend(fields);
+        self.change().extend(fields);
     }
 }
 
 impl FromIterator<Field> for Headers {
     fn from_iter<I: IntoIterator<Item = Field>>(fields: I) -> Self {
         Self {
-            fields: fields.into_iter().collect(),
+            fields: Some(Arc::new(fields.into_iter().collect())),
         }
     }
 }
@@ -417,8 +455,8 @@ impl Headers {
     /// the order among different names lost.
     #[must_use]
     pub fn to_map(&self) -> http::HeaderMap {
-        let mut map = http::HeaderMap::with_capacity(self.fields.len());
-        for field in &self.fields {
+        let mut map = http::HeaderMap::with_capacity(self.len());
+        for field in self {
             // Every token is a valid `HeaderName`, so nothing is skipped here.
             if let Ok(name) = http::HeaderName::from_bytes(field.name.as_str().as_bytes()) {
                 map.append(name, field.value.clone());
@@ -427,6 +465,9 @@ impl Headers {
         map
     }
 }
+
+#[path = "header_names.rs"]
+mod names;
 
 #[cfg(test)]
 mod tests {
@@ -496,6 +537,21 @@ mod tests {
             assert!(HeaderValue::from_bytes(bad.as_bytes()).is_err(), "{bad:?}");
             assert!(HeaderValue::try_from(bad.to_owned()).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_clone_is_a_copy_when_one_of_both_changes() {
+        let first = headers(&[("A", "1"), ("B", "2")]);
+        let mut second = first.clone();
+        assert_eq!(second.remove("none"), 0);
+        second.append(FieldName::from_static("C"), HeaderValue::from_static("3"));
+        second.remove("a");
+        assert_eq!(listed(&first), ["A: 1", "B: 2"]);
+        assert_eq!(listed(&second), ["B: 2", "C: 3"]);
+        assert_eq!(Headers::new(), Headers::with_capacity(3));
+        let mut emptied = first.clone();
+        emptied.clear();
+        assert!(emptied.is_empty() && first.len() == 2);
     }
 
     #[test]

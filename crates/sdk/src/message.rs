@@ -118,6 +118,9 @@ impl RequestHead {
 pub struct Reason(HeaderValue);
 
 impl Reason {
+    /// What most answers say.
+    pub const OK: Self = Self(HeaderValue::from_static("OK"));
+
     /// Checks and copies a phrase. May be empty.
     ///
     /// # Errors

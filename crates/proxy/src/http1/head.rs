@@ -7,7 +7,9 @@ use std::mem::MaybeUninit;
 
 use bytes::Bytes;
 use http::{Method, StatusCode, Version};
-use sdk::{FieldName, HeaderValue, Headers, InvalidTarget, Reason, Request, Response, Target};
+use sdk::{
+    Field, FieldName, HeaderValue, Headers, InvalidTarget, Reason, Request, Response, Target,
+};
 
 use super::decode::Framing;
 use super::scan::Block;
@@ -54,7 +56,8 @@ fn with_slots<'b, T>(
 
 /// Takes the fields over without copying their values.
 fn collect(block: &Bytes, parsed: &[httparse::Header<'_>]) -> Result<Headers, Fault> {
-    let mut headers = Headers::with_capacity(parsed.len() + 4);
+    // Room for what interceptors may add.
+    let mut fields = Vec::with_capacity(parsed.len() + 4);
     for field in parsed {
         let name = FieldName::parse(field.name.as_bytes()).map_err(|_| Fault::FieldName)?;
         // An empty value need not lie inside the block.
@@ -64,9 +67,9 @@ fn collect(block: &Bytes, parsed: &[httparse::Header<'_>]) -> Result<Headers, Fa
             HeaderValue::from_maybe_shared(block.slice_ref(field.value))
                 .map_err(|_| Fault::FieldValue)?
         };
-        headers.append(name, value);
+        fields.push(Field { name, value });
     }
-    Ok(headers)
+    Ok(fields.into_iter().collect())
 }
 
 /// Parses a trailer section that ends with an empty line.
@@ -210,6 +213,9 @@ fn reason(head: &[u8]) -> Result<Reason, Fault> {
     let line_len = head.iter().position(|&byte| byte == b'\r').unwrap_or(0);
     let phrase = head.get(12..line_len).unwrap_or_default();
     let phrase = phrase.strip_prefix(b" ").unwrap_or(phrase);
+    if phrase == b"OK" {
+        return Ok(Reason::OK);
+    }
     Reason::parse(phrase).map_err(|_| Fault::StatusLine)
 }
 

@@ -35,35 +35,43 @@ impl Scan {
         limit: usize,
         fields_only: bool,
     ) -> Result<Option<Block>, Fault> {
-        while let Some(&byte) = bytes.get(self.seen) {
-            if self.seen >= limit {
-                return Err(Fault::HeadTooLarge);
+        loop {
+            let line = bytes.get(self.line_start..).unwrap_or_default();
+            if matches!(line, [b' ' | b'\t', ..]) && (fields_only || self.lines > 0) {
+                return Err(Fault::ObsoleteFold);
             }
-            match byte {
-                b'\n' => return Err(Fault::BareLineFeed),
-                b'\r' => match bytes.get(self.seen + 1) {
-                    None => return Ok(None),
-                    Some(b'\n') => {
-                        let is_empty = self.line_start == self.seen;
-                        self.seen += 2;
-                        if is_empty {
-                            return Ok(Some(Block {
-                                len: self.seen,
-                                lines: self.lines,
-                            }));
-                        }
-                        self.lines += 1;
-                        self.line_start = self.seen;
+            let rest = bytes.get(self.seen..).unwrap_or_default();
+            let Some(ordinary) = memchr::memchr2(b'\r', b'\n', rest) else {
+                self.seen = bytes.len();
+                return self.within(limit).map(|()| None);
+            };
+            self.seen += ordinary;
+            self.within(limit)?;
+            match rest.get(ordinary..).unwrap_or_default() {
+                [b'\r'] => return Ok(None),
+                [b'\r', b'\n', ..] => {
+                    let is_empty = self.line_start == self.seen;
+                    self.seen += 2;
+                    if is_empty {
+                        return Ok(Some(Block {
+                            len: self.seen,
+                            lines: self.lines,
+                        }));
                     }
-                    Some(_) => return Err(Fault::BareCarriageReturn),
-                },
-                b' ' | b'\t' if self.line_start == self.seen && (fields_only || self.lines > 0) => {
-                    return Err(Fault::ObsoleteFold);
+                    self.lines += 1;
+                    self.line_start = self.seen;
                 }
-                _ => self.seen += 1,
+                [b'\r', ..] => return Err(Fault::BareCarriageReturn),
+                _ => return Err(Fault::BareLineFeed),
             }
         }
-        Ok(None)
+    }
+
+    fn within(&self, limit: usize) -> Result<(), Fault> {
+        if self.seen > limit {
+            return Err(Fault::HeadTooLarge);
+        }
+        Ok(())
     }
 
     /// Whether the first line is still incomplete, and its length so far.
