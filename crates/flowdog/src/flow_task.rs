@@ -417,7 +417,7 @@ impl FlowTask {
         if !client_told {
             // What is written already leaves first, such as the alert that says why. A client that
             // was told of no end must not take a cut for one.
-            self.core.kick.notify_one();
+            self.core.kick.give();
             tokio::time::sleep(LAST_WORDS).await;
             self.core.abort(self.flow);
             return;

@@ -166,6 +166,14 @@ fn shell(text: &mut Exposition, state: &State) {
     for ((protocol, outcome), count) in telemetry.starttls.snapshot() {
         text.sample(&[("protocol", &protocol), ("outcome", &outcome)], count);
     }
+    text.family(
+        "flowdog_http_refused_total",
+        "counter",
+        "What HTTP and WebSocket peers sent that was refused, whether it ended a connection or a stream, by fault.",
+    );
+    for (fault, count) in proxy::refused() {
+        text.sample(&[("fault", &fault.as_str())], count);
+    }
     text.single(
         "flowdog_flow_panics_total",
         "counter",

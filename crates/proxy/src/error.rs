@@ -1,6 +1,7 @@
 //! What can go wrong between the two legs, and whose fault it is.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::StatusCode;
 
@@ -59,6 +60,12 @@ pub enum Fault {
     Host,
     /// An HTTP/2 message or frame that RFC 9113 calls malformed.
     Http2,
+    /// An HTTP/2 header block whose compression is wrong (RFC 7541).
+    Http2Compression,
+    /// A flood of HTTP/2 frames: CONTINUATION, empty DATA, resets before their streams are looked at.
+    Http2Flood,
+    /// More resets of HTTP/2 streams in a second than the limit.
+    Http2Resets,
     /// More interim responses than the limit.
     InterimFlood,
     /// A line that begins with white space (RFC 9112 §5.2).
@@ -67,6 +74,8 @@ pub enum Fault {
     RequestLine,
     /// Bytes from the server that belong to no request.
     ResponseUnasked,
+    /// A body that came slower than the limit.
+    SlowBody,
     /// A head that did not arrive within the time limit.
     SlowHead,
     /// A status line that RFC 9112 §4 does not allow, or a status that does not fit the request.
@@ -94,6 +103,46 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 36] = [
+        Self::BareCarriageReturn,
+        Self::BareLineFeed,
+        Self::BodyTruncated,
+        Self::BothFramings,
+        Self::ChunkEnd,
+        Self::ChunkExtension,
+        Self::ChunkSize,
+        Self::ConnectionOption,
+        Self::ContentLength,
+        Self::Expect,
+        Self::FieldName,
+        Self::FieldValue,
+        Self::HeadTooLarge,
+        Self::HeadTruncated,
+        Self::Host,
+        Self::Http2,
+        Self::Http2Compression,
+        Self::Http2Flood,
+        Self::Http2Resets,
+        Self::InterimFlood,
+        Self::ObsoleteFold,
+        Self::RequestLine,
+        Self::ResponseUnasked,
+        Self::SlowBody,
+        Self::SlowHead,
+        Self::StatusLine,
+        Self::Target,
+        Self::TargetTooLong,
+        Self::TooManyFields,
+        Self::Trailer,
+        Self::TransferEncoding,
+        Self::Upgrade,
+        Self::Version,
+        Self::WebSocketFrame,
+        Self::WebSocketMessageTooLarge,
+        Self::WebSocketText,
+    ];
+
     /// The word used in `x-flowdog-error`, in logs and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -113,10 +162,14 @@ impl Fault {
             Self::HeadTruncated => "head-truncated",
             Self::Host => "host",
             Self::Http2 => "http2",
+            Self::Http2Compression => "http2-compression",
+            Self::Http2Flood => "http2-flood",
+            Self::Http2Resets => "http2-resets",
             Self::InterimFlood => "interim-flood",
             Self::ObsoleteFold => "obsolete-fold",
             Self::RequestLine => "request-line",
             Self::ResponseUnasked => "response-unasked",
+            Self::SlowBody => "slow-body",
             Self::SlowHead => "slow-head",
             Self::StatusLine => "status-line",
             Self::Target => "target",
@@ -131,6 +184,23 @@ impl Fault {
             Self::WebSocketText => "websocket-text",
         }
     }
+}
+
+/// What was refused so far, on all connections of the process.
+static REFUSED: [AtomicU64; Fault::ALL.len()] = [const { AtomicU64::new(0) }; Fault::ALL.len()];
+
+/// Counts something that was refused, whether it ended its connection or a stream alone.
+pub(crate) fn count_refused(fault: Fault) {
+    let at = Fault::ALL.iter().position(|known| *known == fault);
+    if let Some(counter) = at.and_then(|at| REFUSED.get(at)) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// How often each fault was refused since the process began, whoever was at fault.
+pub fn refused() -> impl Iterator<Item = (Fault, u64)> {
+    let counts = REFUSED.iter().map(|count| count.load(Ordering::Relaxed));
+    Fault::ALL.into_iter().zip(counts)
 }
 
 /// Why a proxied connection ended other than by its peers' own will.

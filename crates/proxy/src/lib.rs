@@ -33,6 +33,7 @@ pub mod fuzzing;
 mod http1;
 mod http2;
 mod limits;
+mod pace;
 pub mod respond;
 mod serve;
 pub mod starttls;
@@ -40,7 +41,7 @@ mod stream;
 mod tunnel;
 mod websocket;
 
-pub use error::{Fault, ProxyError, Side};
+pub use error::{Fault, ProxyError, Side, refused};
 pub use limits::Limits;
 pub use sdk::Chain;
 pub use serve::{Protocol, Summary, serve, serve_detected};

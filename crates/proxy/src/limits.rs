@@ -18,6 +18,13 @@ pub struct Limits {
     pub trailer_bytes: usize,
     /// Longest time from the first to the last byte of a request head; then 408 and the end. 30 s.
     pub head_time: Duration,
+    /// Least bytes per second of a request body whose length was announced, over each
+    /// [`body_time`](Self::body_time) that its sender was waited for; a slower one gets 408, or a
+    /// reset (HTTP/2). 0 for no limit. 100: a modem of the last century is ten times as fast, and
+    /// bodies without a length may be calls that last for days.
+    pub body_rate: u64,
+    /// How long the sender of a body is watched before its rate is judged. 30 s.
+    pub body_time: Duration,
     /// Longest time in which neither side moves a byte; then the connection ends, at the latest after
     /// one and a half times as long. 1 h.
     /// This catches peers that only keep TCP alive; a flow without any packets ends much earlier by
@@ -35,6 +42,12 @@ pub struct Limits {
     /// Most concurrent HTTP/2 streams of a client; the origin's own limit applies when it is lower.
     /// 256, above the 100 that RFC 9113 §6.5.2 recommends as the least.
     pub h2_streams: u32,
+    /// Most streams that an HTTP/2 client may reset in one second; then the connection ends with
+    /// ENHANCE_YOUR_CALM. 200: a browser that leaves a page resets some dozens at once.
+    pub h2_resets: u32,
+    /// HPACK table that HTTP/2 peers may use, in bytes (RFC 7541 §4.2). 4 KiB, the default of
+    /// RFC 9113 §6.5.2.
+    pub h2_header_table_bytes: u32,
     /// Largest decoded HTTP/2 header list, in bytes as RFC 9113 §10.5.1 counts them. 64 KiB.
     pub h2_header_list_bytes: u32,
     /// HTTP/2 flow-control window of a stream, in bytes. 1 MiB.
@@ -58,11 +71,15 @@ impl Default for Limits {
             header_count: 256,
             trailer_bytes: 16 * 1024,
             head_time: Duration::from_secs(30),
+            body_rate: 100,
+            body_time: Duration::from_secs(30),
             idle_time: Duration::from_secs(3600),
             interim_count: 32,
             drain_bytes: 256 * 1024,
             sniff_time: Duration::from_secs(10),
             h2_streams: 256,
+            h2_resets: 200,
+            h2_header_table_bytes: 4096,
             h2_header_list_bytes: 64 * 1024,
             h2_stream_window: 1024 * 1024,
             h2_connection_window: 2 * 1024 * 1024,

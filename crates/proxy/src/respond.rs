@@ -31,7 +31,7 @@ impl Reason {
                 Fault::HeadTooLarge | Fault::TooManyFields => {
                     StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
                 }
-                Fault::SlowHead => StatusCode::REQUEST_TIMEOUT,
+                Fault::SlowBody | Fault::SlowHead => StatusCode::REQUEST_TIMEOUT,
                 Fault::TargetTooLong => StatusCode::URI_TOO_LONG,
                 _ => StatusCode::BAD_REQUEST,
             },
@@ -72,6 +72,7 @@ mod tests {
         assert_eq!(status(Fault::TooManyFields), 431);
         assert_eq!(status(Fault::TargetTooLong), 414);
         assert_eq!(status(Fault::SlowHead), 408);
+        assert_eq!(status(Fault::SlowBody), 408);
         assert_eq!(status(Fault::BothFramings), 400);
         let server = Reason::Refused(Side::Server, Fault::HeadTooLarge);
         assert_eq!(server.status().as_u16(), 502);

@@ -11,7 +11,7 @@ use sdk::{Chain, FlowInfo};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::detect::{ServerFirst, Sniff, sniff, sniff_server};
-use crate::error::{ProxyError, Side};
+use crate::error::{ProxyError, Side, count_refused};
 use crate::limits::Limits;
 use crate::stream::{self, Progress};
 use crate::tunnel::{self, Legs};
@@ -216,6 +216,9 @@ impl Connection {
         };
         let result = with_idle_limit(&progress, &limits, Box::pin(served)).await;
         if let Err(error) = &result {
+            if let ProxyError::Peer { fault, .. } = error {
+                count_refused(*fault);
+            }
             tracing::debug!(
                 protocol = protocol.as_str(),
                 outcome = error.outcome(),

@@ -55,6 +55,8 @@ def frames_of(data):
 
 def attack(name, send, count=20000, read=True, expect=("goaway", "reset", "closed")):
     """Sends what `send(n)` gives until the connection ends, the writer is held back, or `count` is up."""
+    if name != "control" and not name.startswith("@THREAT@ "):
+        return
     before = resident()
     sock = connect()
     sock.settimeout(3)

@@ -338,6 +338,12 @@ impl Reader<'_> {
             head_time: s
                 .duration("head-time", SECOND, HOUR, faults)
                 .unwrap_or(default.head_time),
+            body_rate: s
+                .size("body-rate", ByteSize(0), ByteSize::mib(1), faults)
+                .map_or(default.body_rate, |n| n.0),
+            body_time: s
+                .duration("body-time", SECOND, HOUR, faults)
+                .unwrap_or(default.body_time),
             idle_time: s
                 .duration("idle-time", SECOND, 24 * HOUR, faults)
                 .unwrap_or(default.idle_time),
@@ -353,6 +359,13 @@ impl Reader<'_> {
             h2_streams: s
                 .number("http2-streams", 1, 10_000, faults)
                 .map_or(default.h2_streams, |n| n as u32),
+            h2_resets: s
+                .number("http2-resets", 1, 1_000_000, faults)
+                .map_or(default.h2_resets, |n| n as u32),
+            h2_header_table_bytes: window(
+                s.size("http2-header-table", ByteSize(0), ByteSize::kib(64), faults),
+                default.h2_header_table_bytes,
+            ),
             h2_header_list_bytes: window(
                 s.size("http2-header-list", kib, mib, faults),
                 default.h2_header_list_bytes,

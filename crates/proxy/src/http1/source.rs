@@ -14,6 +14,7 @@ use super::decode::{Decoded, Decoder, Framing};
 use super::scan::{Block, Scan};
 use crate::error::{Fault, ProxyError, Side};
 use crate::limits::Limits;
+use crate::pace::Pace;
 use crate::stream::Inbound;
 
 /// A leg's reading half and the message that is being read from it.
@@ -28,6 +29,8 @@ pub(crate) struct Source {
     message: u64,
     /// Content bytes of the current message so far.
     content_bytes: u64,
+    /// How fast the current body comes, where that is limited.
+    pace: Option<Pace>,
     /// Why the current body failed.
     failure: Option<ProxyError>,
 }
@@ -51,6 +54,7 @@ impl Source {
             decoder: Decoder::Done,
             message: 0,
             content_bytes: 0,
+            pace: None,
             failure: None,
         }
     }
@@ -164,7 +168,18 @@ impl Source {
                     return Poll::Ready(Some(Err(error)));
                 }
             }
-            match ready!(self.poll_fill(cx)) {
+            let filled = self.poll_fill(cx);
+            if let Some(pace) = &mut self.pace {
+                match &filled {
+                    Poll::Pending if pace.is_too_slow(cx) => {
+                        self.failure = Some(self.fault(Fault::SlowBody));
+                        return Poll::Ready(Some(Err(BodyError::TimedOut)));
+                    }
+                    Poll::Ready(Ok(count)) => pace.advance(*count),
+                    Poll::Pending | Poll::Ready(Err(_)) => {}
+                }
+            }
+            match ready!(filled) {
                 Ok(0) => match self.decoder.end_of_stream(self.inbound.is_unclean()) {
                     Ok(()) => return Poll::Ready(None),
                     Err(fault) => {
@@ -228,6 +243,8 @@ pub(crate) fn begin_body(source: &Rc<RefCell<Source>>, framing: Framing) -> Body
         source.message = source.message.wrapping_add(1);
         source.content_bytes = 0;
         source.failure = None;
+        let is_limited = source.side == Side::Client && matches!(framing, Framing::Length(1..));
+        source.pace = is_limited.then(|| Pace::new(&source.limits)).flatten();
         source.message
     };
     let length = match framing {

@@ -12,12 +12,19 @@ use h2::{Reason, RecvStream, SendStream};
 use sdk::{Body, BodyError, Frame, Headers};
 
 use super::convert;
+use crate::error::{Fault, count_refused};
+use crate::pace::Pace;
 
 /// Why the peer's side of a stream ended early, when it did.
 pub(super) type ResetCell = Rc<Cell<Option<Reason>>>;
 
-/// Makes a body of a received stream.
-pub(super) fn receive(stream: RecvStream, length: Option<u64>, reset: ResetCell) -> Body {
+/// Makes a body of a received stream, which fails when it is slower than `pace`.
+pub(super) fn receive(
+    stream: RecvStream,
+    length: Option<u64>,
+    reset: ResetCell,
+    pace: Option<Pace>,
+) -> Body {
     if stream.is_end_stream() {
         return Body::Empty;
     }
@@ -28,6 +35,7 @@ pub(super) fn receive(stream: RecvStream, length: Option<u64>, reset: ResetCell)
             unreleased: 0,
             state: State::Data,
             reset,
+            pace,
         },
     )
 }
@@ -46,6 +54,7 @@ struct Received {
     unreleased: usize,
     state: State,
     reset: ResetCell,
+    pace: Option<Pace>,
 }
 
 impl Received {
@@ -69,7 +78,20 @@ impl Stream for Received {
             let _ = this.stream.flow_control().release_capacity(unreleased);
         }
         if this.state == State::Data {
-            match ready!(this.stream.poll_data(cx)) {
+            let polled = this.stream.poll_data(cx);
+            if let Some(pace) = &mut this.pace {
+                match &polled {
+                    Poll::Pending if pace.is_too_slow(cx) => {
+                        count_refused(Fault::SlowBody);
+                        this.state = State::Ended;
+                        this.reset.set(Some(Reason::ENHANCE_YOUR_CALM));
+                        return Poll::Ready(Some(Err(BodyError::TimedOut)));
+                    }
+                    Poll::Ready(Some(Ok(data))) => pace.advance(data.len()),
+                    Poll::Pending | Poll::Ready(Some(Err(_)) | None) => {}
+                }
+            }
+            match ready!(polled) {
                 Some(Ok(data)) => {
                     this.unreleased = data.len();
                     return Poll::Ready(Some(Ok(Frame::Data(data))));

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
@@ -16,7 +16,8 @@ use sdk::{Body, Exchange, Outcome, Response};
 
 use super::body::{self, ResetCell, SendFailure};
 use super::{Incoming, Shared, convert};
-use crate::error::{Fault, Side};
+use crate::error::{Fault, Side, count_refused};
+use crate::pace::Pace;
 use crate::respond;
 
 /// How an exchange ends when it does not end well.
@@ -28,12 +29,13 @@ enum Failure {
 }
 
 /// Runs one exchange to its end. What goes wrong ends the two streams and nothing else.
+/// Says whether the client reset its stream.
 pub(super) async fn run(
     request: Incoming,
     mut respond: SendResponse<Bytes>,
     sender: Option<SendRequest<Bytes>>,
     shared: Rc<Shared>,
-) {
+) -> bool {
     let method = request.method().clone();
     let mut responding = Responding {
         respond: &mut respond,
@@ -41,18 +43,25 @@ pub(super) async fn run(
     };
     let result = exchange(request, &mut responding, sender, &shared).await;
     let reason = match result {
-        Ok(()) => return,
+        Ok(()) => return false,
         Err(Failure::Reset(reason)) => reason,
         Err(Failure::Answer(_)) if responding.is_begun => Reason::INTERNAL_ERROR,
         Err(Failure::Answer(reason)) => {
+            if let respond::Reason::Refused(_, fault) = reason {
+                count_refused(fault);
+            }
             let mut response = respond::answer(reason);
             match send_response(&mut response, &method, &mut responding).await {
-                Ok(()) => return,
+                Ok(()) => return false,
                 Err(_) => Reason::INTERNAL_ERROR,
             }
         }
     };
+    let was_reset = respond
+        .poll_reset(&mut Context::from_waker(Waker::noop()))
+        .is_ready();
     respond.send_reset(reason);
+    was_reset
 }
 
 /// The sending half of the client's stream.
@@ -79,7 +88,9 @@ async fn exchange(
     let method = request.method.clone();
     let client_reset: ResetCell = Rc::new(Cell::new(None));
     let length = convert::content_length(&parts.headers);
-    request.body = body::receive(stream, length, Rc::clone(&client_reset));
+    // Bodies without a length may be calls that wait for hours.
+    let pace = length.and_then(|_| Pace::new(&shared.limits));
+    request.body = body::receive(stream, length, Rc::clone(&client_reset), pace);
     let mut exchange = Exchange::new(shared.flow.clone(), &request);
 
     let outcome = {
@@ -254,7 +265,7 @@ async fn download(
     let length = (forwarded_method != Method::HEAD)
         .then(|| convert::content_length(&parts.headers))
         .flatten();
-    response.body = body::receive(stream, length, Rc::clone(&server_reset));
+    response.body = body::receive(stream, length, Rc::clone(&server_reset), None);
     {
         let mut seen = pin!(shared.chain.on_response(&mut response, exchange));
         watched(responding, seen.as_mut())

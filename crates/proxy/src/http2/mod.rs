@@ -62,6 +62,7 @@ pub(crate) async fn serve(
         .initial_window_size(limits.h2_stream_window)
         .initial_connection_window_size(limits.h2_connection_window)
         .max_header_list_size(limits.h2_header_list_bytes)
+        .header_table_size(limits.h2_header_table_bytes)
         .initial_max_send_streams(NOT_ANNOUNCED)
         .enable_push(false)
         .handshake::<_, Bytes>(server_io)
@@ -77,6 +78,7 @@ pub(crate) async fn serve(
         .initial_window_size(limits.h2_stream_window)
         .initial_connection_window_size(limits.h2_connection_window)
         .max_header_list_size(limits.h2_header_list_bytes)
+        .header_table_size(limits.h2_header_table_bytes)
         // A server that allows none for the moment would be asked by nobody ever.
         .max_concurrent_streams(announced.clamp(1, limits.h2_streams));
     if extended_connect {
@@ -139,6 +141,7 @@ async fn run(
     let mut send_request = Some(send_request);
     let mut server_gone = false;
     let mut is_draining = false;
+    let mut resets = Resets::new(shared.limits.h2_resets);
     let outcome = poll_fn(|cx| {
         if !server_gone && let Poll::Ready(ended) = Pin::new(&mut server).poll(cx) {
             server_gone = true;
@@ -154,14 +157,23 @@ async fn run(
             client.graceful_shutdown();
         }
         loop {
-            while let Poll::Ready(Some(())) = exchanges.poll_next_unpin(cx) {}
+            while let Poll::Ready(Some(was_reset)) = exchanges.poll_next_unpin(cx) {
+                if was_reset && resets.is_one_too_many() {
+                    client.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                    // Whether the client hears of it is its own affair.
+                    let _ = client.poll_closed(cx);
+                    return Poll::Ready(Err(Ended::Resets));
+                }
+            }
             match client.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     shared.exchanges.set(shared.exchanges.get() + 1);
                     let sender = send_request.clone();
                     exchanges.push(exchange::run(request, respond, sender, Rc::clone(&shared)));
                 }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(Some(Err(error))) => {
+                    return Poll::Ready(Err(Ended::Library(error)));
+                }
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending => return Poll::Pending,
             }
@@ -179,9 +191,45 @@ async fn run(
     }
     match outcome {
         Ok(()) => Ok(()),
+        Err(Ended::Resets) => Err(ProxyError::Peer {
+            side: Side::Client,
+            fault: Fault::Http2Resets,
+        }),
         // A GOAWAY from the client is its own will, whatever the code.
-        Err(error) if error.is_go_away() && error.is_remote() => Ok(()),
-        Err(error) => Err(from_h2(error, Side::Client)),
+        Err(Ended::Library(error)) if error.is_go_away() && error.is_remote() => Ok(()),
+        Err(Ended::Library(error)) => Err(from_h2(error, Side::Client)),
+    }
+}
+
+/// Why the client's leg has ended.
+enum Ended {
+    Library(h2::Error),
+    /// Too many resets in a second.
+    Resets,
+}
+
+/// Counts the client's resets, second by second (CVE-2023-44487).
+struct Resets {
+    limit: u32,
+    second: tokio::time::Instant,
+    count: u32,
+}
+
+impl Resets {
+    fn new(limit: u32) -> Self {
+        Self {
+            limit,
+            second: tokio::time::Instant::now(),
+            count: 0,
+        }
+    }
+
+    fn is_one_too_many(&mut self) -> bool {
+        if self.second.elapsed() >= std::time::Duration::from_secs(1) {
+            *self = Self::new(self.limit);
+        }
+        self.count += 1;
+        self.count > self.limit
     }
 }
 
@@ -200,10 +248,12 @@ fn from_h2(error: h2::Error, side: Side) -> ProxyError {
             .unwrap_or_else(|| std::io::ErrorKind::Other.into());
         return ProxyError::Io { side, error };
     }
-    ProxyError::Peer {
-        side,
-        fault: Fault::Http2,
-    }
+    let fault = match error.reason() {
+        Some(Reason::ENHANCE_YOUR_CALM) if !error.is_remote() => Fault::Http2Flood,
+        Some(Reason::COMPRESSION_ERROR) if !error.is_remote() => Fault::Http2Compression,
+        _ => Fault::Http2,
+    };
+    ProxyError::Peer { side, fault }
 }
 
 /// One request from the client, as the library gives it.

@@ -360,3 +360,71 @@ async fn threat_27_slow_heads_and_silence_end_the_connection() {
     assert!(start.elapsed() <= limits.idle_time * 2);
     drop((client, origin));
 }
+
+#[tokio::test(start_paused = true)]
+async fn threat_27_slow_bodies_get_408_and_steady_ones_and_slow_origins_do_not() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let refused = || {
+        flowdog_proxy::refused()
+            .find(|(fault, _)| *fault == flowdog_proxy::Fault::SlowBody)
+            .map_or(0, |(_, count)| count)
+    };
+    // Bytes in each step of ten seconds, and whether that is too slow for 100 bytes a second.
+    for (step, is_slow) in [(1, true), (900, true), (1600, false)] {
+        let before = refused();
+        let (mut client, mut origin, served) = crate::rig::connect(Bench::default());
+        let upload = async {
+            let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5000000\r\n\r\n";
+            client.write_all(head.as_bytes()).await.unwrap();
+            for _ in 0..60 {
+                tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+                if client.write_all(&vec![b'x'; step]).await.is_err() {
+                    break;
+                }
+            }
+            let _ = client.shutdown().await;
+            let mut seen = String::new();
+            let _ = client.read_to_string(&mut seen).await;
+            seen
+        };
+        let read = async {
+            let mut seen = Vec::new();
+            let _ = origin.read_to_end(&mut seen).await;
+        };
+        let (result, seen, ()) = tokio::join!(served, upload, read);
+        let outcome = result.unwrap_err().outcome();
+        if is_slow {
+            assert!(seen.starts_with("HTTP/1.1 408 "), "{step}: {seen}");
+            assert_eq!((outcome, refused()), ("slow-body", before + 1));
+        } else {
+            assert_eq!((outcome, refused()), ("body-truncated", before));
+        }
+    }
+    // An origin that takes a body slowly is not its sender's fault.
+    let (mut client, mut origin, served) = crate::rig::connect(Bench::default());
+    let body = 1 << 20;
+    let upload = async {
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {body}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(&vec![b'x'; body]).await.unwrap();
+        let mut seen = vec![0; 15];
+        client.read_exact(&mut seen).await.unwrap();
+        drop(client);
+        seen
+    };
+    let take = async {
+        let mut taken = 0;
+        let mut space = vec![0; 16 << 10];
+        while taken < body {
+            tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+            taken += origin.read(&mut space).await.unwrap();
+        }
+        origin
+            .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+            .await
+            .unwrap();
+        let _ = origin.read(&mut space).await;
+    };
+    let (_, seen, ()) = tokio::join!(served, upload, take);
+    assert_eq!(seen, b"HTTP/1.1 204 No");
+}

@@ -471,10 +471,97 @@ async fn threat_19_rapid_resets_end_the_connection() {
             assert!(ended.is_err());
             match result {
                 Err(ProxyError::Peer { side, fault }) => {
-                    assert_eq!((side, fault), (Side::Client, Fault::Http2));
+                    assert_eq!((side, fault), (Side::Client, Fault::Http2Flood));
                 }
                 other => panic!("{other:?}"),
             }
         })
         .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn threat_19_resets_one_by_one_end_the_connection_beyond_so_many_a_second() {
+    for (pause, is_ended) in [
+        (Duration::from_millis(1), true),
+        (Duration::from_millis(20), false),
+    ] {
+        let limits = Limits {
+            h2_resets: 100,
+            ..Limits::default()
+        };
+        let bench = Bench {
+            limits,
+            ..Bench::default()
+        };
+        let (client, origin, served) = connect(h2_bench(bench));
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                let origin = async {
+                    let mut connection = h2::server::handshake(origin).await.unwrap();
+                    let mut tasks = tokio::task::JoinSet::new();
+                    while let Some(Ok((request, respond))) = connection.accept().await {
+                        tasks.spawn_local(origin_answer(request, respond));
+                    }
+                };
+                let session = async {
+                    let (mut sender, connection) = h2::client::handshake(client).await.unwrap();
+                    let driver = tokio::task::spawn_local(connection);
+                    for _ in 0..300 {
+                        let Ok((_, mut body)) = sender.send_request(get("/wait"), false) else {
+                            break;
+                        };
+                        // The origin has it before it is taken back.
+                        tokio::time::sleep(pause).await;
+                        body.send_reset(Reason::CANCEL);
+                    }
+                    tokio::time::sleep(pause).await;
+                    drop(sender);
+                    driver.await.unwrap()
+                };
+                let (result, (), ended) = tokio::join!(served, origin, session);
+                let outcome = result.map(|_| ()).map_err(|error| error.outcome());
+                if is_ended {
+                    assert_eq!(outcome, Err("http2-resets"));
+                    let reason = ended.unwrap_err().reason();
+                    assert_eq!(reason, Some(Reason::ENHANCE_YOUR_CALM));
+                } else {
+                    assert_eq!(outcome, Ok(()));
+                }
+            })
+            .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn threat_27_a_slow_upload_over_http2_is_reset_and_a_call_without_length_is_not() {
+    for has_length in [true, false] {
+        let outcome = through(Bench::default(), |mut sender| async move {
+            let mut request = Request::post("http://a/echo");
+            if has_length {
+                request = request.header("content-length", "1000000");
+            }
+            let (response, mut body) = sender
+                .send_request(request.body(()).unwrap(), false)
+                .unwrap();
+            for _ in 0..60 {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                if body.send_data(Bytes::from_static(b"x"), false).is_err() {
+                    break;
+                }
+            }
+            if !has_length {
+                body.send_data(Bytes::new(), true).unwrap();
+            }
+            let mut answer = response.await?.into_body();
+            read_all(&mut answer).await
+        })
+        .await;
+        if has_length {
+            let reason = outcome.unwrap_err().reason();
+            assert_eq!(reason, Some(Reason::ENHANCE_YOUR_CALM));
+        } else {
+            assert_eq!(outcome.unwrap().len(), 60);
+        }
+    }
 }
