@@ -10,7 +10,6 @@ fn attack(threat: &str) -> Result<()> {
     let outcome = Lab::new()?
         .config("[[rule]]\naction = \"intercept\"\n")?
         .python(&program)?;
-    println!("{}", outcome.stdout);
     let bad: Vec<&str> = outcome
         .stdout
         .lines()
