@@ -27,6 +27,7 @@ const PROGRAMS: &[(&str, &str)] = &[
 /// Python packages, pinned, installed into the build folder.
 const PYTHON_PACKAGES: &[&str] = &[
     "aioquic==1.7.2",
+    "cfn-lint==1.58.0",
     "cryptography==50.0.2",
     "h2==4.4.1",
     "ministack==1.5.33",

@@ -22,6 +22,7 @@ use crate::flow_log::{FlowLog, Keeper};
 use crate::health::{self, State};
 use crate::records::Records;
 use crate::renewal::Renewal;
+use crate::secrets::{SecretFeed, Secrets};
 use crate::shard::{self, Command, Pulse, ShardParts};
 use crate::socket::reply::ReplySockets;
 use crate::socket::send::Sender;
@@ -43,6 +44,7 @@ pub struct Appliance {
     kinds: Vec<InterceptorKind>,
     hook_kinds: Vec<HookKind>,
     tap: OptionalTap,
+    secrets: Option<Arc<SecretFeed>>,
     sinks: Vec<Arc<dyn Sink>>,
     sockets: Vec<PacketSocket>,
     listener: std::net::TcpListener,
@@ -56,6 +58,7 @@ pub struct Builder {
     kinds: Vec<InterceptorKind>,
     hook_kinds: Vec<HookKind>,
     tap: OptionalTap,
+    secrets: Option<Arc<SecretFeed>>,
     sinks: Vec<Arc<dyn Sink>>,
 }
 
@@ -176,6 +179,14 @@ impl Builder {
         self
     }
 
+    /// Someone who reads what decrypts intercepted flows. Their secrets leave the impersonator for no
+    /// other reason than this and `[tls.key-log]`.
+    #[must_use]
+    pub fn secrets(mut self, feed: Arc<SecretFeed>) -> Self {
+        self.secrets = Some(feed);
+        self
+    }
+
     /// Someone who keeps the records of flows, beside what `[flow-log]` says. Each sink has a queue of
     /// `flow-log.queue` records and a thread of its own.
     #[must_use]
@@ -235,6 +246,7 @@ impl Builder {
             kinds: self.kinds,
             hook_kinds: self.hook_kinds,
             tap: self.tap,
+            secrets: self.secrets,
             sinks: self.sinks,
             sockets,
             listener,
@@ -330,6 +342,7 @@ impl Appliance {
                 flow_log: flow_log.clone(),
                 records: records.as_ref().map(Records::queue),
                 tap: self.tap.clone(),
+                secrets: Secrets::new(index, self.secrets.clone()),
                 pulse: Arc::clone(&pulse),
                 commands: receiver,
                 strays,
@@ -348,6 +361,7 @@ impl Appliance {
             directory,
             pulses,
             commands,
+            secrets: self.secrets,
             draining: AtomicBool::new(false),
             broken: AtomicBool::new(false),
         });

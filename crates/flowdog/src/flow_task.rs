@@ -294,6 +294,7 @@ impl FlowTask {
                         client_certificate: judgement
                             .rule
                             .and_then(|rule| rule.client_certificate.clone()),
+                        key_logs: self.core.secrets.of(self.flow),
                     },
                     name: policy::learned_name(judgement.server_name.as_deref(), view.server.ip()),
                     via,

@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use crate::config::Config;
 use crate::directory::{Lookup, SourceState};
 use crate::metrics;
+use crate::secrets::SecretFeed;
 use crate::shard::{Command, Pulse, Snapshot};
 use crate::stream::Clock;
 use crate::telemetry::Telemetry;
@@ -42,6 +43,8 @@ pub(crate) struct State {
     pub(crate) directory: Arc<Lookup>,
     pub(crate) pulses: Vec<Arc<Pulse>>,
     pub(crate) commands: Vec<mpsc::Sender<Command>>,
+    /// Who reads the secrets of intercepted flows, if anybody.
+    pub(crate) secrets: Option<Arc<SecretFeed>>,
     pub(crate) draining: AtomicBool,
     /// A shard's thread has ended without being told to.
     pub(crate) broken: AtomicBool,

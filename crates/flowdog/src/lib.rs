@@ -41,6 +41,7 @@ mod opening;
 mod policy;
 mod records;
 mod renewal;
+mod secrets;
 mod shard;
 mod socket;
 mod stream;
@@ -58,6 +59,7 @@ pub use directory::refresh::list_once as list_ec2;
 pub use logging::init as init_logging;
 pub use policy::explain::{Explanation, Question, RuleSeen, explain, first_rule};
 pub use sdk;
+pub use secrets::{Secret, SecretFeed};
 pub use tap::Tap;
 
 /// The kinds of interceptors that come with flowdog.

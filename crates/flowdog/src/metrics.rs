@@ -174,6 +174,14 @@ fn shell(text: &mut Exposition, state: &State) {
     for (fault, count) in proxy::refused() {
         text.sample(&[("fault", &fault.as_str())], count);
     }
+    if let Some(feed) = &state.secrets {
+        text.single(
+            "flowdog_tls_secrets_lost_total",
+            "counter",
+            "Secrets of TLS connections that their reader did not take in time.",
+            feed.lost(),
+        );
+    }
     text.single(
         "flowdog_flow_panics_total",
         "counter",

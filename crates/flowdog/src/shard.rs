@@ -29,6 +29,7 @@ use crate::flow_log::{FlowLog, FlowRecord, Stage};
 use crate::flow_task::FlowTask;
 use crate::opening::{self, Note, Opening};
 use crate::policy::{self, Application, Datagrams, Decision, OpenStep, PassReason};
+use crate::secrets::Secrets;
 use crate::socket::reply::ReplyCounters;
 use crate::socket::send::{Piece, SendCounters, Sender};
 use crate::socket::sys::{Received, Ring};
@@ -62,6 +63,7 @@ pub(crate) struct ShardParts {
     pub(crate) flow_log: Option<FlowLog>,
     pub(crate) records: Option<Arc<RecordQueue>>,
     pub(crate) tap: OptionalTap,
+    pub(crate) secrets: Secrets,
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) commands: mpsc::Receiver<Command>,
     /// Datagrams that other shards received for this one.
@@ -215,7 +217,7 @@ impl Shard {
             socket: parts.socket,
             ring: socket::ring(),
             sender: parts.sender,
-            core: Rc::new(Core::new(dataplane, clock, parts.directory)),
+            core: Rc::new(Core::new(dataplane, clock, parts.directory, parts.secrets)),
             config: parts.config,
             telemetry: parts.telemetry,
             desk: parts.desk,

@@ -19,6 +19,7 @@ use crate::directory::Lookup;
 use crate::hooks::Hooked;
 use crate::opening::Note;
 use crate::policy::Facts;
+use crate::secrets::Secrets;
 
 /// The clock of a shard: the only place that looks at the time.
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +114,8 @@ pub(crate) struct Core {
     wakers: RefCell<WakerTable>,
     /// Which hosts are behind addresses.
     pub(crate) directory: Arc<Lookup>,
+    /// Who is told what decrypts a flow.
+    pub(crate) secrets: Secrets,
     /// How flows were judged that have more to remember than their verdict.
     pub(crate) notes: RefCell<HashMap<FlowId, Note>>,
     /// The flows whose raw packets are shown to hooks.
@@ -126,7 +129,12 @@ struct Wakers {
 }
 
 impl Core {
-    pub(crate) fn new(dataplane: Dataplane, clock: Clock, directory: Arc<Lookup>) -> Self {
+    pub(crate) fn new(
+        dataplane: Dataplane,
+        clock: Clock,
+        directory: Arc<Lookup>,
+        secrets: Secrets,
+    ) -> Self {
         Self {
             dataplane: RefCell::new(dataplane),
             clock,
@@ -134,6 +142,7 @@ impl Core {
             kick: Kick::default(),
             wakers: RefCell::default(),
             directory,
+            secrets,
             notes: RefCell::default(),
             hooked: RefCell::default(),
         }

@@ -32,6 +32,7 @@ use crate::error::{OurFault, PeerFault, PolicyFault, TlsError, peer_fault};
 use crate::fault::CertificateFault;
 use crate::hello::{self, ClientHello, HelloFault, NameFault, Parsed};
 use crate::issuing::Issuing;
+use crate::key_log;
 use crate::leaf_key::KeyType;
 use crate::mint::{Mint, MintConfig, Trust};
 use crate::offer::Offer;
@@ -96,6 +97,8 @@ pub struct Handling {
     pub scope: Option<Scope>,
     /// What a server gets that asks for the client's certificate.
     pub client_certificate: Option<ClientCertificate>,
+    /// Who is told the secrets of this flow, beside [`ImpersonatorConfig::key_logs`].
+    pub key_logs: Option<KeyLogs>,
 }
 
 /// Stands in for servers towards clients that trust its [`Authority`].
@@ -328,13 +331,15 @@ impl Impersonator {
         }
         let offer = Offer::of(hello).map_err(TlsError::Policy)?;
         let verify = handling.verify;
+        let (logs, more) = (&self.config.key_logs, handling.key_logs.as_ref());
+        let server_log = key_log::with(&logs.server_leg, more.map(|logs| &logs.server_leg));
         let wanted = Wanted {
             hello,
             offer: &offer,
             server_address,
             handling,
             clock: &self.config.clock,
-            key_log: &self.config.key_logs.server_leg,
+            key_log: &server_log,
         };
         let connect = self.upstream.connect(server, wanted);
         let connected = self.within(connect, TlsError::server).await?;
@@ -373,6 +378,7 @@ impl Impersonator {
             ]);
             self.tickets.allow(&mut config, scope);
         }
+        config.key_log = key_log::with(&logs.client_leg, more.map(|logs| &logs.client_leg));
         config.cert_resolver = Arc::new(OneLeaf(leaf));
         config.alpn_protocols = session
             .alpn_protocol()
@@ -419,7 +425,6 @@ fn template(
     tls.session_storage = Arc::new(NoServerSessionStorage {});
     tls.send_tls13_tickets = 0;
     tls.max_early_data_size = 0;
-    tls.key_log = Arc::clone(&config.key_logs.client_leg);
     Ok(tls)
 }
 

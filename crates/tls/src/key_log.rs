@@ -66,11 +66,9 @@ impl KeyLog for Leg {
         });
         let Some(file) = file else { return };
         // One write, so that the comment stays with its line whoever else writes.
-        let mut text = format!("# {}\n{label} ", self.name);
-        hex(&mut text, client_random);
-        text.push(' ');
-        hex(&mut text, secret);
-        text.push('\n');
+        let mut line = key_log_line(label, client_random, secret);
+        let mut text = format!("# {}\n{line}", self.name);
+        line.zeroize();
         let written = file
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -94,6 +92,44 @@ fn open(path: &std::path::Path) -> io::Result<File> {
         ));
     }
     Ok(file)
+}
+
+/// One line of the NSS key log format, with its end. It is as secret as what it is made of.
+#[must_use]
+pub fn key_log_line(label: &str, client_random: &[u8], secret: &[u8]) -> String {
+    // Of its full length from the start: growing would leave copies behind.
+    let length = label.len() + 2 * (client_random.len() + secret.len()) + 3;
+    let mut text = String::with_capacity(length);
+    text.push_str(label);
+    text.push(' ');
+    hex(&mut text, client_random);
+    text.push(' ');
+    hex(&mut text, secret);
+    text.push('\n');
+    text
+}
+
+/// Tells two listeners.
+#[derive(Debug)]
+struct Both(Arc<dyn KeyLog>, Arc<dyn KeyLog>);
+
+impl KeyLog for Both {
+    fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
+        self.0.log(label, client_random, secret);
+        self.1.log(label, client_random, secret);
+    }
+
+    fn will_log(&self, label: &str) -> bool {
+        self.0.will_log(label) || self.1.will_log(label)
+    }
+}
+
+/// One listener, or one more beside it.
+pub(crate) fn with(log: &Arc<dyn KeyLog>, more: Option<&Arc<dyn KeyLog>>) -> Arc<dyn KeyLog> {
+    match more {
+        Some(more) => Arc::new(Both(Arc::clone(log), Arc::clone(more))),
+        None => Arc::clone(log),
+    }
 }
 
 fn hex(text: &mut String, bytes: &[u8]) {

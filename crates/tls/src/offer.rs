@@ -64,11 +64,14 @@ impl Offer {
         let mut schemes = provider
             .signature_verification_algorithms
             .supported_schemes();
-        if schemes
-            .iter()
-            .any(|scheme| hello.offers_scheme(u16::from(*scheme)))
-        {
-            schemes.retain(|scheme| hello.offers_scheme(u16::from(*scheme)));
+        let place = |scheme: &SignatureScheme| {
+            let scheme = u16::from(*scheme);
+            let mut offered = hello.signature_schemes.iter();
+            offered.position(|offered| *offered == scheme)
+        };
+        if schemes.iter().any(|scheme| place(scheme).is_some()) {
+            schemes.retain(|scheme| place(scheme).is_some());
+            schemes.sort_by_key(place);
         }
         Ok(Self {
             versions,
@@ -88,7 +91,7 @@ mod tests {
             versions: vec![TLS13, TLS12],
             cipher_suites: vec![0x0a0a, 0x1303, 0x1301, 0xc02f, 0x002f],
             groups: vec![0x0a0a, 23, 29],
-            signature_schemes: vec![0x0403, 0x0804, 0x0201],
+            signature_schemes: vec![0x0804, 0x0403, 0x0201],
             extensions: vec![43, 10, 13],
             ..ClientHello::default()
         }
@@ -105,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn suites_and_groups_keep_the_clients_order_and_nothing_is_added() {
+    fn suites_groups_and_schemes_keep_the_clients_order_and_nothing_is_added() {
         let offer = Offer::of(&hello()).unwrap();
         let suites: Vec<u16> = offer
             .provider
@@ -126,7 +129,7 @@ mod tests {
             .iter()
             .map(|scheme| u16::from(*scheme))
             .collect();
-        assert_eq!(schemes, [0x0403, 0x0804]);
+        assert_eq!(schemes, [0x0804, 0x0403]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use rustls::KeyLog;
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
-use tls::{Authority, ImpersonatorConfig, KeyLogs};
+use tls::{Authority, Handling, ImpersonatorConfig, KeyLogs};
 
 use crate::rig::*;
 
@@ -52,6 +52,55 @@ fn spellings(secret: &[u8]) -> Vec<String> {
     let decimal = format!("{window:?}").trim_matches(['[', ']']).to_owned();
     let base64 = base64::engine::general_purpose::STANDARD.encode(window);
     vec![hex.to_uppercase(), hex, decimal, base64]
+}
+
+#[tokio::test]
+async fn the_listener_of_a_flow_hears_what_decrypts_each_leg_and_the_appliances_log_hears_it_too() {
+    let pki = Pki::new();
+    let logs = || {
+        let (client_leg, server_leg) = (Arc::new(Secrets::default()), Arc::new(Secrets::default()));
+        let legs = KeyLogs {
+            client_leg: client_leg.clone(),
+            server_leg: server_leg.clone(),
+        };
+        (legs, client_leg, server_leg)
+    };
+    let (appliance, all_client, all_server) = logs();
+    let config = ImpersonatorConfig {
+        key_logs: appliance,
+        ..quick()
+    };
+    let impersonator = pki.impersonator_with(Authority::generate("Root").unwrap(), config);
+    for versions in [ONLY12, ONLY13] {
+        let (of_flow, flow_client, flow_server) = logs();
+        let (hosts, of_client, of_origin) = logs();
+        let mut client = client(&impersonator, versions, &[]);
+        client.key_log = hosts.client_leg;
+        let mut origin = pki
+            .issue(&leaf_params(&["www.example.com"]))
+            .server(versions, &[]);
+        origin.key_log = hosts.server_leg;
+        let handling = Handling {
+            key_logs: Some(of_flow),
+            ..Handling::default()
+        };
+        let run = run_as(&impersonator, client, "www.example.com", origin, handling).await;
+        assert!(run.between.is_ok() && run.client.is_ok());
+        let told = |secrets: &Secrets| {
+            let mut told = secrets.0.lock().unwrap().clone();
+            told.sort();
+            told
+        };
+        // What the hosts know of their connections is what the legs' listeners were told.
+        assert!(!told(&flow_client).is_empty());
+        assert_eq!(told(&flow_client), told(&of_client));
+        assert_eq!(told(&flow_server), told(&of_origin));
+        assert_ne!(told(&flow_client), told(&flow_server));
+        for (all, one) in [(&all_client, &flow_client), (&all_server, &flow_server)] {
+            let all = told(all);
+            assert!(told(one).iter().all(|secret| all.contains(secret)));
+        }
+    }
 }
 
 #[tokio::test]
