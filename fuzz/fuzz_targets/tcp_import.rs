@@ -1,4 +1,6 @@
 //! `cargo +nightly fuzz run tcp_import`
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tcp::fuzzing::import(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    tcp::fuzzing::import(bytes);
+});

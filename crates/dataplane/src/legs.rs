@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tcp::{Connection, Events, Repr, Seq, State};
-use wire::tcp::Flags;
 
 use crate::event::{CloseReason, Event, FlowEnd, ReadOutcome, WriteOutcome};
 use crate::seen::{Manner, side};
@@ -19,9 +18,6 @@ struct End {
     /// How our packets to this leg's peer are written: like those of the other peer.
     manner: Manner,
     ident: u16,
-    /// The end of what was sent to the peer, and what it has acknowledged.
-    sent: Seq,
-    acked: Seq,
     closed: Option<CloseReason>,
     /// Whether an event is out that the shell has not followed by a read or a write.
     readable_announced: bool,
@@ -52,8 +48,6 @@ impl Legs {
             connection: Connection::new(tcp, takeover, now),
             manner,
             ident: 0,
-            sent: takeover.snd_nxt,
-            acked: takeover.snd_nxt,
             closed: None,
             readable_announced: false,
             wants_writable: false,
@@ -79,9 +73,6 @@ impl Legs {
         now: Instant,
     ) {
         let Some(end) = self.end_mut(leg) else { return };
-        if repr.flags.contains(Flags::ACK) && repr.ack > end.acked && repr.ack <= end.sent {
-            end.acked = repr.ack;
-        }
         end.connection.handle_segment(repr, payload, ce, now);
     }
 
@@ -159,9 +150,6 @@ impl Legs {
     pub(crate) fn poll_transmit(&mut self, leg: Leg, now: Instant) -> Option<Outgoing<'_>> {
         let end = self.end_mut(leg)?;
         let transmit = end.connection.poll_transmit(now)?;
-        let fin = u32::from(transmit.repr.flags.contains(Flags::FIN));
-        let segment_end = transmit.payload_seq + transmit.payload_len as u32 + fin;
-        end.sent = end.sent.max(segment_end);
         end.ident = end.ident.wrapping_add(1);
         Some(Outgoing {
             manner: end.manner,
@@ -269,14 +257,8 @@ impl Legs {
     /// Lowers the segment size towards a leg's peer if the quoted sequence number is in flight there
     /// (RFC 5927 §4: a blind attacker does not know it).
     pub(crate) fn lower_segment_size(&mut self, leg: Leg, seq: Seq, mss: u16) -> bool {
-        let Some(end) = self.end_mut(leg) else {
-            return false;
-        };
-        let is_in_flight = seq >= end.acked && seq < end.sent;
-        if is_in_flight {
-            end.connection.set_max_segment(mss);
-        }
-        is_in_flight
+        self.end_mut(leg)
+            .is_some_and(|end| end.connection.packet_too_big(seq, mss))
     }
 
     /// Chooses the congestion control of both.

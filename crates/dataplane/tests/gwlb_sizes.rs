@@ -281,3 +281,43 @@ fn threat_57_odd_inner_headers_do_no_harm() {
     let view = bench.dataplane.flow(bench.only_flow()).unwrap();
     assert_eq!(view.state, FlowState::Bypassed);
 }
+
+/// What the shell hands to the kernel as one message (UDP_SEGMENT): equal datagrams in a row, of which
+/// the last may be shorter, for one load balancer address.
+#[test]
+fn segments_of_a_leg_leave_in_runs_that_one_message_can_carry() {
+    let mut bench = Bench::intercepted();
+    bench.read(Leg::Client);
+    bench.write(Leg::Client, &[1; 14_000]);
+    bench.take_sent();
+    let mut answer = from_client(5, b"").window(60_000);
+    answer.repr.ack += 14_000;
+    bench.write(Leg::Client, &[2; 100_000]);
+    bench.take_sent();
+    let sent = bench.give(&answer.packet());
+    assert!(sent.len() >= 8, "{}", sent.len());
+    let sizes: Vec<_> = sent.iter().map(|sent| sent.bytes.len()).collect();
+    let runs = sizes.chunk_by(|a, b| a == b).count();
+    assert!(runs <= 2, "{sizes:?}");
+    assert!(sent.iter().all(|other| other.outer == sent[0].outer));
+}
+
+/// A batch that the kernel hands over at once costs one acknowledgment, not one for every second
+/// segment.
+#[test]
+fn a_received_batch_is_acknowledged_once() {
+    let mut bench = Bench::intercepted();
+    bench.read(Leg::Client);
+    bench.take_sent();
+    for at in 0..20u32 {
+        let packet = from_client(5 + at * 100, &[3; 100]).packet();
+        let mut bytes = packet.datagram();
+        bench
+            .dataplane
+            .handle_datagram(&mut bytes, packet.outer, bench.now);
+    }
+    bench.drain();
+    let sent = bench.take_sent();
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0].tcp().0.ack, ISN_C + 1 + 5 + 2000);
+}

@@ -51,6 +51,9 @@ pub struct Config {
     /// Ceiling for the segment size, before options, whatever the peer announced. 8460: an inner
     /// IPv4 packet of 8500 bytes, the most that GWLB carries.
     pub mss_clamp: u16,
+    /// How long after the segment size was lowered larger segments are tried again. 600 s (RFC 8899
+    /// §5.1.1, RFC 4821 §7.7).
+    pub mtu_raise_interval: Duration,
     /// Longest time an acknowledgment may wait for company (RFC 9293 §3.8.6.3 allows 500 ms).
     /// 25 ms; above 40 ms the interplay with a peer's Nagle algorithm is felt by people.
     pub max_ack_delay: Duration,
@@ -88,6 +91,7 @@ impl Default for Config {
             keepalive_probes: 5,
             user_timeout: Some(Duration::from_secs(120)),
             mss_clamp: 8460,
+            mtu_raise_interval: Duration::from_secs(600),
             max_ack_delay: Duration::from_millis(25),
             quick_acks: 16,
             time_wait: Duration::from_secs(2),

@@ -2,6 +2,7 @@
 
 use wire::tcp::Seq;
 
+use crate::connection::path_mtu::SizeProbe;
 use crate::sack::Scoreboard;
 use crate::spare::Blank;
 use crate::time::Instant;
@@ -21,6 +22,8 @@ pub(crate) struct Flight {
     pub(crate) paced_until: u64,
     /// When pacing lets the next segment leave.
     pub(crate) pace: Deadline,
+    /// A segment that tries whether the path carries more.
+    pub(crate) size_probe: Option<SizeProbe>,
 }
 
 impl Flight {
@@ -31,6 +34,7 @@ impl Flight {
         expired_at: Instant::ZERO,
         paced_until: 0,
         pace: Deadline::NEVER,
+        size_probe: None,
     };
 }
 

@@ -31,8 +31,9 @@ fn byte_at(seq: Seq) -> u8 {
 }
 
 /// Bytes that claim to be an exported connection. One that is taken behaves: it stops sending by
-/// itself, watches over what is queued, survives segments, and exports to what imports again.
-pub fn import(bytes: &[u8]) {
+/// itself, watches over what is queued, survives segments, and exports to what imports again. Answers
+/// whether it was taken.
+pub fn import(bytes: &[u8]) -> bool {
     let config = Arc::new(Config {
         recv_buffer_max: LIMIT,
         send_buffer_max: LIMIT,
@@ -42,7 +43,7 @@ pub fn import(bytes: &[u8]) {
     });
     let start = Instant::from_millis(5_000);
     let Ok(mut connection) = Connection::import(&config, bytes, start) else {
-        return;
+        return false;
     };
     if let Some(again) = connection.export(start) {
         assert!(
@@ -91,6 +92,7 @@ pub fn import(bytes: &[u8]) {
         now = connection.poll_timeout().unwrap_or(now).max(now);
         connection.handle_timeout(now);
     }
+    true
 }
 
 /// A script against one connection.

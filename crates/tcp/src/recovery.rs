@@ -194,6 +194,7 @@ impl Recovery {
         }
         self.phase = Phase::Open;
         let repair = &mut *self.repair;
+        repair.probe = None;
         repair.doubt = None;
         repair.dup_bytes = 0;
         repair.dup_acks = 0;

@@ -94,6 +94,11 @@ impl Rtt {
         }
     }
 
+    /// Four times the variation: what a round trip may take beyond the smoothed time (RFC 6298 §2.3).
+    pub(crate) fn spread(&self) -> Duration {
+        Duration::from_micros(u64::from(self.variation) * 4)
+    }
+
     /// The time-out before back-off.
     ///
     /// RFC 6298 §2.3 with the floor in the place of the clock granularity G, so that a peer that
@@ -102,8 +107,7 @@ impl Rtt {
         match self.smoothed {
             0 => config.initial_rto,
             smoothed => {
-                let margin =
-                    Duration::from_micros(u64::from(self.variation) * 4).max(config.min_rto);
+                let margin = self.spread().max(config.min_rto);
                 (Duration::from_micros(smoothed.into()) + margin).min(config.max_rto)
             }
         }

@@ -57,6 +57,14 @@ impl Sent {
     }
 }
 
+/// What became of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    InFlight,
+    Arrived,
+    Lost,
+}
+
 /// A segment picked for retransmission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lost {
@@ -514,6 +522,19 @@ impl Scoreboard {
             flight: self.pipe,
             has_lost,
         })
+    }
+
+    /// What became of the segment that begins at `seq`.
+    pub(crate) fn fate(&self, seq: Seq) -> Fate {
+        let index = self
+            .segments
+            .partition_point(|segment| segment.end() <= seq);
+        match self.segments.get(index) {
+            Some(segment) if segment.is(LOST) => Fate::Lost,
+            Some(segment) if segment.is(SACKED) => Fate::Arrived,
+            Some(segment) if segment.seq <= seq => Fate::InFlight,
+            _ => Fate::Arrived,
+        }
     }
 
     /// Sequence numbers in flight.

@@ -17,6 +17,8 @@ pub struct Stats {
     pub timeouts: u32,
     /// Tail loss probes (RFC 8985 §7).
     pub loss_probes: u32,
+    /// Segments sent to find out whether the path carries larger ones (RFC 4821).
+    pub size_probes: u32,
     /// Fast recoveries entered.
     pub recoveries: u32,
     /// Recoveries that proved needless and were undone.

@@ -56,6 +56,7 @@ impl Connection {
         let lost_before = self.flight.board.lost_count();
         let look_again = self.detect_loss(una, advanced, now);
         let lost_more = self.flight.board.lost_count() > lost_before;
+        let spared = self.settle_size_probe(now);
         if delivery.has_news()
             && let Some(sample) = self.flight.board.delivery_rate(&delivery, lost_more)
         {
@@ -67,7 +68,7 @@ impl Connection {
             delivered,
             flight,
             advanced && !lost_more,
-            undone,
+            undone || spared,
             now,
         );
 
@@ -98,7 +99,8 @@ impl Connection {
     pub(super) fn detect_late(&mut self, now: Instant) {
         let flight = self.pipe();
         let look_again = self.detect_loss(self.send.una(), false, now);
-        self.step_recovery(self.send.una(), 0, flight, false, false, now);
+        let spared = self.settle_size_probe(now);
+        self.step_recovery(self.send.una(), 0, flight, false, spared, now);
         self.rearm_loss_timer(look_again, now);
     }
 
@@ -330,7 +332,8 @@ impl Connection {
         delivered: u32,
         flight: u32,
         progress: bool,
-        undone: bool,
+        // What is lost is not a sign of congestion.
+        spared: bool,
         now: Instant,
     ) {
         let segment = self.segment_size();
@@ -344,7 +347,7 @@ impl Connection {
             }
             Phase::Open | Phase::Fast { .. } | Phase::Timeout { .. } => {}
         }
-        if self.recovery.phase == Phase::Open && self.flight.board.lost_count() > 0 && !undone {
+        if self.recovery.phase == Phase::Open && self.flight.board.lost_count() > 0 && !spared {
             self.recovery.repair.undo =
                 Some(Undo::new(self.congestion.snapshot(), self.send.una()));
             self.congestion.on_loss();

@@ -51,6 +51,7 @@ impl Connection {
         out.u16(VERSION);
         out.u8(state as u8);
         out.u16(self.mss);
+        out.u16(self.mss_ceiling);
         out.flag(self.sack);
         self.send.export(&mut out);
         self.recv.export(&mut out);
@@ -137,7 +138,8 @@ impl Connection {
             .ok_or(ImportError::Contradiction("the state"))?;
         let mss = input.u16()?;
         require(mss >= SMALLEST_SEGMENT, "the segment size")?;
-        let mss = mss.min(config.mss_clamp).max(SMALLEST_SEGMENT);
+        let ceiling = input.u16()?.min(config.mss_clamp).max(SMALLEST_SEGMENT);
+        let mss = mss.min(ceiling);
         let sack = input.flag()?;
         let send = Sender::import(input, config.send_buffer_max)?;
         let recv = Receiver::import(input, config.recv_buffer_max, config.max_ranges, now)?;
@@ -228,6 +230,8 @@ impl Connection {
             peer,
             stats: Stats::import(input)?,
             mss,
+            mss_ceiling: ceiling,
+            raise_second: 0,
             sack,
             sent_at,
             owed: Owed::default(),
@@ -289,13 +293,14 @@ impl AckState {
 }
 
 impl Stats {
-    fn counts(&mut self) -> [&mut u32; 11] {
+    fn counts(&mut self) -> [&mut u32; 12] {
         [
             &mut self.segments_sent,
             &mut self.segments_received,
             &mut self.retransmits,
             &mut self.timeouts,
             &mut self.loss_probes,
+            &mut self.size_probes,
             &mut self.recoveries,
             &mut self.undone,
             &mut self.out_of_order,

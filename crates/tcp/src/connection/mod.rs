@@ -1,13 +1,14 @@
 //! The connection: its parts, and what the caller does with it.
 //!
 //! `input.rs` takes segments in the order of RFC 9293 §3.10.7.4, `ack.rs` is its fifth check,
-//! `output.rs` makes segments, `timeout.rs` does what time asks for, `export.rs` turns the whole into
-//! plain data and back.
+//! `output.rs` makes segments, `timeout.rs` does what time asks for, `path_mtu.rs` finds the
+//! segment size, `export.rs` turns the whole into plain data and back.
 
 mod ack;
 mod export;
 mod input;
 mod output;
+pub(crate) mod path_mtu;
 mod timeout;
 
 use core::time::Duration;
@@ -70,8 +71,11 @@ pub struct Connection {
     acks: AckState,
     peer: Peer,
     stats: Stats,
-    /// Segment size before options.
+    /// Segment size before options, the largest that the peer takes, and when to try a larger one,
+    /// in seconds.
     mss: u16,
+    mss_ceiling: u16,
+    raise_second: u32,
     sack: bool,
     /// When data was sent last.
     sent_at: Instant,
@@ -206,6 +210,8 @@ impl Connection {
             },
             stats: Stats::default(),
             mss,
+            mss_ceiling: mss,
+            raise_second: 0,
             sack: takeover.sack,
             sent_at: now,
             owed: Owed::default(),
@@ -251,19 +257,6 @@ impl Connection {
             });
         }
         self.close();
-    }
-
-    /// Lowers the segment size, before options; the path carries no larger ones.
-    pub fn set_max_segment(&mut self, mss: u16) {
-        let mss = mss.max(SMALLEST_SEGMENT);
-        if mss < self.mss {
-            self.mss = mss;
-            let segment = self.segment_size();
-            self.congestion.set_segment_size(segment);
-            if self.flight.is_there() {
-                self.flight.board.split(segment);
-            }
-        }
     }
 
     /// Replaces the congestion controller, best before anything is sent: the new one begins with

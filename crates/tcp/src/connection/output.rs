@@ -2,6 +2,7 @@
 
 use wire::tcp::{Flags, Options, Repr, Seq, Timestamps};
 
+use super::path_mtu::Attempt;
 use super::{Connection, Transmit};
 use crate::congestion::Congestion;
 use crate::recovery::{Doubt, Phase, Probe};
@@ -118,7 +119,7 @@ impl Connection {
             && matches!(next, Next::Segment { .. });
         if self.flight.board.lost_count() > 0
             && !tries_new
-            && let Some(lost) = self.flight.board.next_lost()
+            && let Some(lost) = self.next_lost(segment)
         {
             // The first segment may always be repaired, the others only within the peer's window,
             // should it have shrunk.
@@ -140,7 +141,14 @@ impl Connection {
                     if self.must_wait(now) {
                         return None;
                     }
-                    return Some(self.new_segment(payload, fin, now));
+                    return match self.size_to_try(pipe, window, now) {
+                        Attempt::No => Some(self.new_segment(payload, fin, now)),
+                        Attempt::Now(larger) => Some(self.new_segment(larger, false, now)),
+                        Attempt::Wait => {
+                            self.flight.limited_until = Some(self.send.nxt());
+                            None
+                        }
+                    };
                 }
                 self.flight.limited_until = Some(self.send.nxt());
                 None
@@ -158,6 +166,16 @@ impl Connection {
                 None
             }
         }
+    }
+
+    /// The next segment to send again, none of them larger than `segment`.
+    fn next_lost(&mut self, segment: u32) -> Option<Lost> {
+        let lost = self.flight.board.next_lost()?;
+        if lost.length <= segment {
+            return Some(lost);
+        }
+        self.flight.board.split(segment);
+        self.flight.board.next_lost()
     }
 
     /// Whether pacing holds the next segment back; sets its timer then.

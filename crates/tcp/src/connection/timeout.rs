@@ -1,5 +1,7 @@
 //! What happens when time passes.
 
+use core::time::Duration;
+
 use super::Connection;
 use crate::congestion::Congestion;
 use crate::recovery::{Doubt, Phase, Undo};
@@ -9,13 +11,7 @@ use crate::time::Instant;
 use crate::timer::{Deadline, LossTimer};
 
 /// How long empty buffers are kept: as long as a busy connection may pause.
-const BUFFERS_KEPT: core::time::Duration = core::time::Duration::from_millis(500);
-/// Segment sizes to fall back to when full segments vanish: common tunnels, then less than the
-/// IPv6 minimum, then what everybody must carry.
-const SMALLER_SEGMENTS: [u16; 3] = [1400, 1200, 536];
-/// Expirations in a row before the first step, and between steps. An outage of one or two seconds
-/// is not a path that lost its size.
-const EXPIRATIONS_PER_STEP: u8 = 2;
+const BUFFERS_KEPT: Duration = Duration::from_millis(500);
 
 impl Connection {
     /// Does what is due at `now`.
@@ -90,17 +86,7 @@ impl Connection {
             self.timers.loss_kind = LossTimer::Reordering;
             return;
         }
-        // RFC 8985 §7.2.
-        let may_probe = self.sack
-            && self.recovery.phase == Phase::Open
-            && self.recovery.repair.probe.is_none()
-            && self.recovery.backoff == 0
-            && self.flight.board.sacked_count() == 0;
-        if may_probe && let Some(smoothed) = self.rtt.smoothed() {
-            let mut delay = smoothed * 2 + core::time::Duration::from_millis(2);
-            if self.flight.board.count() == 1 && self.recovery.peer_delays {
-                delay += self.config.probe_ack_delay;
-            }
+        if let Some(delay) = self.probe_delay() {
             let probe = Deadline::after(now, delay);
             if probe < expires {
                 self.timers.loss = probe;
@@ -110,6 +96,34 @@ impl Connection {
         }
         self.timers.loss = expires;
         self.timers.loss_kind = LossTimer::Retransmission;
+    }
+
+    /// After how much silence a probe is worth a segment; `None` if the time-out has to do.
+    fn probe_delay(&self) -> Option<Duration> {
+        let (recovery, board) = (&self.recovery, &self.flight.board);
+        if !self.sack || recovery.repair.probe.is_some() || recovery.backoff > 0 {
+            return None;
+        }
+        let smoothed = self.rtt.smoothed()?;
+        match recovery.phase {
+            // RFC 8985 §7.2.
+            Phase::Open if board.sacked_count() == 0 => {
+                let delayed = board.count() == 1 && recovery.peer_delays;
+                let patience = if delayed {
+                    self.config.probe_ack_delay
+                } else {
+                    Duration::ZERO
+                };
+                Some(smoothed * 2 + Duration::from_millis(2) + patience)
+            }
+            // When nothing else is in flight, nothing shows that a repetition was lost, and the RFC
+            // leaves that to the time-out. What fills a hole is acknowledged at once (RFC 5681 §4.2),
+            // so no delay of the peer needs to be waited for.
+            Phase::Fast { .. } if board.lost_count() == 0 => {
+                Some(smoothed + self.rtt.spread().max(smoothed / 2))
+            }
+            Phase::Open | Phase::Fast { .. } | Phase::Timeout { .. } => None,
+        }
     }
 
     /// Probes the peer's window later.
@@ -175,32 +189,6 @@ impl Connection {
             self.recovery.repair.doubt = Some(Doubt::Asked);
         }
         self.rearm_loss_timer(None, now);
-    }
-
-    /// Full segments that time out again and again may be too large for the path, whose complaints
-    /// do not reach us through a load balancer (RFC 4821 §1).
-    fn shrink_segments(&mut self) {
-        let expirations = self.recovery.backoff;
-        if expirations <= EXPIRATIONS_PER_STEP || !expirations.is_multiple_of(EXPIRATIONS_PER_STEP)
-        {
-            return;
-        }
-        let Some((_, length)) = self.flight.board.first() else {
-            return;
-        };
-        let is_full = length >= self.segment_size();
-        let smaller = SMALLER_SEGMENTS
-            .iter()
-            .find(|&&size| size < self.mss && u32::from(size) < length);
-        // A segment that is not full is suspect only above the size that every IPv6 path carries.
-        if let Some(&smaller) = smaller
-            && (is_full || smaller >= SMALLER_SEGMENTS[1])
-        {
-            self.set_max_segment(smaller);
-            // The new size is to be tried before patience ends, so the back-off begins again; there
-            // are few sizes.
-            self.recovery.backoff = EXPIRATIONS_PER_STEP;
-        }
     }
 
     fn probe_window(&mut self, now: Instant) {

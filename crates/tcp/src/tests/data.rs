@@ -66,6 +66,23 @@ fn a_peer_without_sack_gets_one_duplicate_for_each_segment_of_a_batch() {
 }
 
 #[test]
+fn a_batch_is_answered_by_one_acknowledgment() {
+    // The decision falls when everything of the batch is in, whatever each segment asks for: an
+    // acknowledgment for every second one, at once for the first ones, at once behind a hole.
+    for quick in [0, 16] {
+        let mut b = Bench::with(|config, _| config.quick_acks = quick);
+        for seq in 0..8 {
+            b.handle(&data(seq * 100, 100), false);
+        }
+        assert_eq!(b.drain(), ["ack 800"]);
+        for seq in [900, 1000, 1100, 1300] {
+            b.handle(&data(seq, 100), false);
+        }
+        assert_eq!(b.drain(), ["ack 800 sack 1300..1400 900..1200"]);
+    }
+}
+
+#[test]
 fn the_initial_window_is_ten_segments() {
     let mut b = Bench::new();
     assert_eq!(b.write(30_000).len(), 10);

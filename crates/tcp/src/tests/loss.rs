@@ -390,3 +390,119 @@ fn a_window_that_the_application_does_not_fill_does_not_grow() {
     b.receive(ack(110_000));
     assert!(b.connection.congestion_window() > 10_000);
 }
+
+#[test]
+fn a_repetition_that_is_lost_at_the_tail_is_probed_before_the_time_out() {
+    let mut b = Bench::new();
+    b.write(5000);
+    b.at(20);
+    assert_eq!(b.receive(ack(1000).sack(&[(2000, 5000)])), ["1000..2000"]);
+    // 20 ms and four times a variation that is still that of the handshake.
+    let left = b.at(100);
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert!(left[0].ends_with(": 1000..2000"), "{left:?}");
+    b.receive(ack(5000));
+    assert_eq!(b.connection.stats().timeouts, 0);
+    assert_eq!(b.connection.stats().recoveries, 1);
+    // Only one for each flight: the time-out is next.
+    b.write(5000);
+    b.at(120);
+    b.receive(ack(5000).sack(&[(6000, 10_000)]));
+    assert!(b.at(600).len() >= 2);
+    assert!(b.connection.stats().timeouts >= 1);
+}
+
+/// A connection whose full segments have vanished, after which everything got through.
+fn shrunk() -> Bench {
+    let mut b = Bench::with(|_, takeover| takeover.mss = 8460);
+    b.write(8460);
+    b.at(4000);
+    b.receive(ack(1400));
+    finish(&mut b);
+    // The window grows to what a larger segment needs around it.
+    for _ in 0..3 {
+        b.write(60_000);
+        finish(&mut b);
+    }
+    b
+}
+
+/// What is in flight arrives, round by round, until everything did; answers all that leaves.
+fn finish(b: &mut Bench) -> Vec<String> {
+    let mut left = Vec::new();
+    while b.connection.unsent_or_unacked() > 0 {
+        let last = b.last.as_ref().expect("something is in flight");
+        let end = last.payload_seq.since(OURS) as u32 + last.payload_len as u32;
+        let since = b.now.since(Instant::from_millis(1_000_000)).as_millis() as u64;
+        left.extend(b.at(since + 20));
+        left.extend(b.receive(ack(end)));
+    }
+    left
+}
+
+/// Payload lengths of what left.
+fn lengths(left: &[String]) -> Vec<u32> {
+    let length = |one: &String| {
+        let (from, to) = one.rsplit(' ').next()?.split_once("..")?;
+        Some(to.parse::<u32>().ok()? - from.parse::<u32>().ok()?)
+    };
+    left.iter().filter_map(length).collect()
+}
+
+#[test]
+fn larger_segments_are_tried_again_after_ten_minutes() {
+    let mut b = shrunk();
+    let mut left = b.write(60_000);
+    left.extend(finish(&mut b));
+    assert_eq!(lengths(&left).into_iter().max(), Some(1400));
+    b.at(630_000);
+    let mut left = b.write(60_000);
+    left.extend(finish(&mut b));
+    // One of Ethernet's size arrives, so the next step need not wait: the size that the peer takes.
+    let sizes = lengths(&left);
+    assert!(sizes.contains(&1460) && sizes.contains(&8460), "{sizes:?}");
+    assert_eq!(b.connection.stats().size_probes, 2);
+    assert_eq!(lengths(&b.write(20_000)).first(), Some(&8460));
+}
+
+#[test]
+fn a_larger_segment_that_is_lost_comes_again_in_pieces_and_costs_no_window() {
+    let mut b = shrunk();
+    b.at(630_000);
+    let left = b.write(60_000);
+    assert_eq!(lengths(&left).first(), Some(&1460), "{left:?}");
+    let window = b.connection.congestion_window();
+    let recoveries = b.connection.stats().recoveries;
+    let last = b.last.as_ref().expect("it left");
+    let end = last.payload_seq.since(OURS) as u32 + last.payload_len as u32;
+    let start = 188_460;
+    b.at(630_020);
+    let left = b.receive(ack(start).sack(&[(start + 1460, end)]));
+    let pieces = [
+        format!("{start}..{}", start + 1400),
+        format!("{}..{}", start + 1400, start + 1460),
+    ];
+    assert_eq!(left[..2], pieces, "{left:?}");
+    finish(&mut b);
+    assert_eq!(b.connection.stats().recoveries, recoveries);
+    assert!(b.connection.congestion_window() >= window);
+    // Not again before ten more minutes.
+    b.at(640_000);
+    b.write(60_000);
+    finish(&mut b);
+    assert_eq!(b.connection.stats().size_probes, 1);
+}
+
+#[test]
+fn a_message_that_a_segment_was_too_big_counts_only_while_the_segment_is_in_flight() {
+    let mut b = Bench::new();
+    assert!(!b.connection.packet_too_big(OURS, 600));
+    b.write(3000);
+    for guess in [3000, 4000, u32::MAX, 1 << 31] {
+        assert!(!b.connection.packet_too_big(OURS + guess, 600), "{guess}");
+    }
+    assert!(b.connection.packet_too_big(OURS + 2999, 600));
+    b.receive(ack(3000));
+    assert!(!b.connection.packet_too_big(OURS + 2999, 540));
+    assert_eq!(b.write(1200), ["3000..3600", "3600..4200"]);
+}
