@@ -1,8 +1,9 @@
 //! `cloudfront-function`, `javascript-acceptor` and `flowdog fn test`, seen from outside.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use flowdog_tests::flowdog;
 use flowdog_tests::lab::Lab;
 
@@ -98,6 +99,121 @@ fn a_function_decides_about_flows() -> Result<()> {
         .iter()
         .any(|code| outcome.stdout.contains(code));
     assert!(refused, "{}", outcome.stdout);
+    Ok(())
+}
+
+/// Functions that answer with the event they got.
+const ECHO: &str = "function onRequest(event) { return event.request.uri === '/echo' ? {statusCode: 200, body: JSON.stringify(event)} : event.request; }\n\
+    function onResponse(event) { if (event.request.uri === '/cookies') event.response.cookies = {a: {value: '1', attributes: 'Secure', multiValue: [{value: '1', attributes: 'Secure'}, {value: '2', attributes: ''}]}}; return event.response; }";
+const ECHO_RESPONSE: &str = "function onResponse(event) { event.response.body = JSON.stringify(event); return event.response; }";
+
+/// Compiles a TypeScript file; gives what the compiler complains about.
+fn type_check(folder: &Path, name: &str, source: &str) -> Result<String> {
+    let file = folder.join(name);
+    std::fs::write(&file, source)?;
+    let python = flowdog_tests::python();
+    let tools = python
+        .parent()
+        .and_then(Path::parent)
+        .context("the folder of the tools")?;
+    let packages = tools.join("node_modules");
+    let output = Command::new(tools.join("bin/node"))
+        .arg(packages.join("typescript/lib/tsc.js"))
+        .args([
+            "--noEmit",
+            "--strict",
+            "--target",
+            "es2023",
+            "--skipLibCheck",
+            "false",
+            "--types",
+            "",
+        ])
+        .arg(&file)
+        .current_dir(folder)
+        .output()
+        .context("start node; cargo xtask test installs it")?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn events_of_real_traffic_fit_the_types_that_functions_are_written_against() -> Result<()> {
+    let lab = Lab::new()?;
+    let folder = lab.folder().to_owned();
+    std::fs::write(folder.join("echo.js"), ECHO)?;
+    std::fs::write(folder.join("echo-response.js"), ECHO_RESPONSE)?;
+    let kinds = ["echo-response", "echo"].map(|name| {
+        let file = folder.join(format!("{name}.js"));
+        format!("[[interceptor]]\nname = '{name}'\nuse = 'cloudfront-function'\nfile = {file:?}\ncpu = '50ms'\n")
+    });
+    let lab = lab.config(&format!(
+        "{}[[rule]]\naction = 'intercept'\ninterceptors = ['echo-response', 'echo']\n",
+        kinds.concat()
+    ))?;
+    // The first interceptor shows the second one's answer as the response's event, which is why the
+    // request's event is its body.
+    let outcome = lab.shell(
+        "curl -sS --http2 -b 'a=1; a=2; b' -H 'X-A: 1' -H 'X-A: 2' 'https://any.lab.name/cookies?a=1&a=2&b'; echo; \
+         curl -sS --http1.1 https://any.lab.name/nothing; echo",
+    )?;
+    let events: Vec<&str> = outcome
+        .stdout
+        .lines()
+        .filter(|line| line.starts_with('{'))
+        .collect();
+    let [rich, plain] = events[..] else {
+        bail!("two events were expected: {}", outcome.stdout);
+    };
+    assert!(
+        rich.contains("\"multiValue\":[{\"value\":\"1\",\"attributes\":\"Secure\"}"),
+        "{rich}"
+    );
+    assert!(
+        rich.contains("\"tls\":{") && rich.contains("\"alpn\":\"h2\""),
+        "{rich}"
+    );
+    let types = flowdog_tests::python();
+    let types = types
+        .parent()
+        .and_then(Path::parent)
+        .context("the folder of the tools")?;
+    let amazon = types.join("node_modules/@types/aws-cloudfront-function/index.d.ts");
+    let complaints = type_check(
+        &folder,
+        "amazon.ts",
+        &format!(
+            "/// <reference path={amazon:?} />\n\
+             type Seen = Omit<AWSCloudFrontFunction.Event, 'request'> & {{ request: AWSCloudFrontFunction.Request }};\n\
+             function fits<T extends Seen>(_: T) {{}}\n\
+             fits({rich});\nfits({plain});\n\
+             // @ts-expect-error\nfits({});\n// @ts-expect-error\nfits({});\n",
+            plain.replace("\"ip\":", "\"address\":"),
+            plain.replace("\"statusCode\":", "\"status\":"),
+        ),
+    )?;
+    assert_eq!(complaints, "");
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/script/flowdog.d.ts");
+    let complaints = type_check(
+        &folder,
+        "ours.ts",
+        &format!(
+            "/// <reference path={ours:?} />\n\
+             import cf from 'cloudfront';\n\
+             type Seen = Omit<FlowdogResponseEvent, 'request'> & {{ request: Omit<FlowdogRequest, 'rawQueryString'> }};\n\
+             function fits<T extends Seen>(_: T) {{}}\n\
+             fits({rich});\nfits({plain});\n\
+             // @ts-expect-error\nfits({});\n\
+             export const onRequest: FlowdogOnRequest = async (event) => {{\n\
+               if (await cf.kvs().exists(event.request.uri)) return {{ statusCode: 403 }};\n\
+               event.request.headers['x-from'] = {{ value: event.context.flow.client.address }};\n\
+               return event.request;\n}};\n\
+             export const onFlow: FlowdogOnFlow = (event) => event.Destination.Port === 443 || {{ action: 'drop', ttl: 5 }};\n\
+             export const onWebSocketMessage: FlowdogOnWebSocketMessage = (event) => event.message.encoding === 'text' ? event.message : null;\n\
+             // @ts-expect-error\nexport const wrong: FlowdogOnResponse = (event) => event.request;\n",
+            plain.replace("\"endpointId\":", "\"endpoint\":"),
+        ),
+    )?;
+    assert_eq!(complaints, "");
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 mod accept;
 mod http;
+mod script;
 mod tcp;
 mod tls;
 
@@ -51,6 +52,11 @@ const BENCHES: &[(&str, &str, Bench)] = &[
         "http",
         "HTTP/1.1 and HTTP/2 through the appliance in the lab, beside a plain hyper reverse proxy",
         http::measure,
+    ),
+    (
+        "script",
+        "calls of JavaScript functions beside the bare engine, and requests with one on and off",
+        script::measure,
     ),
     (
         "tcp",

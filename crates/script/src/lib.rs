@@ -15,6 +15,8 @@ mod engine;
 mod event;
 mod fault;
 mod function;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzzing;
 mod interceptor;
 mod kvs;
 mod origin;

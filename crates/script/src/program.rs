@@ -18,18 +18,15 @@ pub enum Entry {
     WebSocketMessage,
     /// A flow that opens: whether it may.
     Flow,
-    /// A DNS message.
-    Dns,
 }
 
 impl Entry {
     /// Every one.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 4] = [
         Self::ViewerRequest,
         Self::ViewerResponse,
         Self::WebSocketMessage,
         Self::Flow,
-        Self::Dns,
     ];
 
     /// `context.eventType` of its events.
@@ -40,7 +37,6 @@ impl Entry {
             Self::ViewerResponse => "viewer-response",
             Self::WebSocketMessage => "websocket-message",
             Self::Flow => "flow",
-            Self::Dns => "dns",
         }
     }
 
@@ -59,7 +55,6 @@ impl Entry {
             Self::ViewerResponse => "onResponse",
             Self::WebSocketMessage => "onWebSocketMessage",
             Self::Flow => "onFlow",
-            Self::Dns => "onDns",
         }
     }
 

@@ -110,6 +110,12 @@ fn main() -> Result<()> {
             Ok(())
         }
         // Cargo says `--bench` to every benchmark.
+        ["script", ..] => {
+            for line in script()? {
+                speak(&serde_json::to_string(&line)?);
+            }
+            Ok(())
+        }
         words => {
             let loads: Vec<Load> = match words.iter().position(|word| *word == "--only") {
                 Some(at) => vec![Load::parse(words.get(at + 1).copied().unwrap_or_default())?],
@@ -156,6 +162,56 @@ response = [{ remove = "Server" }, { add = "X-Seen", value = "1" }]
 action = "intercept"
 interceptors = ["edit"]
 "#;
+
+const SCRIPT: &str = r#"
+[[interceptor]]
+name = "add"
+use = "cloudfront-function"
+file = "FOLDER/add-header.js"
+[[rule]]
+action = "intercept"
+interceptors = ["add"]
+"#;
+
+const ADD_HEADER: &str = "function handler(event) {\n\
+    event.request.headers['x-passed-by'] = { value: 'flowdog' };\n\
+    return event.request;\n}\n";
+
+/// Requests with a function in JavaScript beside the same without.
+fn script() -> Result<Vec<Line>> {
+    let folder = tempfile::tempdir()?;
+    secure::write_certificates(folder.path(), HOST)?;
+    std::fs::write(folder.path().join("add-header.js"), ADD_HEADER)?;
+    let seconds = std::env::var("FLOWDOG_BENCH_SECONDS").unwrap_or_else(|_| "4".to_owned());
+    let loads = [Load::Http1, Load::Http2];
+    let off = appliance(folder.path(), EMPTY, &loads, &seconds)?;
+    let on = SCRIPT.replace("FOLDER", text(folder.path())?);
+    let on = appliance(folder.path(), &on, &loads, &seconds)?;
+    let mut lines = Vec::new();
+    for ((load, on), off) in loads.iter().zip(&on).zip(&off) {
+        let name = load.word();
+        for (measure, unit, of) in [
+            (
+                "requests per second on the wall",
+                "1/s",
+                (|f| f.requests as f64 / f.wall) as fn(&Figures) -> f64,
+            ),
+            ("requests per CPU second", "1/s of CPU", |f| {
+                f.requests as f64 / f.cpu
+            }),
+        ] {
+            lines.push(Line {
+                measure: format!("{name} {measure}, function on beside off"),
+                value: of(on),
+                unit,
+                yardstick: of(off),
+                bound: Some(0.7 * of(off)),
+                kind: "min",
+            });
+        }
+    }
+    Ok(lines)
+}
 
 /// The lines of one load.
 fn judge(load: Load, chain: &str, ours: &Figures, plain: &Figures) -> Vec<Line> {

@@ -158,6 +158,8 @@ impl Budget {
 
 /// The functions that the prelude gives.
 struct Prelude {
+    /// Kept, because its names are to stay known to the engine.
+    _names: Persistent<Object<'static>>,
     invoke: Persistent<Function<'static>>,
     json: Persistent<Function<'static>>,
     factory: Persistent<Function<'static>>,
@@ -260,6 +262,7 @@ impl Realm {
                     part("harden")?.call::<_, ()>(())?;
                 }
                 Ok::<_, rquickjs::Error>(Prelude {
+                    _names: Persistent::save(&ctx, given.get::<_, Object<'_>>("names")?),
                     invoke: Persistent::save(&ctx, part("invoke")?),
                     json: Persistent::save(&ctx, part("json")?),
                     factory: Persistent::save(&ctx, factory),
@@ -392,11 +395,12 @@ impl Realm {
         let fault = |error: rquickjs::Error| self.fault_of(ctx, &error);
         let invoke = prelude.invoke.clone().restore(ctx).map_err(fault)?;
         let factory = prelude.factory.clone().restore(ctx).map_err(fault)?;
+        let event = ctx.json_parse(call.event.as_str()).map_err(fault)?;
         let mut value: Value<'_> = invoke
             .call((
                 factory,
                 handler,
-                call.event.as_str(),
+                event,
                 call.raw_query.as_deref(),
                 milliseconds(call.now),
                 call.edge.as_str(),

@@ -8,6 +8,20 @@
     const { ownKeys, apply, construct } = Reflect;
     const RealDate = Date;
 
+    // Names that are used somewhere need not be made anew for each event and result.
+    const NAMES = [
+        "version", "context", "viewer", "request", "response", "message", "distributionDomainName", "distributionId",
+        "eventType", "requestId", "flow", "endpointId", "flowCookie", "protocol", "client", "server", "address", "port",
+        "tls", "clientVersion", "serverVersion", "clientCipherSuite", "serverCipherSuite", "serverName", "alpn",
+        "method", "uri", "querystring", "headers", "cookies", "value", "multiValue", "attributes", "statusCode",
+        "statusDescription", "body", "encoding", "data", "accept", "accept-encoding", "accept-language", "authorization",
+        "cache-control", "connection", "content-encoding", "content-length", "content-type", "date", "etag", "expires",
+        "host", "if-modified-since", "if-none-match", "last-modified", "location", "origin", "pragma", "priority",
+        "range", "referer", "sec-fetch-dest", "sec-fetch-mode", "sec-fetch-site", "sec-fetch-user", "server",
+        "transfer-encoding", "upgrade-insecure-requests", "user-agent", "vary", "via", "x-forwarded-for",
+    ];
+    const names = Object.fromEntries(NAMES.map((name) => [name, true]));
+
     // What belongs to one call; set by `invoke`.
     let now = 0;
     let edge = "{}";
@@ -375,10 +389,10 @@
     };
 
     return {
-        invoke(factory, name, text, query, at, place) {
+        names,
+        invoke(factory, name, event, query, at, place) {
             now = at;
             edge = place;
-            const event = parse(text);
             if (event.request) {
                 defineProperty(event.request, "rawQueryString", { value: () => query, writable: true, configurable: true });
             }
@@ -395,7 +409,7 @@
                 if (ownKeys(one).length !== properties.length) changed = ownKeys(one).map(String).pop();
                 for (const [key, old] of properties) {
                     const property = getOwnPropertyDescriptor(one, key);
-                    if (!property || property.value !== old.value || property.get !== old.get || property.set !== old.set) changed = String(key);
+                    if (!property || !Object.is(property.value, old.value) || property.get !== old.get || property.set !== old.set) changed = String(key);
                 }
             }
             return stringify({ handlers: keys(handlers).filter((name) => typeof handlers[name] === "function"), changed });

@@ -128,8 +128,8 @@ pub(crate) fn read(
             method: required(object, "method", &mut text)?,
             uri: required(object, "uri", &mut text)?,
             query: query(object, &mut text)?,
-            headers: members(object, "headers", &mut text)?,
-            cookies: members(object, "cookies", &mut text)?,
+            headers: members(object, "headers", false, &mut text)?,
+            cookies: members(object, "cookies", false, &mut text)?,
             origin,
         }));
     }
@@ -148,8 +148,8 @@ pub(crate) fn read(
     Ok(Reply::Response(ResponseOut {
         status,
         description: optional(object, "statusDescription", &mut text)?,
-        headers: members(object, "headers", &mut text)?,
-        cookies: members(object, "cookies", &mut text)?,
+        headers: members(object, "headers", false, &mut text)?,
+        cookies: members(object, "cookies", true, &mut text)?,
         body: body(object)?,
     }))
 }
@@ -198,11 +198,16 @@ fn query(object: &Object<'_>, text: &mut Text) -> Result<QueryOut, Unread> {
     let value: Value<'_> = object.get("querystring")?;
     match value.as_string() {
         Some(string) => text.of(string, "querystring").map(QueryOut::Text),
-        None => members(object, "querystring", text).map(QueryOut::Members),
+        None => members(object, "querystring", false, text).map(QueryOut::Members),
     }
 }
 
-fn members(object: &Object<'_>, name: &str, text: &mut Text) -> Result<Members, Unread> {
+fn members(
+    object: &Object<'_>,
+    name: &str,
+    with_attributes: bool,
+    text: &mut Text,
+) -> Result<Members, Unread> {
     let value: Value<'_> = object.get(name)?;
     if value.is_undefined() || value.is_null() {
         return Ok(Members::new());
@@ -233,7 +238,7 @@ fn members(object: &Object<'_>, name: &str, text: &mut Text) -> Result<Members, 
                 value.type_name()
             ));
         };
-        let values = values(given, text).map_err(|unread| match unread {
+        let values = values(given, with_attributes, text).map_err(|unread| match unread {
             Unread::Odd(what) => Unread::Odd(format!("{name}.{key:.80}: {what}")),
             engine @ Unread::Engine(_) => engine,
         })?;
@@ -242,7 +247,7 @@ fn members(object: &Object<'_>, name: &str, text: &mut Text) -> Result<Members, 
     Ok(members)
 }
 
-fn values(given: &Object<'_>, text: &mut Text) -> Result<Values, Unread> {
+fn values(given: &Object<'_>, with_attributes: bool, text: &mut Text) -> Result<Values, Unread> {
     let multi: Value<'_> = given.get("multiValue")?;
     let multi = match multi.as_array() {
         None if multi.is_undefined() || multi.is_null() => None,
@@ -261,7 +266,7 @@ fn values(given: &Object<'_>, text: &mut Text) -> Result<Values, Unread> {
                 let Some(object) = value.as_object() else {
                     return odd("multiValue holds something else than objects");
                 };
-                items.push(item(object, text)?);
+                items.push(item(object, with_attributes, text)?);
             }
             Some(items)
         }
@@ -271,15 +276,18 @@ fn values(given: &Object<'_>, text: &mut Text) -> Result<Values, Unread> {
         Some(items) if given.get::<_, Value<'_>>("value")?.is_undefined() => {
             items.first().cloned().unwrap_or_default()
         }
-        _ => item(given, text)?,
+        _ => item(given, with_attributes, text)?,
     };
     Ok(Values { first, multi })
 }
 
-fn item(object: &Object<'_>, text: &mut Text) -> Result<Item, Unread> {
+fn item(object: &Object<'_>, with_attributes: bool, text: &mut Text) -> Result<Item, Unread> {
     Ok(Item {
         value: required(object, "value", text)?,
-        attributes: optional(object, "attributes", text)?,
+        attributes: match with_attributes {
+            true => optional(object, "attributes", text)?,
+            false => None,
+        },
     })
 }
 

@@ -93,7 +93,7 @@ async fn the_response_event_has_cookies_with_attributes() {
         serde_json::json!({
             "statusCode": 200, "statusDescription": "Fine", "headers": {"server": {"value": "x"}},
             "cookies": {"a": {"value": "1", "attributes": "Secure; Path=/",
-                    "multiValue": [{"value": "1", "attributes": "Secure; Path=/"}, {"value": "2"}]},
+                    "multiValue": [{"value": "1", "attributes": "Secure; Path=/"}, {"value": "2", "attributes": ""}]},
                 "b": {"value": "3", "attributes": "HttpOnly"}},
         })
     );

@@ -7,6 +7,7 @@
 
 mod events;
 mod language;
+mod samples;
 mod sandbox;
 mod values;
 

@@ -307,6 +307,40 @@ async fn a_function_that_changes_its_realm_at_the_top_gets_one_for_each_call() {
     }
 }
 
+#[test]
+fn a_realm_is_shared_unless_the_top_level_changes_it() {
+    for (source, own) in [
+        ("function handler(e) { return e.request }", false),
+        (
+            "import cf from 'cloudfront'; const a = [1].map((x) => x + NaN); const f = async () => {}; f(); \
+             class X extends Map {} const r = /x/g; r.test('x'); const b = Buffer.from('x'); const d = new Date(); \
+             function handler(e) { return e.request }",
+            false,
+        ),
+        (
+            "Array.prototype.last = 1; function handler(e) { return e.request }",
+            true,
+        ),
+        (
+            "globalThis.x = 1; function handler(e) { return e.request }",
+            true,
+        ),
+        (
+            "delete Object.prototype.toString; function handler(e) { return e.request }",
+            true,
+        ),
+        (
+            "JSON.parse = null; function handler(e) { return e.request }",
+            true,
+        ),
+    ] {
+        let script = Script::new(source);
+        let function =
+            flowdog_script::Function::load(script.file(), flowdog_script::Settings::default());
+        assert_eq!(function.unwrap().has_own_realm(), own, "{source}");
+    }
+}
+
 #[tokio::test]
 async fn many_calls_leave_no_memory_behind() {
     // Each leaves a knot of objects that only the collector undoes, of a third of the cap.
