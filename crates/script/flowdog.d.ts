@@ -178,6 +178,3 @@ declare module "querystring" {
     };
     export default querystring;
 }
-declare var console: { log(...values: unknown[]): void; error(...values: unknown[]): void; warn(...values: unknown[]): void };
-declare function atob(text: string): string;
-declare function btoa(text: string): string;

@@ -126,8 +126,6 @@ fn type_check(folder: &Path, name: &str, source: &str) -> Result<String> {
             "es2023",
             "--skipLibCheck",
             "false",
-            "--types",
-            "",
         ])
         .arg(&file)
         .current_dir(folder)

@@ -193,17 +193,19 @@ fn cookies_text(before: &Names, after: &Members) -> Result<Option<String>> {
     for (name, values) in after {
         let old = before.iter().find(|named| named.name == *name);
         let new = changed(old, values);
-        any_change |= new.is_some();
-        let is_bare = new.is_none() && old.is_some_and(|old| old.is_bare);
+        // What came in may go out as it is.
+        let is_new = new.is_some();
+        any_change |= is_new;
+        let is_bare = !is_new && old.is_some_and(|old| old.is_bare);
         let items = new
             .or_else(|| old.map(|old| old.values.clone()))
             .unwrap_or_default();
         let odd = |c: char| c.is_control() || c == ';';
         for item in items {
-            if name.is_empty()
+            let is_odd = name.is_empty()
                 || name.contains(|c: char| odd(c) || c == '=' || c == ' ')
-                || item.value.contains(odd)
-            {
+                || item.value.contains(odd);
+            if is_new && is_odd {
                 return invalid(format!(
                     "the cookie {name:.80} has a name or value that cannot be sent"
                 ));

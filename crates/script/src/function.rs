@@ -21,7 +21,7 @@ use crate::program::{Entry, Program};
 use crate::rules::Profile;
 
 /// Longest time that the top level of a file may take when the file is read.
-const LOAD_DEADLINE: Duration = Duration::from_secs(5);
+const LOAD_DEADLINE: Duration = Duration::from_secs(10);
 /// Stack of a thread beside the one that scripts may fill.
 pub(crate) const NATIVE_STACK: usize = 1 << 20;
 

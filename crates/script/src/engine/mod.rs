@@ -33,7 +33,7 @@ const PRELUDE: &str = include_str!("prelude.js");
 /// Garbage that may lie around before it is collected, in bytes.
 const SLACK: usize = 256 * 1024;
 /// Processor time in which a realm is made and a top level tried out: reading a file is not a call.
-const LOAD_TIME: Duration = Duration::from_secs(2);
+const LOAD_TIME: Duration = Duration::from_millis(500);
 /// Jobs of promises that run between two looks at the clock.
 const JOBS: u32 = 64;
 

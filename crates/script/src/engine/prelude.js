@@ -337,6 +337,9 @@
     for (const name of ["eval", "Atomics", "SharedArrayBuffer", "WeakRef", "FinalizationRegistry", "performance",
         "queueMicrotask", "navigator", "gc"]) delete globalThis[name];
 
+    // Accessors with a state of their own, which freezing does not reach.
+    for (const name of ["prepareStackTrace", "stackTraceLimit"]) delete Error[name];
+
     const globals = { Buffer, TextEncoder, TextDecoder, atob, btoa, console, Date: Clock, require: load };
     for (const name of keys(globals)) {
         defineProperty(globalThis, name, { value: globals[name], writable: true, configurable: true });
@@ -347,7 +350,9 @@
         const async = (async function* () {})();
         const roots = [globalThis, modules, ...kinds, Reflect.getPrototypeOf(async),
             [][Symbol.iterator](), ""[Symbol.iterator](), new Map().entries(), new Set().values(),
-            "".matchAll(/x/g), (function* () {})(), [].values().map((x) => x)];
+            "".matchAll(/x/g), (function* () {})(), [].values().map((x) => x),
+            Iterator.from({ next() {} }), Iterator.concat ? Iterator.concat([]) : [], Hash,
+            (function () { return getOwnPropertyDescriptor(arguments, "callee").get; })()];
         const seen = new Set();
         while (roots.length) {
             const one = roots.pop();

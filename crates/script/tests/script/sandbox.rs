@@ -116,7 +116,7 @@ async fn threat_61_a_loop_of_promises_is_interrupted() {
     )
     .await;
     fails(
-        "const f = () => Promise.resolve().then(f); f(); return event.request",
+        "const f = () => { Promise.resolve().then(f); }; f(); return event.request",
         "cpu = '10ms'",
         SLOW,
     )
@@ -198,6 +198,38 @@ async fn threat_61_nothing_leaks_from_one_call_to_the_next() {
             "({}).left",
         ),
         ("Math.left = 1", "Math.left"),
+        (
+            "Object.getPrototypeOf(Iterator.concat([])).left = 1",
+            "Iterator.concat([]).left",
+        ),
+        (
+            "(function () { return Object.getOwnPropertyDescriptor(arguments, 'callee').get; })().left = 1",
+            "(function () { return Object.getOwnPropertyDescriptor(arguments, 'callee').get; })().left",
+        ),
+        (
+            "new TextEncoder().constructor.left = 1; TextDecoder.prototype.left = 1",
+            "TextEncoder.left || new TextDecoder().left",
+        ),
+        (
+            "new DisposableStack().constructor.left = 1",
+            "DisposableStack.left",
+        ),
+        (
+            "Object.setPrototypeOf(Object.prototype, {left: 1})",
+            "({}).left",
+        ),
+        (
+            "Object.prototype.__defineGetter__('left', () => 1)",
+            "({}).left",
+        ),
+        (
+            "Object.prototype.toString = () => 'l'",
+            "String({}) === 'l'",
+        ),
+        (
+            "Error.prototype.name = 'l'; new Error().__proto__.message = 'l'",
+            "new Error().name === 'l' || new Error().message === 'l'",
+        ),
         ("JSON.parse = () => 1", "JSON.parse('2') === 1"),
         ("console.left = 1", "console.left"),
         (
