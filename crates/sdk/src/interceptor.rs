@@ -91,7 +91,11 @@ pub struct Exchange {
     pub extensions: Extensions,
     pub(crate) reached: usize,
     notes: Vec<&'static str>,
+    injected: Vec<Message>,
 }
+
+/// Messages of its own that an exchange may send between two messages of its peers; more are lost.
+const MAX_INJECTED: usize = 16;
 
 /// Notes an exchange may collect between two calls of interceptors; more are lost.
 const MAX_NOTES: usize = 16;
@@ -106,6 +110,7 @@ impl Exchange {
             extensions: Extensions::default(),
             reached: 0,
             notes: Vec::new(),
+            injected: Vec::new(),
         }
     }
 
@@ -115,6 +120,23 @@ impl Exchange {
         if self.notes.len() < MAX_NOTES {
             self.notes.push(what);
         }
+    }
+
+    /// Sends a WebSocket message of one's own to either side, after the one that is being looked at
+    /// and in the order of the calls. Other interceptors do not see it. Only
+    /// [`on_message`](Interceptor::on_message) can use this. Says whether there was room: 16 may be
+    /// sent at a time.
+    pub fn inject(&mut self, message: Message) -> bool {
+        let has_room = self.injected.len() < MAX_INJECTED;
+        if has_room {
+            self.injected.push(message);
+        }
+        has_room
+    }
+
+    /// The messages to be sent. For the proxy.
+    pub fn take_injected(&mut self) -> Vec<Message> {
+        core::mem::take(&mut self.injected)
     }
 
     pub(crate) fn take_notes(&mut self) -> Vec<&'static str> {

@@ -109,14 +109,20 @@ async fn run(
                 match step {
                     MessageStep::Close(code) => return Ok(Some(code)),
                     MessageStep::Drop => {}
-                    MessageStep::Forward => match message.payload {
-                        Payload::Binary(data) => {
-                            write_message(out, Opcode::Binary, data, key, window)
+                    MessageStep::Forward => write_payload(out, message.payload, key, window),
+                }
+                for Message { direction, payload } in exchange.take_injected() {
+                    // Nothing may follow a side's Close (RFC 6455 §5.5.1).
+                    match direction {
+                        Direction::ToServer if !client.is_closed => {
+                            let key = Some(client.key);
+                            write_payload(&mut legs.server_out, payload, key, None);
                         }
-                        Payload::Text(text) => {
-                            write_message(out, Opcode::Text, text.into(), key, window)
+                        Direction::ToClient if !server.is_closed => {
+                            write_payload(&mut legs.client_out, payload, None, None);
                         }
-                    },
+                        Direction::ToServer | Direction::ToClient => {}
+                    }
                 }
             }
         }
@@ -154,6 +160,13 @@ fn poll_either(
         cx.waker().wake_by_ref();
     }
     Poll::Pending
+}
+
+fn write_payload(out: &mut Outbound, payload: Payload, key: Option<[u8; 4]>, window: Option<u8>) {
+    match payload {
+        Payload::Binary(data) => write_message(out, Opcode::Binary, data, key, window),
+        Payload::Text(text) => write_message(out, Opcode::Text, text.into(), key, window),
+    }
 }
 
 /// Appends a message, compressed if `window` says how.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use flowdog_proxy::{Limits, Protocol, ProxyError, Summary, serve};
 use sdk::{
-    Body, Chain, Exchange, FieldName, HeaderValue, InterceptError, Interceptor, Link, Message,
-    MessageStep, OnError, Payload, Request, Response, StatusCode, Step, async_trait,
+    Body, Chain, Direction, Exchange, FieldName, HeaderValue, InterceptError, Interceptor, Link,
+    Message, MessageStep, OnError, Payload, Request, Response, StatusCode, Step, async_trait,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
@@ -263,7 +263,7 @@ impl Interceptor for Messages {
     async fn on_message(
         &self,
         message: &mut Message,
-        _: &mut Exchange,
+        exchange: &mut Exchange,
     ) -> Result<MessageStep, InterceptError> {
         let text = String::from_utf8_lossy(message.payload.as_bytes()).into_owned();
         self.seen
@@ -273,6 +273,17 @@ impl Interceptor for Messages {
         match text.as_str() {
             "drop" => return Ok(MessageStep::Drop),
             "close" => return Ok(MessageStep::Close(4001)),
+            "inject" => {
+                for (direction, text) in [
+                    (Direction::ToServer, "up"),
+                    (Direction::ToClient, "down"),
+                    (Direction::ToServer, "up again"),
+                ] {
+                    let payload = Payload::Text(text.to_owned());
+                    assert!(exchange.inject(Message { direction, payload }));
+                }
+                return Ok(MessageStep::Drop);
+            }
             "fail" => return Err(InterceptError::fail("on purpose")),
             _ => {}
         }

@@ -341,3 +341,23 @@ async fn threat_53_wrong_handshakes_give_502() {
         assert_eq!(seen.result.unwrap_err().outcome(), "upgrade", "{fields}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn messages_of_an_interceptors_own_are_sent_to_both_sides_in_their_order() {
+    let (result, ()) = websocket(
+        Bench::with(Messages::default()),
+        async |client, origin, _| {
+            client.write_all(&text("a cat", true)).await.unwrap();
+            arrives(origin, &text("a tiger", true)).await;
+            client.write_all(&text("inject", true)).await.unwrap();
+            arrives(origin, &[text("up", true), text("up again", true)].concat()).await;
+            arrives(client, &text("down", false)).await;
+            // From the other side the masking key is still the client's.
+            origin.write_all(&text("inject", false)).await.unwrap();
+            arrives(origin, &[text("up", true), text("up again", true)].concat()).await;
+            arrives(client, &text("down", false)).await;
+        },
+    )
+    .await;
+    assert!(result.is_ok(), "{result:?}");
+}
