@@ -1,10 +1,12 @@
 //! What acceptors said, kept for a while and bounded.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
+use std::hash::{Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sdk::{FlowInfo, VpcEndpointId};
+use sdk::{Ec2Host, FlowInfo, VpcEndpointId};
 
 use super::Answer;
 
@@ -75,25 +77,44 @@ pub(crate) struct Key {
     fields: KeyFields,
     endpoint: Option<VpcEndpointId>,
     protocol: Option<u8>,
-    source: Option<IpAddr>,
+    source: Option<(IpAddr, Option<Host>)>,
     source_port: Option<u16>,
-    destination: Option<IpAddr>,
+    destination: Option<(IpAddr, Option<Host>)>,
     destination_port: Option<u16>,
+}
+
+/// What EC2 knows of the host behind an address, which questions tell: an address that another instance
+/// has now, or an instance with other tags, is another question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Host(Arc<Ec2Host>);
+
+impl Hash for Host {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.interface_id.hash(state);
+        self.0.instance_id.hash(state);
+        self.0.tags.hash(state);
+    }
 }
 
 impl Key {
     pub(crate) fn new(fields: KeyFields, flow: &FlowInfo) -> Self {
+        let end = |address: SocketAddr, host: &Option<Arc<Ec2Host>>| {
+            let host = host.as_ref().map(|host| Host(Arc::clone(host)));
+            (address.ip(), host)
+        };
         Self {
             fields,
             endpoint: fields.has(KeyField::Endpoint).then_some(flow.endpoint),
             protocol: fields.has(KeyField::Protocol).then_some(flow.protocol.0),
-            source: fields.has(KeyField::Source).then_some(flow.client.ip()),
+            source: fields
+                .has(KeyField::Source)
+                .then(|| end(flow.client, &flow.client_ec2)),
             source_port: fields
                 .has(KeyField::SourcePort)
                 .then_some(flow.client.port()),
             destination: fields
                 .has(KeyField::Destination)
-                .then_some(flow.server.ip()),
+                .then(|| end(flow.server, &flow.server_ec2)),
             destination_port: fields
                 .has(KeyField::DestinationPort)
                 .then_some(flow.server.port()),
@@ -247,6 +268,26 @@ mod tests {
         );
         let twin = flow("10.0.0.1:1", "10.0.0.1:1");
         assert_ne!(Key::new(source, &twin), Key::new(destination, &twin));
+    }
+
+    #[test]
+    fn threat_63_an_address_that_another_instance_has_now_is_another_question() {
+        let source = KeyFields::of(&[KeyField::Source]);
+        let host = |instance: &str, team: &str| Ec2Host {
+            instance_id: Some(instance.to_owned()),
+            tags: [("team".to_owned(), team.to_owned())].into(),
+            ..Ec2Host::default()
+        };
+        let of = |host: Option<Ec2Host>| {
+            let mut one = flow("10.0.0.1:1", "192.0.2.1:443");
+            one.client_ec2 = host.map(Arc::new);
+            Key::new(source, &one)
+        };
+        let one = of(Some(host("i-1", "blue")));
+        assert_eq!(one, of(Some(host("i-1", "blue"))));
+        for other in [None, Some(host("i-2", "blue")), Some(host("i-1", "red"))] {
+            assert_ne!(one, of(other));
+        }
     }
 
     #[test]
