@@ -14,6 +14,7 @@ mod explain;
 #[cfg(feature = "script")]
 mod function;
 mod lab;
+mod learned;
 mod run;
 
 use std::process::ExitCode;
@@ -51,6 +52,7 @@ enum Command {
     Ca(ca::Args),
     #[cfg(feature = "script")]
     Fn(function::Args),
+    Learned(learned::Args),
     Lab(Box<lab::Args>),
     /// Print a completion script for a shell
     #[command(after_help = "\
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
         Command::Ca(args) => ca::run(&args),
         #[cfg(feature = "script")]
         Command::Fn(args) => function::run(&args),
+        Command::Learned(args) => learned::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(

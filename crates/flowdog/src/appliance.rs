@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::acceptor::Desk;
 use crate::config::{Config, Ec2Place, Faults, Kinds};
+use crate::control_socket::{self, ControlSocket};
 use crate::directory::Lookup;
 #[cfg(feature = "aws")]
 use crate::directory::refresh::Refresh;
@@ -48,6 +49,7 @@ pub struct Appliance {
     sinks: Vec<Arc<dyn Sink>>,
     sockets: Vec<PacketSocket>,
     listener: std::net::TcpListener,
+    control: Option<ControlSocket>,
 }
 
 /// Says what an appliance is made of.
@@ -80,6 +82,13 @@ pub enum RunError {
     FlowLog(io::Error),
     /// The file of the records cannot be written.
     Records(io::Error),
+    /// The control socket cannot be made.
+    Control {
+        /// Where.
+        path: PathBuf,
+        /// The system's word.
+        error: io::Error,
+    },
     /// The certificate authority's key signs nothing, and the configuration says to refuse then.
     Authority(String),
     /// A shard's thread ended by itself.
@@ -109,6 +118,11 @@ impl fmt::Display for RunError {
                 }
             }
             Self::System(error) => write!(f, "cannot start: {error}"),
+            Self::Control { path, error } => write!(
+                f,
+                "control.socket: cannot make {}: {error}; its folder must be there, and no other appliance may use it",
+                path.display()
+            ),
             Self::FlowLog(error) => write!(f, "cannot write to flow-log.output: {error}"),
             Self::Records(error) => write!(f, "cannot write to records.output: {error}"),
             Self::Authority(error) => write!(
@@ -128,7 +142,8 @@ impl std::error::Error for RunError {
             Self::Open { error, .. }
             | Self::System(error)
             | Self::FlowLog(error)
-            | Self::Records(error) => Some(error),
+            | Self::Records(error)
+            | Self::Control { error, .. } => Some(error),
             Self::Authority(_) | Self::ShardEnded(_) => None,
         }
     }
@@ -240,6 +255,13 @@ impl Builder {
             address,
             error,
         })?;
+        let control = self.config.control.as_deref().map(|path| {
+            control_socket::listen(path).map_err(|error| RunError::Control {
+                path: path.to_owned(),
+                error,
+            })
+        });
+        let control = control.transpose()?;
         Ok(Appliance {
             config: Arc::new(ArcSwap::from_pointee(self.config)),
             file: self.file,
@@ -250,6 +272,7 @@ impl Builder {
             sinks: self.sinks,
             sockets,
             listener,
+            control,
         })
     }
 }
@@ -369,8 +392,15 @@ impl Appliance {
         let (stop, stopped) = oneshot::channel();
         let health =
             health::spawn(self.listener, Arc::clone(&state), stopped).map_err(RunError::System)?;
+        let control = self.control.map(|socket| {
+            let (stop, stopped) = oneshot::channel();
+            let thread = control_socket::spawn(socket, Arc::clone(&state), stopped);
+            thread.map(|thread| (stop, thread))
+        });
+        let control = control.transpose().map_err(RunError::System)?;
         Ok(Running {
             state,
+            control,
             file: self.file,
             kinds: self.kinds,
             hook_kinds: self.hook_kinds,
@@ -402,6 +432,7 @@ pub struct Running {
     /// Written to the end after the last shard has ended.
     records: Option<Records>,
     health: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    control: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
 impl Running {
@@ -507,7 +538,10 @@ impl Running {
             log.finish();
         }
         drop(self.records.take());
-        if let Some((stop, thread)) = self.health.take() {
+        for (stop, thread) in [self.control.take(), self.health.take()]
+            .into_iter()
+            .flatten()
+        {
             // An error means that the thread is gone already.
             let _ = stop.send(());
             let _ = thread.join();
@@ -595,6 +629,7 @@ fn warn_about_restart(old: &Config, new: &Config) {
             ("ec2", format!("{:?}", config.ec2)),
             ("flow-log", format!("{:?}", config.flow_log)),
             ("records", format!("{:?}", config.records)),
+            ("control", format!("{:?}", config.control)),
             ("health.listen", format!("{:?}", config.health.listen)),
             ("log", format!("{:?}", config.log)),
         ]

@@ -29,6 +29,7 @@ mod acceptor;
 mod appliance;
 pub mod config;
 mod control;
+mod control_socket;
 mod directory;
 mod endpoints;
 mod flow_log;

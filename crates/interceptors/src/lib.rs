@@ -13,6 +13,7 @@ pub mod fuzzing;
 mod geneve_headers;
 mod map_local;
 mod map_remote;
+mod same_host;
 mod sts_rickroll;
 
 pub use block::Block;
@@ -22,6 +23,7 @@ pub use edit_headers::EditHeaders;
 pub use geneve_headers::GeneveHeaders;
 pub use map_local::MapLocal;
 pub use map_remote::MapRemote;
+pub use same_host::SameHost;
 pub use sts_rickroll::StsRickroll;
 
 use sdk::{HookKind, InterceptorKind};
@@ -36,6 +38,7 @@ pub fn all() -> Vec<InterceptorKind> {
         geneve_headers::KIND,
         map_local::KIND,
         map_remote::KIND,
+        same_host::KIND,
         sts_rickroll::KIND,
     ]
 }

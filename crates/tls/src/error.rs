@@ -239,3 +239,22 @@ fn is_certificate_alert(alert: AlertDescription) -> bool {
             | AlertDescription::UnknownCA
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threat_45_a_client_that_used_ech_in_earnest_is_learned_and_a_decoy_is_nothing() {
+        let said = |alert| TlsError::client(PeerFault::Alert(alert)).lesson(Verify::Strict);
+        assert_eq!(
+            said(AlertDescription::EncryptedClientHelloRequired),
+            Some(Lesson::EncryptedHello)
+        );
+        assert_eq!(said(AlertDescription::HandshakeFailure), None);
+        let server = TlsError::server(PeerFault::Alert(
+            AlertDescription::EncryptedClientHelloRequired,
+        ));
+        assert_eq!(server.lesson(Verify::Strict), None, "no server's to say");
+    }
+}

@@ -496,6 +496,15 @@ where
                 // The library cannot be ahead: both wait for the same last byte.
                 None => return Err(TlsError::client(PeerFault::Hello(HelloFault::BadLength))),
             },
+            // What the library has no word for: a hello of a version that it does not know at all.
+            Err(_)
+                if hello
+                    .as_ref()
+                    .is_some_and(|hello| Offer::of(hello).is_err()) =>
+            {
+                alert::send_fatal(client, AlertDescription::ProtocolVersion).await;
+                return Err(TlsError::Policy(PolicyFault::UnsupportedOffer));
+            }
             Err((error, mut refusal)) => {
                 let mut bytes = Vec::new();
                 if refusal.write_all(&mut bytes).is_ok() && !bytes.is_empty() {

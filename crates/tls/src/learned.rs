@@ -31,6 +31,48 @@ pub enum Lesson {
     ServerCertificate,
 }
 
+impl Lesson {
+    /// The word used for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ClientCertificate => "client_certificate",
+            Self::ClientLeft => "client_left",
+            Self::EncryptedHello => "encrypted_hello",
+            Self::ClientRejected => "client_rejected",
+            Self::ServerCertificate => "server_certificate",
+        }
+    }
+}
+
+/// One lesson, for operators.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LearnedEntry {
+    /// The VPC endpoint.
+    pub endpoint: u64,
+    /// Who taught it.
+    pub source: IpAddr,
+    /// The server's name, or its address.
+    pub name: String,
+    /// What it was.
+    pub lesson: Lesson,
+    /// Whether the source is passed for it.
+    pub is_certain: bool,
+    /// Until when it holds, in seconds since 1970.
+    pub until: u64,
+}
+
+/// Which lessons to forget: those that fit everything that is given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Which {
+    /// Behind this VPC endpoint.
+    pub endpoint: Option<u64>,
+    /// Taught by this source.
+    pub source: Option<IpAddr>,
+    /// About this name, in lower case.
+    pub name: Option<String>,
+}
+
 /// Bounds of what is learned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LearnConfig {
@@ -81,6 +123,7 @@ struct Entry {
     /// In seconds since 1970.
     until: u64,
     certain: bool,
+    lesson: Lesson,
 }
 
 impl Default for Learned {
@@ -125,6 +168,7 @@ impl Learned {
             *entry = Entry {
                 source,
                 until,
+                lesson,
                 certain: before || again || lesson != Lesson::ClientLeft,
             };
             return entry.certain && !before;
@@ -144,6 +188,7 @@ impl Learned {
             source,
             until,
             certain,
+            lesson,
         });
         *table.per_source.entry((endpoint, source)).or_default() += 1;
         self.entries.fetch_add(1, Ordering::Relaxed);
@@ -169,6 +214,47 @@ impl Learned {
             .filter(holds)
             .any(|entry| entry.source == source)
             || self.config.sources > 0 && agree >= self.config.sources
+    }
+
+    /// The lessons that hold at `now`, by endpoint, name and source.
+    #[must_use]
+    pub fn list(&self, now: UnixTime) -> Vec<LearnedEntry> {
+        let now = now.as_secs();
+        let table = self.lock();
+        let mut list: Vec<_> = table
+            .names
+            .iter()
+            .flat_map(|((endpoint, name), entries)| {
+                let holds = entries.iter().filter(|entry| entry.until > now);
+                holds.map(|entry| LearnedEntry {
+                    endpoint: *endpoint,
+                    source: entry.source,
+                    name: name.clone(),
+                    lesson: entry.lesson,
+                    is_certain: entry.certain,
+                    until: entry.until,
+                })
+            })
+            .collect();
+        drop(table);
+        list.sort_by(|a, b| (a.endpoint, &a.name, a.source).cmp(&(b.endpoint, &b.name, b.source)));
+        list
+    }
+
+    /// Forgets lessons; gives how many.
+    pub fn forget(&self, which: &Which, now: UnixTime) -> usize {
+        let mut table = self.lock();
+        let before = table.forget(now.as_secs());
+        let fits = |wanted: Option<bool>| wanted.unwrap_or(true);
+        table.names.retain(|(endpoint, name), entries| {
+            let here = fits(which.endpoint.map(|wanted| wanted == *endpoint))
+                && fits(which.name.as_ref().map(|wanted| wanted == name));
+            entries.retain(|entry| !(here && fits(which.source.map(|it| it == entry.source))));
+            !entries.is_empty()
+        });
+        let left = table.forget(now.as_secs());
+        self.entries.store(left, Ordering::Relaxed);
+        before - left
     }
 
     /// Lessons in memory.
@@ -253,6 +339,46 @@ mod tests {
             !learned.passes(2, host(9), "pinned.example", at(1)),
             "but not elsewhere"
         );
+    }
+
+    #[test]
+    fn lessons_can_be_listed_and_revoked() {
+        let learned = Learned::default();
+        for (source, name) in [(1, "a.example"), (1, "b.example"), (2, "a.example")] {
+            learned.note(1, host(source), name, Lesson::ClientRejected, at(0));
+        }
+        learned.note(2, host(1), "a.example", Lesson::ClientLeft, at(0));
+        let names = |learned: &Learned| -> Vec<_> {
+            let list = learned.list(at(1));
+            list.into_iter()
+                .map(|one| (one.endpoint, one.name, one.source, one.is_certain))
+                .collect()
+        };
+        assert_eq!(
+            names(&learned),
+            [
+                (1, "a.example".to_owned(), host(1), true),
+                (1, "a.example".to_owned(), host(2), true),
+                (1, "b.example".to_owned(), host(1), true),
+                (2, "a.example".to_owned(), host(1), false),
+            ]
+        );
+        let which = Which {
+            endpoint: Some(1),
+            name: Some("a.example".to_owned()),
+            ..Which::default()
+        };
+        assert_eq!(learned.forget(&which, at(1)), 2);
+        assert_eq!(learned.entries(), 2);
+        assert!(!learned.passes(1, host(1), "a.example", at(1)));
+        assert!(learned.passes(1, host(1), "b.example", at(1)));
+        let of_source = Which {
+            source: Some(host(1)),
+            ..Which::default()
+        };
+        assert_eq!(learned.forget(&of_source, at(1)), 2);
+        assert_eq!(learned.forget(&Which::default(), at(1)), 0);
+        assert!(learned.list(at(1)).is_empty());
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub use intercept::{Established, Handling, Impersonator, ImpersonatorConfig, Key
 pub use issuing::{Issuing, IssuingConfig};
 pub use key_log::{key_log_file, key_log_line};
 pub use leaf_key::KeyType;
-pub use learned::{LearnConfig, Learned, Lesson};
+pub use learned::{LearnConfig, Learned, LearnedEntry, Lesson, Which};
 pub use mint::{Mint, MintConfig, MintError};
 pub use outcome::TlsOutcome;
 pub use rcgen::SignatureAlgorithm;

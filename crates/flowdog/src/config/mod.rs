@@ -49,6 +49,8 @@ pub struct Config {
     pub flows: Flows,
     /// `[health]`: the health and metrics listener.
     pub health: Health,
+    /// `[control] socket`: the UNIX socket for the operator's commands. None.
+    pub control: Option<PathBuf>,
     /// `[tls]`: certificate authority and trust.
     pub tls: Tls,
     /// `[proxy]`: limits of HTTP and WebSocket.

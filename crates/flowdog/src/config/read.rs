@@ -68,6 +68,9 @@ impl Reader<'_> {
         let gwlb = root.table("gwlb", &mut self.faults);
         let flows = root.table("flows", &mut self.faults);
         let health = root.table("health", &mut self.faults);
+        let mut control_section = root.table("control", &mut self.faults);
+        let control = control_section.path("socket", &mut self.faults);
+        self.close(&control_section);
         let tls = root.table("tls", &mut self.faults);
         let proxy = root.table("proxy", &mut self.faults);
         let log = root.table("log", &mut self.faults);
@@ -89,6 +92,7 @@ impl Reader<'_> {
             gwlb: self.gwlb(gwlb),
             flows: self.flows(flows),
             health: self.health(health),
+            control,
             tls: self.tls(tls),
             proxy: self.proxy(proxy),
             log: self.log(log),

@@ -8,7 +8,7 @@ use rcgen::{KeyPair, RsaKeySize};
 use rustls::client::{EchGreaseConfig, EchMode, EchStatus};
 use rustls::crypto::aws_lc_rs;
 use rustls::crypto::hpke::Hpke as _;
-use rustls::{ClientConfig, ClientConnection, ProtocolVersion, SignatureScheme};
+use rustls::{ClientConfig, ClientConnection, ProtocolVersion, ServerConfig, SignatureScheme};
 use rustls_pki_types::ServerName;
 use tls::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -228,7 +228,7 @@ async fn a_client_that_knows_only_rsa_gets_an_rsa_leaf() {
 }
 
 #[tokio::test]
-async fn without_a_server_name_the_server_sees_none_and_the_address_is_verified() {
+async fn threat_39_without_a_server_name_the_server_sees_none_and_the_address_is_verified() {
     let pki = Pki::new();
     let impersonator = pki.impersonator();
     for versions in [ONLY12, ONLY13] {
@@ -249,7 +249,7 @@ async fn without_a_server_name_the_server_sees_none_and_the_address_is_verified(
 }
 
 #[tokio::test]
-async fn without_a_server_name_the_clients_own_check_of_the_mirrored_names_decides() {
+async fn threat_39_without_a_server_name_the_clients_own_check_of_the_mirrored_names_decides() {
     let pki = Pki::new();
     let impersonator = pki.impersonator();
     // A client that sends no name, and knows which one it wants.
@@ -269,7 +269,7 @@ async fn without_a_server_name_the_clients_own_check_of_the_mirrored_names_decid
 }
 
 #[tokio::test]
-async fn threat_42_no_session_is_resumed_on_either_leg() {
+async fn threat_42_without_a_scope_no_session_is_resumed_on_either_leg() {
     let pki = Pki::new();
     let impersonator = pki.impersonator();
     for versions in [ONLY12, ONLY13] {
@@ -583,4 +583,84 @@ async fn threat_38_a_hello_of_several_records_is_answered() {
 fn an_impersonator_can_be_shared_by_all_shards() {
     fn shared<T: Send + Sync>() {}
     shared::<tls::Impersonator>();
+}
+
+/// A client or server that knows only these groups.
+fn with_groups(
+    groups: &[&'static dyn rustls::crypto::SupportedKxGroup],
+) -> Arc<rustls::crypto::CryptoProvider> {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups = groups.to_vec();
+    Arc::new(provider)
+}
+
+#[tokio::test]
+async fn a_server_that_wants_another_group_is_asked_again_and_the_client_does_not_notice() {
+    use rustls::HandshakeKind;
+    use rustls::crypto::aws_lc_rs::kx_group::{SECP384R1, X25519, X25519MLKEM768};
+    let pki = Pki::new();
+    let impersonator = pki.impersonator();
+    for groups in [&[X25519, SECP384R1][..], &[X25519MLKEM768, SECP384R1]] {
+        let identity = pki.issue(&leaf_params(&["www.example.com"]));
+        let server = ServerConfig::builder_with_provider(with_groups(&[SECP384R1]))
+            .with_protocol_versions(ONLY13)
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(identity.chain.clone(), identity.key.clone_key())
+            .unwrap();
+        let client = ClientConfig::builder_with_provider(with_groups(groups))
+            .with_protocol_versions(ONLY13)
+            .unwrap()
+            .with_root_certificates(impersonator_roots(&impersonator))
+            .with_no_client_auth();
+        let run = run(&impersonator, client, "www.example.com", server).await;
+        let kind = run.between.unwrap().server.get_ref().1.handshake_kind();
+        assert_eq!(kind, Some(HandshakeKind::FullWithHelloRetryRequest));
+        let kind = run.client.unwrap().get_ref().1.handshake_kind();
+        assert_eq!(kind, Some(HandshakeKind::Full));
+    }
+}
+
+#[tokio::test]
+async fn threat_37_what_both_ends_agree_on_is_what_the_client_offered_in_every_pairing() {
+    let pki = Pki::new();
+    let impersonator = pki.impersonator();
+    let identity = pki.issue(&leaf_params(&["www.example.com"]));
+    let suites = aws_lc_rs::default_provider().cipher_suites;
+    for offered in &suites {
+        for spoken in &suites {
+            let only = |suite: &rustls::SupportedCipherSuite| {
+                let mut provider = aws_lc_rs::default_provider();
+                provider.cipher_suites = vec![*suite];
+                Arc::new(provider)
+            };
+            let version = |suite: &rustls::SupportedCipherSuite| match suite.version().version {
+                ProtocolVersion::TLSv1_3 => ONLY13,
+                _ => ONLY12,
+            };
+            let server = ServerConfig::builder_with_provider(only(spoken))
+                .with_protocol_versions(version(spoken))
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(identity.chain.clone(), identity.key.clone_key())
+                .unwrap();
+            let client = ClientConfig::builder_with_provider(only(offered))
+                .with_protocol_versions(version(offered))
+                .unwrap()
+                .with_root_certificates(impersonator_roots(&impersonator))
+                .with_no_client_auth();
+            let run = run(&impersonator, client, "www.example.com", server).await;
+            match run.between {
+                Ok(between) => {
+                    assert_eq!(offered.suite(), spoken.suite(), "something was added");
+                    let number = u16::from(offered.suite());
+                    assert_eq!(between.info.server_cipher_suite, number);
+                    // The client's own offer binds the other leg as well.
+                    assert_eq!(between.info.client_cipher_suite, number);
+                    assert_eq!(between.info.client_version, between.info.server_version);
+                }
+                Err(_) => assert!(run.client.is_err()),
+            }
+        }
+    }
 }
