@@ -22,6 +22,18 @@ pub fn flowdog() -> Command {
     Command::new(flowdog_path())
 }
 
+/// `flowdogshark`, built beside `flowdog`.
+///
+/// # Panics
+/// If it is not there.
+pub fn flowdogshark() -> PathBuf {
+    let path = flowdog_path().with_file_name("flowdogshark");
+    if !path.is_file() {
+        unbuilt("build the program first: cargo build -p flowdog-capture, or run: cargo xtask test")
+    }
+    path
+}
+
 fn flowdog_path() -> PathBuf {
     if let Some(path) = std::env::var_os("FLOWDOG_BIN") {
         return path.into();

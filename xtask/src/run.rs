@@ -99,6 +99,8 @@ pub(crate) fn test(filter: Option<&str>) -> Result<()> {
             "--package",
             "flowdog-cli",
             "--package",
+            "flowdog-capture",
+            "--package",
             "hello-header",
         ]),
     )?;

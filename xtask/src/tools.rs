@@ -21,6 +21,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("openssl", "openssl"),
     ("psql", "postgresql-client"),
     ("python3", "python3"),
+    ("tcpdump", "tcpdump"),
+    ("tshark", "tshark"),
     ("softhsm2-util", "softhsm2"),
     ("unbound", "unbound"),
     ("update-ca-certificates", "ca-certificates"),

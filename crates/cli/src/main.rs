@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 mod ca;
+#[cfg(feature = "capture")]
+mod capture;
 mod check;
 #[cfg(feature = "aws")]
 mod ec2;

@@ -37,7 +37,25 @@ pub(crate) fn run(args: Args) -> ExitCode {
         }
     };
     flowdog::init_logging(&config.log);
+    #[cfg(feature = "capture")]
+    let service = match crate::capture::Service::start(&config.capture) {
+        Ok(service) => service,
+        Err(error) => {
+            eprintln!("flowdog: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
     let mut builder = Appliance::builder().config(config).kinds(kinds);
+    #[cfg(feature = "capture")]
+    if let Some(service) = &service {
+        builder = match service.watch(builder) {
+            Ok(builder) => builder,
+            Err(error) => {
+                eprintln!("flowdog: {error:#}");
+                return ExitCode::FAILURE;
+            }
+        };
+    }
     if let Some(file) = args.config {
         builder = builder.config_file(file);
     }

@@ -632,6 +632,7 @@ fn warn_about_restart(old: &Config, new: &Config) {
             ("control", format!("{:?}", config.control)),
             ("health.listen", format!("{:?}", config.health.listen)),
             ("log", format!("{:?}", config.log)),
+            ("capture", format!("{:?}", config.capture)),
         ]
     };
     for ((key, before), (_, after)) in text(old).into_iter().zip(text(new)) {

@@ -53,7 +53,7 @@ mod trust;
 pub use acceptor::{AcceptorLink, AcceptorSettings, KeyField};
 pub use appliance::{Appliance, Builder, RunError, Running};
 pub use config::{Config, Faults};
-pub use dataplane::Outer;
+pub use dataplane::{Leg, Outer, VpcEndpointId};
 pub use directory::Directory;
 #[cfg(feature = "aws")]
 pub use directory::refresh::list_once as list_ec2;

@@ -473,6 +473,9 @@ impl Shard {
         self.watch(flow);
         if let Some(view) = self.core.dataplane.borrow().flow(flow) {
             self.endpoints.count_opened(view.endpoint);
+            if let Some(tap) = &self.tap {
+                tap.on_flow_opened(view.endpoint);
+            }
         }
     }
 

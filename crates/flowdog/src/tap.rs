@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use dataplane::Outer;
+use dataplane::{Outer, VpcEndpointId};
 
 /// Something that watches packets.
 ///
@@ -16,6 +16,11 @@ pub trait Tap: Debug + Send + Sync {
 
     /// A datagram leaves: after rewriting, or as it came if it was passed.
     fn on_sent(&self, shard: usize, datagram: &[u8], outer: &Outer);
+
+    /// A flow was opened behind this endpoint.
+    fn on_flow_opened(&self, endpoint: VpcEndpointId) {
+        let _ = endpoint;
+    }
 }
 
 /// A tap, or none.

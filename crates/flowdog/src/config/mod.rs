@@ -6,6 +6,7 @@
 
 mod acceptor;
 mod authority;
+mod capture;
 mod extensions;
 mod fault;
 pub(crate) mod hosts;
@@ -27,6 +28,7 @@ use proxy::starttls::StartTlsSet;
 use sdk::{Chain, HookLink, Hooks, Link};
 
 pub use authority::{Ca, CaKey, WhenAway};
+pub use capture::{Capture, CaptureListen};
 pub use fault::{Fault, Faults};
 pub use hosts::HostConditions;
 pub use kinds::Kinds;
@@ -65,6 +67,8 @@ pub struct Config {
     pub drain: Drain,
     /// `[ec2]`: whom to ask about the hosts behind addresses. Nobody.
     pub ec2: Option<Ec2>,
+    /// `[capture]`.
+    pub capture: Capture,
     /// `[[interceptor]]`, made and ready.
     pub interceptors: Vec<Link>,
     /// `[[hook]]`, made and ready.

@@ -77,6 +77,7 @@ impl Reader<'_> {
         let flow_log = root.table("flow-log", &mut self.faults);
         let records = root.table("records", &mut self.faults);
         let drain = root.table("drain", &mut self.faults);
+        let mut capture = root.table("capture", &mut self.faults);
         #[cfg(feature = "aws")]
         let ec2 = {
             let section = root.table("ec2", &mut self.faults);
@@ -99,6 +100,11 @@ impl Reader<'_> {
             flow_log: self.flow_log(flow_log),
             records: self.records(records),
             drain: self.drain(drain),
+            capture: {
+                let read = super::capture::read(&mut capture, &mut self.faults);
+                self.close(&capture);
+                read
+            },
             ec2,
             rules: self.rules(
                 root,

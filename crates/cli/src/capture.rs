@@ -1,0 +1,149 @@
+//! The capture service beside the appliance, on a thread of its own.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result};
+use capture::Address;
+use capture::hub::{Direction, Hub, Limits, Side};
+use capture::service::{self, Access};
+use flowdog::config::{Capture, CaptureListen};
+use flowdog::{Leg, Outer, SecretFeed, Tap, VpcEndpointId};
+use tokio::sync::oneshot;
+
+/// Secrets that may wait between the shards and the hub: some hundred handshakes.
+const SECRETS: usize = 4096;
+
+/// A running capture service. It ends when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Service {
+    hub: Arc<Hub>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Service {
+    /// Opens the port that the configuration names, if it names one.
+    pub(crate) fn start(config: &Capture) -> Result<Option<Self>> {
+        let Some(listen) = &config.listen else {
+            return Ok(None);
+        };
+        let address = match listen {
+            CaptureListen::Unix(path) => Address::Unix(path.clone()),
+            CaptureListen::Tcp(address) => Address::Tcp(*address),
+        };
+        let limits = Limits {
+            readers: config.readers,
+            queue: config.queue,
+            queue_bytes: config.queue_memory.as_usize(),
+            rate: config.rate.0,
+        };
+        let hub = Arc::new(Hub::new(limits, config.secrets));
+        let access = Access {
+            users: config.users.clone(),
+            token: config
+                .token_file
+                .as_deref()
+                .map(|file| read("token-file", file).map(|text| text.trim().to_owned().into()))
+                .transpose()?,
+            certificate: config.client_ca.is_some(),
+            anyone_on_loopback: config.anyone_on_loopback,
+        };
+        let tls = match &config.certificate {
+            None => None,
+            Some((certificate, key)) => Some(service::Tls {
+                certificate: read("certificate", certificate)?,
+                key: read("key", key)?.into(),
+                client_ca: config
+                    .client_ca
+                    .as_deref()
+                    .map(|file| read("client-ca", file))
+                    .transpose()?,
+            }),
+        };
+        let service = service::Service::open(Arc::clone(&hub), &address, access, tls)
+            .with_context(|| format!("capture.listen: cannot open {address}"))?;
+        tracing::info!(listen = %address, secrets = config.secrets, "capture service open");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the capture service")?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = std::thread::Builder::new()
+            .name("capture".to_owned())
+            .spawn(move || {
+                let served = runtime.block_on(service.serve(async {
+                    // Either way the appliance ends.
+                    let _ = stopped.await;
+                }));
+                if let Err(error) = served {
+                    tracing::error!(%error, "the capture service ended");
+                }
+            })
+            .context("cannot start the capture service")?;
+        Ok(Some(Self {
+            hub,
+            stop: Some(stop),
+            thread: Some(thread),
+        }))
+    }
+
+    /// Gives the appliance what it must call.
+    pub(crate) fn watch(&self, builder: flowdog::Builder) -> Result<flowdog::Builder> {
+        let builder = builder.tap(Arc::new(HubTap(Arc::clone(&self.hub))));
+        if !self.hub.gives_secrets() {
+            return Ok(builder);
+        }
+        let (feed, secrets) = SecretFeed::new(SECRETS);
+        let hub = Arc::clone(&self.hub);
+        std::thread::Builder::new()
+            .name("capture-secrets".to_owned())
+            .spawn(move || {
+                // Ends with the appliance, which holds the other end.
+                while let Ok(secret) = secrets.recv() {
+                    let side = match secret.leg {
+                        Leg::Client => Side::Client,
+                        Leg::Server => Side::Server,
+                    };
+                    hub.secret(side, &secret.label, &secret.client_random, &secret.secret);
+                }
+            })
+            .context("cannot start the capture service")?;
+        Ok(builder.secrets(feed))
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        // Readers that are attached would be waited for; the process is ending anyway.
+        drop(self.thread.take());
+    }
+}
+
+fn read(key: &str, file: &Path) -> Result<String> {
+    fs::read_to_string(file)
+        .with_context(|| format!("capture.{key}: cannot read {}", file.display()))
+}
+
+/// The appliance's words for the hub's.
+#[derive(Debug)]
+struct HubTap(Arc<Hub>);
+
+impl Tap for HubTap {
+    fn on_received(&self, _shard: usize, datagram: &[u8], outer: &Outer) {
+        self.0
+            .datagram(Direction::Received, datagram, outer.gwlb, outer.local);
+    }
+
+    fn on_sent(&self, _shard: usize, datagram: &[u8], outer: &Outer) {
+        self.0
+            .datagram(Direction::Sent, datagram, outer.gwlb, outer.local);
+    }
+
+    fn on_flow_opened(&self, endpoint: VpcEndpointId) {
+        self.0.see_endpoint(endpoint);
+    }
+}
