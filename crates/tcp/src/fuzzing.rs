@@ -1,8 +1,10 @@
-//! What the fuzz targets `tcp_segments` and `tcp_import` run, and what the replay of their committed
-//! corpora runs in the ordinary tests.
+//! What the fuzz targets `tcp_segments`, `tcp_adversary` and `tcp_import` run, and what the replay of
+//! their committed corpora runs in the ordinary tests.
 //!
-//! The bytes of the former are a script of eight-byte steps: arriving segments, reads, writes, passing time. The
-//! checks are those that hold whatever the peer does.
+//! For `tcp_segments` the bytes are a script of eight-byte steps: arriving segments, reads, writes,
+//! passing time. The checks are those that hold whatever the peer does.
+
+mod adversary;
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -10,6 +12,8 @@ use std::sync::Arc;
 use wire::tcp::{Flags, Options, Repr, SackBlock, Seq, Timestamps};
 
 use crate::{Config, Connection, Instant, State, Takeover, TimestampSeed};
+
+pub use adversary::adversary;
 
 const OURS: Seq = Seq(u32::MAX - 3_000);
 const THEIRS: Seq = Seq(u32::MAX - 9_000);

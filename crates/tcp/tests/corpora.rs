@@ -26,6 +26,10 @@ fn committed_seeds_pass() {
         flowdog_tcp::fuzzing::segments(seed);
         true
     });
+    replay("tcp_adversary", |seed| {
+        flowdog_tcp::fuzzing::adversary(seed);
+        true
+    });
     // Seeds of a form that is not read any more find nothing.
     assert!(replay("tcp_import", flowdog_tcp::fuzzing::import) >= 8);
 }
@@ -47,5 +51,18 @@ fn random_scripts_pass() {
             }
         }
         flowdog_tcp::fuzzing::segments(&script);
+    }
+}
+
+#[test]
+fn random_adversaries_change_nothing() {
+    let count = std::env::var("FLOWDOG_SEEDS").map_or(2_000, |count| {
+        count.parse().expect("FLOWDOG_SEEDS is a number")
+    });
+    for seed in 0..count {
+        let rng = &mut SmallRng::seed_from_u64(seed);
+        let mut script = vec![0; 1 + 4 * rng.random_range(1..400usize)];
+        rng.fill_bytes(&mut script);
+        flowdog_tcp::fuzzing::adversary(&script);
     }
 }

@@ -32,6 +32,25 @@ fn a_reset_behind_received_data_is_exact() {
 }
 
 #[test]
+fn a_reset_may_carry_data() {
+    let mut b = Bench::new();
+    assert_eq!(b.receive(data(0, 100).only(Flags::RST)), NOTHING);
+    assert_eq!(b.state(), State::Closed);
+    assert_eq!(b.connection.readable(), 0);
+}
+
+#[test]
+fn a_reset_is_taken_while_our_window_is_closed() {
+    let mut b = Bench::with(|config, _| config.recv_buffer_max = 10_000);
+    for at in (0..10_000).step_by(1000) {
+        b.receive(data(at, 1000));
+    }
+    assert_eq!(b.last().window, 0);
+    b.receive(ack(0).seq(10_000).only(Flags::RST));
+    assert_eq!(b.state(), State::Closed);
+}
+
+#[test]
 fn a_syn_is_challenged_wherever_it_stands() {
     let mut b = Bench::new();
     for seq in [0, 5, 3_000_000_000] {
