@@ -23,6 +23,8 @@ mod emit;
 mod event;
 mod flow;
 mod fragments;
+#[doc(hidden)]
+pub mod fuzzing;
 mod hash;
 mod key;
 mod legs;
