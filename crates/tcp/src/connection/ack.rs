@@ -28,6 +28,7 @@ impl Connection {
         };
         let minimum = self.rtt.minimum_micros().unwrap_or(0);
         let mut delivery = Delivery::new(&self.flight.board, minimum, echo_end, now);
+        let has_reports = self.flight.board.sacked_count() > 0;
 
         if advanced {
             let bytes = self.send.acknowledge(repr.ack);
@@ -44,7 +45,9 @@ impl Connection {
             && self
                 .send
                 .update_window(repr.seq, repr.ack, repr.window, advanced);
-        self.measure(&delivery, advanced, echo, now);
+        // Without reports, what arrived with a repeated segment may have waited behind it for long.
+        let is_old = delivery.repeated && !has_reports;
+        self.measure(&delivery, advanced, echo, is_old, now);
         let dup_delivered = self.count_duplicates(repr, una, length, advanced, window_changed);
         let delivered = delivery.bytes.saturating_sub(dup_delivered.repaid) + dup_delivered.new;
 
@@ -144,9 +147,17 @@ impl Connection {
 
     /// Round-trip samples (RFC 6298 §3, RFC 7323 §4.1): our own clock of microseconds where the
     /// segment was sent once, the echoed timestamp where it was not.
-    fn measure(&mut self, delivery: &Delivery, advanced: bool, echo: Option<u32>, now: Instant) {
+    fn measure(
+        &mut self,
+        delivery: &Delivery,
+        advanced: bool,
+        echo: Option<u32>,
+        is_old: bool,
+        now: Instant,
+    ) {
         let micros = |sent: Instant| now.0.saturating_sub(sent.0).min(u64::from(u32::MAX)) as u32;
-        if let (Some(first), Some(last)) = (delivery.first_sent, delivery.last_sent) {
+        if let (Some(first), Some(last), false) = (delivery.first_sent, delivery.last_sent, is_old)
+        {
             // The earliest contains the peer's delay, which the time-out has to bear.
             self.rtt.sample(micros(first), now);
             self.rtt.sample_minimum(micros(last), now);

@@ -506,3 +506,15 @@ fn a_message_that_a_segment_was_too_big_counts_only_while_the_segment_is_in_flig
     assert!(!b.connection.packet_too_big(OURS + 2999, 540));
     assert_eq!(b.write(1200), ["3000..3600", "3600..4200"]);
 }
+
+#[test]
+fn what_waited_behind_a_hole_does_not_count_as_a_round_trip() {
+    let mut b = Bench::with(|_, takeover| takeover.sack = false);
+    b.write(3000);
+    // The first segment is lost, again and again; the others wait at the peer.
+    b.at(10_000);
+    b.receive(ack(3000));
+    assert_eq!(b.connection.unsent_or_unacked(), 0);
+    let srtt = b.connection.srtt();
+    assert!(srtt < Some(Duration::from_millis(100)), "{srtt:?}");
+}
