@@ -7,7 +7,7 @@ use flowdog::Config;
 
 use crate::exit;
 
-/// Print what EC2 says about the hosts behind addresses, as [ec2] of the configuration asks it.
+/// Print what EC2 says about the hosts behind addresses, as the configuration has it asked.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 The JSON is what `flowdog explain --directory` reads.

@@ -1,4 +1,4 @@
-//! The functions of [`Interface`]: C on the outside, [`Stack`] inside.
+//! The functions of [`Interface`]: C on the outside, `Stack` inside.
 //!
 //! packetdrill runs calls that a script lets block on a second thread; they wait here until the
 //! first one has injected what they wait for.
