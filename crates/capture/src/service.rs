@@ -10,7 +10,7 @@ mod watching;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -186,12 +186,33 @@ fn open_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     }
     match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            if UnixStream::connect(path).is_ok() {
+            // Whatever else is at that path is somebody's file.
+            let socket = std::fs::symlink_metadata(path)?.file_type().is_socket();
+            if !socket || UnixStream::connect(path).is_ok() {
                 return Err(error);
             }
             std::fs::remove_file(path)?;
             UnixListener::bind(path)
         }
         bound => bound,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_socket_is_replaced_and_neither_a_live_one_nor_a_file_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("capture.sock");
+        drop(open_unix(&path).unwrap());
+        let live = open_unix(&path).unwrap();
+        assert!(open_unix(&path).is_err());
+        drop(live);
+        let file = folder.path().join("notes");
+        std::fs::write(&file, "kept").unwrap();
+        assert!(open_unix(&file).is_err());
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
     }
 }

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use capture::Address;
 use capture::hub::{Direction, Hub, Limits, Side};
 use capture::service::{self, Access};
 use flowdog::config::{Capture, CaptureListen};
 use flowdog::{Leg, Outer, SecretFeed, Tap, VpcEndpointId};
 use tokio::sync::oneshot;
+use zeroize::Zeroizing;
 
 /// Secrets that may wait between the shards and the hub: some hundred handshakes.
 const SECRETS: usize = 4096;
@@ -43,11 +44,7 @@ impl Service {
         let hub = Arc::new(Hub::new(limits, config.secrets));
         let access = Access {
             users: config.users.clone(),
-            token: config
-                .token_file
-                .as_deref()
-                .map(|file| read("token-file", file).map(|text| text.trim().to_owned().into()))
-                .transpose()?,
+            token: config.token_file.as_deref().map(token).transpose()?,
             certificate: config.client_ca.is_some(),
             anyone_on_loopback: config.anyone_on_loopback,
         };
@@ -121,6 +118,19 @@ impl Drop for Service {
         // Readers that are attached would be waited for; the process is ending anyway.
         drop(self.thread.take());
     }
+}
+
+/// The first thing to get wrong is a file that was never filled.
+fn token(file: &Path) -> Result<Zeroizing<String>> {
+    let text = Zeroizing::new(read("token-file", file)?);
+    let token = text.trim();
+    if token.is_empty() {
+        bail!(
+            "capture.token-file: {} is empty; write a long random word into it",
+            file.display()
+        );
+    }
+    Ok(Zeroizing::new(token.to_owned()))
 }
 
 fn read(key: &str, file: &Path) -> Result<String> {

@@ -62,7 +62,8 @@ impl Access {
         if self.certificate && certificates {
             return Ok(format!("{peer} with a certificate"));
         }
-        if let Some(token) = &self.token {
+        // An empty token is none: it would let everyone in.
+        if let Some(token) = self.token.as_ref().filter(|token| !token.is_empty()) {
             let shown = metadata
                 .get("authorization")
                 .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
@@ -91,4 +92,37 @@ fn is_same(shown: &[u8], token: &[u8]) -> bool {
         .zip(token)
         .fold(0, |sum, (left, right)| sum | (left ^ right));
     shown.len() == token.len() && difference == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shows(access: &Access, token: Option<&str>) -> bool {
+        let mut metadata = MetadataMap::new();
+        if let Some(token) = token {
+            metadata.insert("authorization", format!("Bearer {token}").parse().unwrap());
+        }
+        access.check(&metadata, &Extensions::new()).is_ok()
+    }
+
+    #[test]
+    fn threat_65_only_the_whole_token_lets_in_and_an_empty_one_lets_nobody_in() {
+        let access = Access {
+            token: Some("right".to_owned().into()),
+            ..Access::default()
+        };
+        assert!(shows(&access, Some("right")));
+        for wrong in [None, Some(""), Some("righ"), Some("rightx"), Some("wrong")] {
+            assert!(!shows(&access, wrong), "{wrong:?}");
+        }
+        let empty = Access {
+            token: Some(String::new().into()),
+            ..Access::default()
+        };
+        for shown in [None, Some(""), Some("x")] {
+            assert!(!shows(&empty, shown), "{shown:?}");
+            assert!(!shows(&Access::default(), shown), "{shown:?}");
+        }
+    }
 }
