@@ -34,6 +34,8 @@ use crate::telemetry::{self, Telemetry};
 
 /// Commands that may wait for a shard; they are few and answered at once.
 const COMMANDS: usize = 64;
+/// How long the end of the appliance waits for what interceptors keep to be delivered.
+const LAST_DELIVERY: Duration = Duration::from_secs(15);
 /// Datagrams that may wait to be handed from one shard to another.
 const STRAYS: usize = 1024;
 
@@ -537,6 +539,7 @@ impl Running {
         if let Some(log) = self.flow_log.take() {
             log.finish();
         }
+        finish_outlets(&self.state.config.load());
         drop(self.records.take());
         for (stop, thread) in [self.control.take(), self.health.take()]
             .into_iter()
@@ -555,6 +558,21 @@ impl Drop for Running {
             self.end();
         }
     }
+}
+
+/// What interceptors keep is delivered to the end, all at the same time. It comes after the last flow.
+fn finish_outlets(config: &Config) {
+    let outlets: Vec<_> = config
+        .interceptors
+        .iter()
+        .flat_map(sdk::Link::outlets)
+        .collect();
+    std::thread::scope(|scope| {
+        for outlet in &outlets {
+            // What could not be delivered has been told.
+            scope.spawn(move || outlet.finish(LAST_DELIVERY));
+        }
+    });
 }
 
 /// The first health check must not come before the shards are there. One that never comes is told

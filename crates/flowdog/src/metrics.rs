@@ -5,6 +5,7 @@ use std::fmt::{Display, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dataplane::{BypassReason, DropReason};
+use sdk::OutletStats;
 
 use crate::directory::SourceState;
 use crate::endpoints::EndpointCounters;
@@ -26,6 +27,7 @@ pub(crate) fn render(state: &State, snapshots: &[Snapshot]) -> String {
     dataplane(&mut text, snapshots);
     endpoints(&mut text, snapshots);
     interceptors(&mut text, state);
+    outlets(&mut text, state);
     hooks(&mut text, state);
     acceptors(&mut text, state);
     directory(&mut text, state, snapshots);
@@ -661,6 +663,91 @@ fn interceptors(text: &mut Exposition, state: &State) {
         for (note, count) in &s.notes {
             text.sample(&[("interceptor", name), ("note", note)], count);
         }
+    }
+}
+
+fn outlets(text: &mut Exposition, state: &State) {
+    let config = state.config.load();
+    let stats: Vec<(String, Vec<OutletStats>)> = config
+        .interceptors
+        .iter()
+        .map(|link| {
+            let outlets = link.outlets();
+            let stats = outlets.iter().map(|outlet| outlet.stats()).collect();
+            (link.name().to_owned(), stats)
+        })
+        .filter(|(_, stats): &(_, Vec<_>)| !stats.is_empty())
+        .collect();
+    if stats.is_empty() {
+        return;
+    }
+    let total =
+        |stats: &[OutletStats], of: fn(&OutletStats) -> u64| stats.iter().map(of).sum::<u64>();
+    let families: [(&str, &str, &str, fn(&OutletStats) -> u64); 8] = [
+        (
+            "flowdog_outlet_taken_total",
+            "counter",
+            "Records that an interceptor offered to where it keeps them.",
+            |s| s.taken,
+        ),
+        (
+            "flowdog_outlet_written_total",
+            "counter",
+            "Records that were delivered.",
+            |s| s.written,
+        ),
+        (
+            "flowdog_outlet_dropped_total",
+            "counter",
+            "Records for which there was no room.",
+            |s| s.dropped,
+        ),
+        (
+            "flowdog_outlet_failed_total",
+            "counter",
+            "Records that were given up.",
+            |s| s.failed,
+        ),
+        (
+            "flowdog_outlet_retried_total",
+            "counter",
+            "Records that were sent once more.",
+            |s| s.retried,
+        ),
+        (
+            "flowdog_outlet_errors_total",
+            "counter",
+            "Deliveries that failed, in whole or in part.",
+            |s| s.errors,
+        ),
+        (
+            "flowdog_outlet_waiting",
+            "gauge",
+            "Records that wait or are on their way.",
+            |s| s.waiting,
+        ),
+        (
+            "flowdog_outlet_waiting_bytes",
+            "gauge",
+            "Bytes of the records that wait.",
+            |s| s.waiting_bytes,
+        ),
+    ];
+    for (name, kind, help, of) in families {
+        text.family(name, kind, help);
+        for (interceptor, stats) in &stats {
+            text.sample(&[("interceptor", interceptor)], total(stats, of));
+        }
+    }
+    text.family(
+        "flowdog_outlet_lag_seconds",
+        "gauge",
+        "How long the oldest record that is not delivered has waited.",
+    );
+    for (interceptor, stats) in &stats {
+        let lag = stats.iter().map(|stats| stats.lag).max();
+        let lag = lag.unwrap_or_default().as_secs_f64();
+        text.sample(&[("interceptor", interceptor)], lag);
     }
 }
 

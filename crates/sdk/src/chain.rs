@@ -13,7 +13,8 @@ use http::StatusCode;
 
 use crate::interceptor::Severity;
 use crate::{
-    Direction, Exchange, InterceptError, Interceptor, Message, MessageStep, Request, Response, Step,
+    Direction, Exchange, InterceptError, Interceptor, Message, MessageStep, Outlet, Request,
+    Response, Step,
 };
 
 /// What becomes of an exchange whose interceptor fails or panics.
@@ -57,6 +58,12 @@ impl Link {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where it sends what it keeps.
+    #[must_use]
+    pub fn outlets(&self) -> Vec<Arc<dyn Outlet>> {
+        self.interceptor.outlets()
     }
 
     /// What it did so far.

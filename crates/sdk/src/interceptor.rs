@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use http::StatusCode;
 
-use crate::{BodyError, FlowInfo, Message, MessageStep, Request, RequestHead, Response};
+use crate::{BodyError, FlowInfo, Message, MessageStep, Outlet, Request, RequestHead, Response};
 
 /// Sees and changes the exchanges of the flows whose rule names it.
 ///
@@ -66,6 +66,12 @@ pub trait Interceptor: Send + Sync + fmt::Debug {
     /// are relayed as they are.
     fn wants_messages(&self) -> bool {
         false
+    }
+
+    /// Where this interceptor sends what it keeps, if it does. The appliance shows their numbers and
+    /// finishes them when it ends.
+    fn outlets(&self) -> Vec<Arc<dyn Outlet>> {
+        Vec::new()
     }
 }
 
