@@ -68,6 +68,8 @@ pub use tap::Tap;
 pub fn built_in() -> Vec<sdk::InterceptorKind> {
     let all = interceptors::all();
     #[cfg(feature = "script")]
-    let all = all.into_iter().chain([script::KIND]).collect();
+    let all: Vec<_> = all.into_iter().chain([script::KIND]).collect();
+    #[cfg(feature = "images")]
+    let all = all.into_iter().chain([images::KIND]).collect();
     all
 }

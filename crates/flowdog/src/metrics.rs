@@ -1,5 +1,8 @@
 //! Counters as Prometheus text (exposition format 0.0.4), asked of the shards when someone looks.
 
+#[cfg(feature = "images")]
+mod extensions;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +36,8 @@ pub(crate) fn render(state: &State, snapshots: &[Snapshot]) -> String {
     directory(&mut text, state, snapshots);
     #[cfg(feature = "script")]
     scripts(&mut text);
+    #[cfg(feature = "images")]
+    extensions::images(&mut text);
     text.out
 }
 
