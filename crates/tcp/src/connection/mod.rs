@@ -246,13 +246,15 @@ impl Connection {
     }
 
     /// Ends the connection at once with RST (RFC 9293 §3.10.5). Unread bytes stay readable.
+    ///
+    /// A peer that has closed its window over what is in flight drops a RST from behind it.
     pub fn abort(&mut self) {
         if matches!(self.state, State::Closed) {
             return;
         }
         if self.state != State::TimeWait {
             self.owed.reset = Some(Reset {
-                seq: self.send.nxt(),
+                seq: self.send.acceptable_seq(),
                 ack: Some(self.recv.rcv_nxt()),
             });
         }

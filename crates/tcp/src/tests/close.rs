@@ -106,6 +106,15 @@ fn abort_resets_with_the_number_that_the_peer_expects() {
 }
 
 #[test]
+fn abort_is_heard_by_a_peer_that_has_closed_its_window_over_what_is_in_flight() {
+    let mut b = Bench::new();
+    b.write(5000);
+    assert_eq!(b.receive(ack(1000).window(0)), NOTHING);
+    b.connection.abort();
+    assert_eq!(b.drain(), ["rst 1000"]);
+}
+
+#[test]
 fn a_reset_of_the_peer_ends_everything_silently() {
     let mut b = Bench::new();
     b.receive(data(0, 100));
