@@ -28,3 +28,36 @@ fn threat_27_28_slow_peers_and_large_messages_are_ended_told_and_counted() -> Re
     assert!(idle >= 2.0, "idle: {idle}");
     Ok(())
 }
+
+#[test]
+fn errors_of_flowdogs_own_are_styled_and_echo_nothing() -> Result<()> {
+    let lab = Lab::new()?;
+    let page = lab.folder().join("error.html");
+    std::fs::write(
+        &page,
+        "<style>p {color: red}</style><p>{{status}} {{reason}}: {{text}}</p>\n",
+    )?;
+    let lab = lab.config(&format!(
+        "[proxy]\ntarget = \"1KiB\"\nerror-page = {page:?}\n\
+         [proxy.error-texts]\ntarget-too-long = \"<b>Shorter</b>, please.\"\n\
+         [[interceptor]]\nname = \"strict\"\nuse = \"edit-body\"\nwhen = 'path == \"/gzip\"'\n\
+         response = [{{ find = \"a+\", replace = \"b\" }}]\nmax-body = \"1B\"\nover-limit = \"fail\"\n\
+         [[rule]]\naction = \"intercept\"\ninterceptors = [\"strict\"]\n"
+    ))?;
+    let outcome = lab.shell(
+        "for version in --http1.1 --http2; do \
+           curl -sS $version -w '%{content_type}\\n' https://any.lab.name/gzip; \
+         done; \
+         curl -sS -D - \"http://any.lab.name/evil<script>$(head -c 2000 /dev/zero | tr '\\0' x)\"",
+    )?;
+    let out = &outcome.stdout;
+    let failed = "<p>502 interceptor-failed: The request could not be processed.</p>\ntext/html; charset=utf-8\n";
+    assert_eq!(out.matches(failed).count(), 2, "{out}");
+    assert!(out.contains("x-flowdog-error: target-too-long"), "{out}");
+    assert!(
+        out.contains("<p>414 target-too-long: <b>Shorter</b>, please.</p>"),
+        "{out}"
+    );
+    assert!(!out.contains("evil"), "{out}");
+    Ok(())
+}

@@ -107,3 +107,23 @@ fn compressed_messages_of_any_size_pass_unread_where_nobody_reads_them() -> Resu
     );
     Ok(())
 }
+
+#[test]
+fn threat_51_52_messages_over_http2_are_read_and_edited_stream_by_stream() -> Result<()> {
+    let program = include_str!("http/websocket_h2.py");
+    let server = program.replace("sys.argv[1:] == [\"server\"]", "True");
+    let outcome = Lab::new()?
+        .config(
+            "[proxy]\nwebsocket-message = \"256KiB\"\n\
+             [[interceptor]]\nname = \"vet\"\nuse = \"edit-body\"\n\
+             message = [{ find = \"cat\", replace = \"dog\" }]\n\
+             [[rule]]\naction = \"intercept\"\ninterceptors = [\"vet\"]\n",
+        )?
+        .server(&server)?
+        .python(program)?;
+    assert!(outcome.stdout.contains("DONE"), "{}", outcome.stdout);
+    let refused = |fault| outcome.metric("flowdog_http_refused_total", fault);
+    assert_eq!(refused("websocket-message-too-large"), 2.0);
+    assert_eq!(refused("websocket-frame"), 1.0);
+    Ok(())
+}

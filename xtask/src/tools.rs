@@ -45,6 +45,7 @@ const PYTHON_PACKAGES: &[&str] = &[
     "sslyze==6.3.1",
     "tlslite-ng==0.8.2",
     "websockets==15.0.1",
+    "wsproto==1.3.2",
 ];
 
 /// Node packages, pinned, installed beside them: the types that functions are written against.

@@ -1,6 +1,9 @@
 //! Bounds on everything a peer can make the proxy hold or wait for.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::respond::ErrorPage;
 
 /// Limits of one proxied connection; [`Limits::default`] suits a public-facing appliance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +64,8 @@ pub struct Limits {
     /// Largest WebSocket message that is put together for an interceptor, in bytes; a larger one
     /// ends the connection with close code 1009. 1 MiB.
     pub websocket_message_bytes: usize,
+    /// How answers look that say what was over a limit or refused. Plain text.
+    pub error_page: Option<Arc<ErrorPage>>,
 }
 
 impl Default for Limits {
@@ -85,6 +90,7 @@ impl Default for Limits {
             h2_connection_window: 2 * 1024 * 1024,
             h2_settings_time: Duration::from_millis(250),
             websocket_message_bytes: 1024 * 1024,
+            error_page: None,
         }
     }
 }

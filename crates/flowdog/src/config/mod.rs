@@ -10,6 +10,7 @@ mod capture;
 mod extensions;
 mod fault;
 pub(crate) mod hosts;
+mod http;
 mod kinds;
 mod read;
 mod section;

@@ -212,6 +212,20 @@ const TABLE: &[Row] = &[
         "from \"1KiB\" to \"1MiB\"",
     ),
     (
+        "[proxy]\nerror-page = 'no.html'\n",
+        2,
+        "proxy.error-page",
+        "No such file",
+        "{{status}}",
+    ),
+    (
+        "[proxy]\n[proxy.error-texts]\nversion = 'x'\n",
+        1,
+        "proxy.error-page",
+        "is missing",
+        "the path of a file",
+    ),
+    (
         "[[interceptor]]\nuse = 'geneve-headers'\n",
         1,
         "interceptor[1].name",

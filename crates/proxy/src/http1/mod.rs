@@ -176,7 +176,7 @@ impl Session {
             // The server has no request open: its leg ends in good order.
             let _ = tokio::time::timeout(LINGER, self.server_out.shutdown()).await;
         }
-        let mut response = respond::answer_and_close(reason);
+        let mut response = respond::answer_and_close(reason, self.limits.error_page.as_deref());
         let framing = encode::frame_response(
             &mut response,
             &http::Method::GET,

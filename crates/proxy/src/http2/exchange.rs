@@ -18,10 +18,10 @@ use super::body::{self, ResetCell, SendFailure};
 use super::{Incoming, Shared, convert};
 use crate::error::{Fault, Side, count_refused};
 use crate::pace::Pace;
-use crate::respond;
+use crate::{respond, websocket};
 
 /// How an exchange ends when it does not end well.
-enum Failure {
+pub(super) enum Failure {
     /// Answer with a reason of flowdog's own, if nothing was answered yet.
     Answer(respond::Reason),
     /// Reset the client's stream with this code.
@@ -50,7 +50,7 @@ pub(super) async fn run(
             if let respond::Reason::Refused(_, fault) = reason {
                 count_refused(fault);
             }
-            let mut response = respond::answer(reason);
+            let mut response = respond::answer(reason, shared.limits.error_page.as_deref());
             match send_response(&mut response, &method, &mut responding).await {
                 Ok(()) => return false,
                 Err(_) => Reason::INTERNAL_ERROR,
@@ -65,10 +65,10 @@ pub(super) async fn run(
 }
 
 /// The sending half of the client's stream.
-struct Responding<'a> {
-    respond: &'a mut SendResponse<Bytes>,
+pub(super) struct Responding<'a> {
+    pub(super) respond: &'a mut SendResponse<Bytes>,
     /// Whether the final head has gone out.
-    is_begun: bool,
+    pub(super) is_begun: bool,
 }
 
 async fn exchange(
@@ -88,9 +88,17 @@ async fn exchange(
     let method = request.method.clone();
     let client_reset: ResetCell = Rc::new(Cell::new(None));
     let length = convert::content_length(&parts.headers);
-    // Bodies without a length may be calls that wait for hours.
-    let pace = length.and_then(|_| Pace::new(&shared.limits));
-    request.body = body::receive(stream, length, Rc::clone(&client_reset), pace);
+    let is_websocket = protocol
+        .as_ref()
+        .is_some_and(|name| name.as_str() == "websocket");
+    let mut messages = None;
+    if is_websocket && shared.chain.wants_messages() {
+        messages = Some(stream);
+    } else {
+        // Bodies without a length may be calls that wait for hours.
+        let pace = length.and_then(|_| Pace::new(&shared.limits));
+        request.body = body::receive(stream, length, Rc::clone(&client_reset), pace);
+    }
     let mut exchange = Exchange::new(shared.flow.clone(), &request);
 
     let outcome = {
@@ -123,6 +131,10 @@ async fn exchange(
     let mut sender = watched(responding, pin!(sender.ready()))
         .await?
         .map_err(refused)?;
+    let offer = messages.is_some().then(|| {
+        websocket::offer_deflate_only(&mut request);
+        websocket::Offer::of_connect(&request)
+    });
     let mut head = convert::to_request(&mut request, &shared.flow).map_err(|_| {
         Failure::Answer(respond::Reason::InterceptorFailed(
             http::StatusCode::BAD_GATEWAY,
@@ -132,7 +144,7 @@ async fn exchange(
     if let Some(protocol) = protocol {
         head.extensions_mut().insert(protocol);
     }
-    let ends = request.body.is_empty();
+    let ends = request.body.is_empty() && messages.is_none();
     let (response, mut to_server) = sender.send_request(head, ends).map_err(|error| {
         if error.is_go_away() || error.is_io() {
             Failure::Reset(Reason::REFUSED_STREAM)
@@ -143,6 +155,18 @@ async fn exchange(
         }
     })?;
 
+    if let (Some(from_client), Some(offer)) = (messages, offer) {
+        return super::websocket::run(
+            &offer,
+            from_client,
+            to_server,
+            response,
+            responding,
+            exchange,
+            shared,
+        )
+        .await;
+    }
     let transfer = transfer(
         &mut request.body,
         ends,
@@ -229,15 +253,33 @@ async fn transfer(
 
 /// Brings interim responses and the final one to the client.
 async fn download(
-    mut response: ResponseFuture,
+    response: ResponseFuture,
     responding: &mut Responding<'_>,
     exchange: &mut Exchange,
     shared: &Shared,
     method: &Method,
     forwarded_method: &Method,
 ) -> Result<(), Failure> {
+    let received = final_head(response, responding, shared).await?;
+    answer(
+        received,
+        responding,
+        exchange,
+        shared,
+        method,
+        forwarded_method,
+    )
+    .await
+}
+
+/// Brings interim responses to the client until the final one is here.
+pub(super) async fn final_head(
+    mut response: ResponseFuture,
+    responding: &mut Responding<'_>,
+    shared: &Shared,
+) -> Result<http::Response<h2::RecvStream>, Failure> {
     let mut interim_left = shared.limits.interim_count;
-    let received = poll_fn(|cx| {
+    poll_fn(|cx| {
         while let Poll::Ready(Some(interim)) = response.poll_informational(cx) {
             let interim = interim.map_err(|error| reset_of(&error))?;
             if interim_left == 0 {
@@ -256,7 +298,18 @@ async fn download(
         let received = ready!(Pin::new(&mut response).poll(cx));
         Poll::Ready(received.map_err(|error| reset_of(&error)))
     })
-    .await?;
+    .await
+}
+
+/// Brings the final response to the client.
+pub(super) async fn answer(
+    received: http::Response<h2::RecvStream>,
+    responding: &mut Responding<'_>,
+    exchange: &mut Exchange,
+    shared: &Shared,
+    method: &Method,
+    forwarded_method: &Method,
+) -> Result<(), Failure> {
     let (parts, stream) = received.into_parts();
     let refused = |fault| Failure::Answer(respond::Reason::Refused(Side::Server, fault));
     let mut response = convert::response(&parts).map_err(refused)?;
@@ -303,7 +356,7 @@ async fn send_response(
 }
 
 /// Waits for an interceptor, but not longer than the client does.
-async fn watched<T>(
+pub(super) async fn watched<T>(
     responding: &mut Responding<'_>,
     mut work: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Failure> {
@@ -319,13 +372,13 @@ async fn watched<T>(
     .await
 }
 
-/// The reset that stands for an error of the server leg.
 /// The answer that an interceptor's failure gives.
-fn failed(failure: &sdk::Failure) -> Failure {
+pub(super) fn failed(failure: &sdk::Failure) -> Failure {
     Failure::Answer(respond::Reason::InterceptorFailed(failure.status))
 }
 
-fn reset_of(error: &h2::Error) -> Failure {
+/// The reset that stands for an error of the server leg.
+pub(super) fn reset_of(error: &h2::Error) -> Failure {
     match error.reason() {
         // Streams that a GOAWAY leaves out were not processed (RFC 9113 §6.8).
         Some(_) if error.is_go_away() => Failure::Reset(Reason::REFUSED_STREAM),

@@ -2,12 +2,13 @@
 //! server, with the same limits, the same resets and the same flow control.
 //!
 //! Priorities are ignored and pushes are switched off (RFC 9113 §5.3.1 and §8.4 allow both).
-//! Extended CONNECT (RFC 8441) is offered when the server offers it and no interceptor wants
-//! WebSocket messages; clients use HTTP/1.1 for WebSocket otherwise.
+//! Extended CONNECT (RFC 8441) is offered when the server offers it. WebSocket messages inside are
+//! read where an interceptor wants them; other protocols are relayed.
 
 mod body;
 mod convert;
 mod exchange;
+mod websocket;
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -70,8 +71,7 @@ pub(crate) async fn serve(
         .map_err(|error| from_h2(error, Side::Server))?;
     wait_for_settings(&mut server, &send_request, limits).await?;
 
-    let extended_connect =
-        send_request.is_extended_connect_protocol_enabled() && !chain.wants_messages();
+    let extended_connect = send_request.is_extended_connect_protocol_enabled();
     let announced = u32::try_from(send_request.current_max_send_streams()).unwrap_or(u32::MAX);
     let mut builder = h2::server::Builder::new();
     builder

@@ -48,8 +48,20 @@ impl Offer {
         let mut hash = Sha1::new();
         hash.update(key.as_bytes());
         hash.update(GUID);
-        Some(Self {
-            accept: base64::engine::general_purpose::STANDARD.encode(hash.finalize()),
+        let accept = base64::engine::general_purpose::STANDARD.encode(hash.finalize());
+        Some(Self::with(accept, request))
+    }
+
+    /// The offer in an extended CONNECT of HTTP/2, whose messages will be read. It has no key
+    /// (RFC 8441 §5).
+    pub(crate) fn of_connect(request: &Request) -> Self {
+        Self::with(String::new(), request).deflate_only()
+    }
+
+    fn with(accept: String, request: &Request) -> Self {
+        let headers = &request.headers;
+        Self {
+            accept,
             protocols: headers
                 .list("sec-websocket-protocol")
                 .map(str::to_owned)
@@ -59,7 +71,7 @@ impl Offer {
                 .map(|extension| extension_name(extension).to_owned())
                 .collect(),
             deflate_only: false,
-        })
+        }
     }
 
     /// The same offer, whose messages will be read.
@@ -78,6 +90,23 @@ impl Offer {
             && headers
                 .list("connection")
                 .any(|option| option.eq_ignore_ascii_case("upgrade"));
+        if !accepts {
+            return Err(Fault::Upgrade);
+        }
+        self.check_choice(response)
+    }
+
+    /// Checks the answer to an extended CONNECT, which agrees by its status alone (RFC 8441 §5).
+    pub(crate) fn check_connect(&self, response: &Response) -> Result<Handshake, Fault> {
+        if !response.status.is_success() {
+            return Err(Fault::Upgrade);
+        }
+        self.check_choice(response)
+    }
+
+    /// Checks what the server has chosen from the offer.
+    fn check_choice(&self, response: &Response) -> Result<Handshake, Fault> {
+        let headers = &response.headers;
         let mut protocols = headers.list("sec-websocket-protocol");
         let protocol_offered = protocols
             .next()
@@ -90,7 +119,7 @@ impl Offer {
                 .iter()
                 .any(|offered| offered.eq_ignore_ascii_case(extension_name(chosen)))
         });
-        if !(accepts && protocol_offered && extensions_offered) {
+        if !(protocol_offered && extensions_offered) {
             return Err(Fault::Upgrade);
         }
         let deflate = match Agreed::of(headers) {
@@ -176,6 +205,32 @@ mod tests {
         assert!(!offer.check(&response(ACCEPT, &[])).unwrap().has_extensions);
         let chosen = [("Sec-WebSocket-Protocol", "superchat")];
         assert!(offer.check(&response(ACCEPT, &chosen)).is_ok());
+    }
+
+    #[test]
+    fn threat_53_a_connect_is_answered_by_what_it_offers() {
+        let target = Target::parse(&Method::GET, b"/chat").unwrap();
+        let mut request = Request::new(Method::CONNECT, target);
+        request.headers.append(
+            FieldName::from_static("sec-websocket-protocol"),
+            HeaderValue::from_static("chat"),
+        );
+        let offer = Offer::of_connect(&request);
+        let mut answer = Response::new(StatusCode::OK);
+        assert!(offer.check_connect(&answer).is_ok());
+        answer.headers.append(
+            FieldName::from_static("sec-websocket-protocol"),
+            HeaderValue::from_static("chat"),
+        );
+        assert!(offer.check_connect(&answer).is_ok());
+        answer.status = StatusCode::FOUND;
+        assert_eq!(offer.check_connect(&answer).unwrap_err(), Fault::Upgrade);
+        answer.status = StatusCode::OK;
+        answer.headers.append(
+            FieldName::from_static("sec-websocket-extensions"),
+            HeaderValue::from_static("permessage-deflate"),
+        );
+        assert_eq!(offer.check_connect(&answer).unwrap_err(), Fault::Upgrade);
     }
 
     #[test]
