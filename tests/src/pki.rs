@@ -33,3 +33,25 @@ pub fn certificates(folder: &Path, names: &[&str]) -> Result<()> {
     let folder = folder.to_str().context("folder name")?;
     python_now(&program, &[&[folder], names].concat()).map(drop)
 }
+
+/// Makes `cert.pem` and `key.pem` in a folder: a certificate for `name` that has signed itself.
+///
+/// # Errors
+/// If openssl fails.
+pub fn server_certificate(folder: &Path, name: &str) -> Result<()> {
+    let output = Command::new("openssl")
+        .current_dir(folder)
+        .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split(' '))
+        .args(["-subj", &format!("/CN={name}")])
+        .args(["-addext", &format!("subjectAltName=DNS:{name}")])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .args(["-keyout", "key.pem", "-out", "cert.pem"])
+        .output()
+        .context("start openssl")?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}

@@ -25,3 +25,22 @@ fn exchanges_through_an_empty_chain_are_the_same_as_direct_ones() -> Result<()> 
     );
     Ok(())
 }
+
+#[test]
+fn exchanges_inside_tls_are_the_same_as_direct_ones() -> Result<()> {
+    let count = std::env::var("FLOWDOG_EXCHANGES").unwrap_or_else(|_| "1000".to_owned());
+    let lab = Lab::new()?;
+    flowdog_tests::pki::server_certificate(lab.folder(), "v4only.lab.name")?;
+    let roots = lab.folder().join("cert.pem");
+    let outcome = lab
+        .config(&format!(
+            "[tls.upstream]\nroots = [\"system\", {roots:?}]\n[[rule]]\naction = \"intercept\"\n"
+        ))?
+        .server(&format!("{EXCHANGES}\nTLS = True\norigin({count})\n"))?
+        .python(&format!("{EXCHANGES}\nTLS = True\ncompare({count})\n"))?;
+    println!("{}", outcome.stdout);
+    assert!(outcome.stdout.contains("OK"), "{}", outcome.stdout);
+    let intercepted = outcome.metric("flowdog_tls_handshakes_total", "\"intercepted\"");
+    assert!(intercepted > 100.0, "only {intercepted} were intercepted");
+    Ok(())
+}

@@ -116,7 +116,7 @@ for path, data in FILES.items():
     frames = list(zip(ImageSequence.Iterator(before), ImageSequence.Iterator(after)))
     assert getattr(before, "n_frames", 1) == getattr(after, "n_frames", 1) == len(frames), path
     for number, (old, new) in enumerate(frames):
-        assert old.info.get("duration") == new.info.get("duration"), (path, number)
+        assert (old.info.get("duration") or 0) == (new.info.get("duration") or 0), (path, number)
         if path == "/held.jpg": old = old.rotate(180)
         assert close(corners(old.convert("RGB").rotate(180)), corners(new)), (path, number, corners(old), corners(new))
         if path == "/rgb.png": assert new.convert("RGB").getpixel((31, 10)) not in ((255, 0, 0), (255, 255, 255), (0, 0, 255)), "not blurred"

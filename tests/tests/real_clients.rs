@@ -1,10 +1,9 @@
 //! Programs that people use, through the appliance to servers of their own: h2load, git, gRPC, boto3,
 //! the AWS CLI and Chromium.
 
-use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use flowdog_tests::lab::{Lab, Outcome};
 
 /// Rules under which every exchange is looked at and changed.
@@ -21,30 +20,13 @@ interceptors = ["who"]
 fn lab(server: &str) -> Result<Lab> {
     let lab = Lab::new()?;
     let folder = lab.folder().to_owned();
-    certificate(&folder)?;
+    flowdog_tests::pki::server_certificate(&folder, "v4only.lab.name")?;
     let roots = format!(
         "[tls.upstream]\nroots = [\"system\", {:?}]\n",
         folder.join("cert.pem")
     );
     let server = format!("import os\nos.chdir({folder:?})\n{server}");
     lab.config(&format!("{roots}{RULES}"))?.server(&server)
-}
-
-fn certificate(folder: &Path) -> Result<()> {
-    let status = Command::new("openssl")
-        .current_dir(folder)
-        .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split(' '))
-        .args(["-subj", "/CN=v4only.lab.name"])
-        .args(["-addext", "subjectAltName=DNS:v4only.lab.name"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-        .args(["-keyout", "key.pem", "-out", "cert.pem"])
-        .output()?;
-    ensure!(
-        status.status.success(),
-        "{}",
-        String::from_utf8_lossy(&status.stderr)
-    );
-    Ok(())
 }
 
 fn intercepted(outcome: &Outcome) -> f64 {

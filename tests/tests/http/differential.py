@@ -3,13 +3,53 @@
 A client and an origin of their own, on raw sockets for HTTP/1 and on the package h2 for HTTP/2. Both
 write down what they see; seen directly and through an intermediary, it must be the same."""
 
-import json, pathlib, random, socket, sys, threading, time
+import json, pathlib, random, socket, ssl, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 
 import h2.config, h2.connection, h2.events, h2.exceptions
 
 FOLDER = pathlib.Path(sys.argv[0]).parent
 H1, H2 = 8081, 8082
+# Whether everything is inside TLS, with cert.pem and key.pem of the folder, and the name in it.
+TLS, NAME = False, "v4only.lab.name"
+
+
+def alpn(port):
+    return ["http/1.1" if port == H1 else "h2"]
+
+
+def connect(host, port):
+    sock = socket.create_connection((host, port))
+    sock.settimeout(30)
+    if not TLS:
+        return sock
+    direct = host.startswith("127.")
+    context = ssl.create_default_context(cafile=FOLDER / "cert.pem" if direct else None)
+    context.set_alpn_protocols(alpn(port))
+    sock = context.wrap_socket(sock, server_hostname=NAME)
+    assert [sock.selected_alpn_protocol()] == alpn(port)
+    return sock
+
+
+def accepted(sock, port):
+    if not TLS:
+        return sock
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(FOLDER / "cert.pem", FOLDER / "key.pem")
+    context.set_alpn_protocols(alpn(port))
+    return context.wrap_socket(sock, server_side=True)
+
+
+def end(sock):
+    """A body without a length ends with the closure alert, where there is TLS."""
+    try:
+        if TLS:
+            sock.settimeout(5)
+            sock.unwrap()
+    except (OSError, ValueError):
+        pass
+    sock.close()
+
 NAMES = ["Accept", "X-Case", "x-case", "X-CASE", "X-Cookie", "Via", "If-None-Match", "User-Agent", "Priority", "X.odd|name"]
 RESPONSE_NAMES = ["Server", "Set-Cookie", "set-cookie", "ETag", "X-Frame", "Vary", "Cache-Control", "x-lower", "Link"]
 VALUES = ["", "a", "b, c", "\"quoted; text\"", "W/\"x\"", "caf\xe9", "a  b", "x" * 300, "=?", "%00"]
@@ -185,13 +225,13 @@ def serve_h1(sock, peer):
     except (EOFError, OSError):
         pass
     finally:
-        sock.close()
+        end(sock)
 
 
 def ask_h1(host, seeds):
     """One connection for some seeds; what the client sees of each."""
     seen = {}
-    sock = socket.create_connection((host, H1))
+    sock = connect(host, H1)
     wire = Wire(sock)
     for seed in seeds:
         q = request_of(seed)
@@ -230,7 +270,7 @@ def ask_h1(host, seeds):
         seen["h1 " + seed] = view
         if ended:
             sock.close()
-            sock = socket.create_connection((host, H1))
+            sock = connect(host, H1)
             wire = Wire(sock)
     sock.close()
     return seen
@@ -328,7 +368,7 @@ def answer_h2(conn, stream_id, stream, peer):
 
 
 def ask_h2(host, seeds):
-    sock = socket.create_connection((host, H2))
+    sock = connect(host, H2)
     sock.settimeout(30)
     conn = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding=None))
     conn.initiate_connection()
@@ -336,7 +376,7 @@ def ask_h2(host, seeds):
     for seed in seeds:
         q = request_of(seed, version2=True)
         stream_id = conn.get_next_available_stream_id()
-        headers = [(":method", q["method"]), (":scheme", "http"), (":authority", "differential.example"), (":path", q["target"])]
+        headers = [(":method", q["method"]), (":scheme", "https" if TLS else "http"), (":authority", "differential.example"), (":path", q["target"])]
         headers += lower(q["headers"])
         if q["framing"] == "length":
             headers.append(("content-length", str(len(q["body"]))))
@@ -400,7 +440,7 @@ def listen(port, serve):
         while True:
             sock, peer = server.accept()
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=serve, args=(sock, peer[0]), daemon=True).start()
+            threading.Thread(target=lambda sock=sock, peer=peer: serve(accepted(sock, port), peer[0]), daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
 
@@ -414,14 +454,18 @@ def origin(count):
     threading.Event().wait()
 
 
+def through_host():
+    return NAME if TLS else "any.lab.name"
+
+
 def compare(count):
     deadline = time.monotonic() + 120
     while not (FOLDER / "direct.json").exists():
         assert time.monotonic() < deadline, "the origin's own client did not come to an end"
         time.sleep(0.05)
     direct = json.loads((FOLDER / "direct.json").read_text())
-    through = ask_all("any.lab.name", count)
-    wire = Wire(socket.create_connection(("any.lab.name", H1)))
+    through = ask_all(through_host(), count)
+    wire = Wire(connect(through_host(), H1))
     wire.sock.sendall(b"GET /log HTTP/1.1\r\nHost: log\r\n\r\n")
     _, headers = wire.head()
     log = json.loads(wire.body(headers, False)[0])
