@@ -95,10 +95,7 @@ impl Animation for ApngWriter<'_> {
 }
 
 fn fault(error: png::EncodingError) -> Fault {
-    match error {
-        png::EncodingError::IoError(_) => Fault::ResultTooLarge,
-        error => Fault::Broken(error.to_string()),
-    }
+    Fault::Broken(error.to_string())
 }
 
 /// WebP with animation: `image` writes still pictures alone, so the container is written here
@@ -142,12 +139,16 @@ impl Animation for WebpWriter<'_> {
         const NO_BLENDING: u8 = 0b10;
         let mut file = Sink::new(self.frames.limit());
         let image = frame.buffer();
-        WebPEncoder::new_lossless(&mut file).encode(
+        let encoded = WebPEncoder::new_lossless(&mut file).encode(
             image.as_raw(),
             image.width(),
             image.height(),
             ExtendedColorType::Rgba8,
-        )?;
+        );
+        if file.is_full {
+            return Err(Fault::ResultTooLarge);
+        }
+        encoded?;
         let picture = file.bytes.get(FILE_HEAD..).unwrap_or_default();
         let [a, b, c, _] = milliseconds(&frame).min(0xff_ffff).to_le_bytes();
         let mut head = Vec::with_capacity(16);

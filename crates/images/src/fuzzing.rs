@@ -24,7 +24,7 @@ pub fn image(bytes: &[u8]) {
         };
         match turn(&turned, &more) {
             Ok(_) | Err(Fault::ResultTooLarge) => {}
-            Err(fault) => panic!("what was turned cannot be read: {fault}"),
+            Err(fault) => unreachable!("what was turned cannot be read: {fault}"),
         }
     }
 }

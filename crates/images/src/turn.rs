@@ -92,10 +92,6 @@ impl From<ImageError> for Fault {
         match error {
             ImageError::Limits(_) => Self::TooManyPixels,
             ImageError::Unsupported(_) => Self::UnknownFormat,
-            // The only writer is a `Sink`, which fails in one way.
-            ImageError::IoError(error) if error.kind() == std::io::ErrorKind::FileTooLarge => {
-                Self::ResultTooLarge
-            }
             error => Self::Broken(error.to_string()),
         }
     }
@@ -157,13 +153,28 @@ fn dispatch(
     is_late: &dyn Fn() -> bool,
 ) -> Result<Vec<u8>, Fault> {
     let mut out = Sink::new(bounds.output);
+    let result = turn(bytes, blur, bounds, is_late, &mut out);
+    // What an encoder makes of a full sink differs from one to the next.
+    if out.is_full {
+        return Err(Fault::ResultTooLarge);
+    }
+    result.map(|()| out.bytes)
+}
+
+fn turn(
+    bytes: &[u8],
+    blur: f32,
+    bounds: &Bounds,
+    is_late: &dyn Fn() -> bool,
+    out: &mut Sink,
+) -> Result<(), Fault> {
     let input = Cursor::new(bytes);
     match Format::of(bytes).ok_or(Fault::UnknownFormat)? {
         Format::Gif => {
             let mut decoder = GifDecoder::new(input)?;
             bounds.check(decoder.dimensions())?;
             decoder.set_limits(bounds.decoder())?;
-            let mut encoder = GifEncoder::new_with_speed(&mut out, 20);
+            let mut encoder = GifEncoder::new_with_speed(&mut *out, 20);
             // Without this extension an animation is played once, which the decoder does not tell.
             let loops = [b"NETSCAPE2.0", b"ANIMEXTS1.0"];
             if bytes
@@ -181,19 +192,19 @@ fn dispatch(
         }
         Format::Jpeg => {
             let (image, profile) = still(JpegDecoder::new(input)?, blur, bounds)?;
-            let encoder = JpegEncoder::new_with_quality(&mut out, JPEG_QUALITY);
+            let encoder = JpegEncoder::new_with_quality(&mut *out, JPEG_QUALITY);
             write(encoder, &image, profile)?;
         }
         Format::Png => {
             let decoder = PngDecoder::with_limits(input, bounds.decoder())?;
             bounds.check(decoder.dimensions())?;
             if decoder.is_apng()? {
-                let writer = ApngWriter::new(bytes, &mut out, bounds.frames)?;
+                let writer = ApngWriter::new(bytes, &mut *out, bounds.frames)?;
                 animation(decoder.apng()?, writer, blur, bounds, is_late)?;
             } else {
                 let (image, profile) = still(decoder, blur, bounds)?;
                 let (fast, adaptive) = (CompressionType::Fast, FilterType::Adaptive);
-                let encoder = PngEncoder::new_with_quality(&mut out, fast, adaptive);
+                let encoder = PngEncoder::new_with_quality(&mut *out, fast, adaptive);
                 write(encoder, &image, profile)?;
             }
         }
@@ -203,15 +214,15 @@ fn dispatch(
                 let size = decoder.dimensions();
                 bounds.check(size)?;
                 decoder.set_limits(bounds.decoder())?;
-                let writer = WebpWriter::new(&mut out, size, decoder.loop_count());
+                let writer = WebpWriter::new(&mut *out, size, decoder.loop_count());
                 animation(decoder, writer, blur, bounds, is_late)?;
             } else {
                 let (image, profile) = still(decoder, blur, bounds)?;
-                write(WebPEncoder::new_lossless(&mut out), &image, profile)?;
+                write(WebPEncoder::new_lossless(&mut *out), &image, profile)?;
             }
         }
     }
-    Ok(out.bytes)
+    Ok(())
 }
 
 /// A picture, as it is meant to be seen and then turned, and its colour profile.
@@ -329,6 +340,8 @@ where
 pub(crate) struct Sink {
     pub(crate) bytes: Vec<u8>,
     limit: usize,
+    /// Whether more was written than it holds.
+    pub(crate) is_full: bool,
 }
 
 impl Sink {
@@ -336,6 +349,7 @@ impl Sink {
         Self {
             bytes: Vec::new(),
             limit,
+            is_full: false,
         }
     }
 
@@ -347,6 +361,7 @@ impl Sink {
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         if self.bytes.len().saturating_add(bytes.len()) > self.limit {
+            self.is_full = true;
             return Err(std::io::ErrorKind::FileTooLarge.into());
         }
         self.bytes.extend_from_slice(bytes);

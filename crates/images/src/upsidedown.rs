@@ -140,9 +140,7 @@ fn asks_for_image(request: &Request) -> bool {
             .and_then(|start| path.get(start..))
             .is_some_and(|end| end.eq_ignore_ascii_case(ending.as_bytes()))
     };
-    headers.get_str("sec-fetch-dest") == Some("image")
-        || accepts
-        || ENDINGS.iter().any(|ending| has_ending(ending))
+    headers.get_str("sec-fetch-dest") == Some("image") || accepts || ENDINGS.iter().any(has_ending)
 }
 
 /// Whether an answer says that it is an image of a kind that is turned. Without a type that says

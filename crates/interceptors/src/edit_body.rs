@@ -1,5 +1,7 @@
 //! `edit-body`: replaces text in the bodies of requests and responses, and in WebSocket messages.
 
+mod window;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -10,6 +12,8 @@ use sdk::{
     Request, Response, Step, Subject, async_trait, from_table,
 };
 use serde::Deserialize;
+
+use self::window::Passing;
 
 pub(crate) const KIND: InterceptorKind = InterceptorKind {
     name: "edit-body",
@@ -26,9 +30,9 @@ const MAX_EDITS: usize = 100;
 #[derive(Debug)]
 pub struct EditBody {
     when: Option<Filter>,
-    request: Vec<Edit>,
-    response: Vec<Edit>,
-    message: Vec<Edit>,
+    request: Vec<Arc<Edit>>,
+    response: Vec<Arc<Edit>>,
+    message: Vec<Arc<Edit>>,
     types: Vec<String>,
     limits: ContentLimits,
     over_limit: OverLimit,
@@ -40,6 +44,8 @@ struct Edit {
     find: Regex,
     replace: Vec<u8>,
     is_literal: bool,
+    /// What it takes to edit a body as it passes, if that can be done.
+    passing: Option<Passing>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -146,7 +152,7 @@ impl EditBody {
     /// What the body becomes; `None` when nothing changes.
     fn edited(
         &self,
-        edits: &[Edit],
+        edits: &[Arc<Edit>],
         read: Result<Content, ContentError>,
         exchange: &mut Exchange,
     ) -> Result<Option<(Bytes, Content)>, InterceptError> {
@@ -173,10 +179,17 @@ impl EditBody {
         }
     }
 
+    /// Whether a body can be edited as it passes.
+    fn passes(edits: &[Arc<Edit>], headers: &Headers) -> bool {
+        !headers.contains("content-range")
+            && !headers.contains("content-encoding")
+            && edits.iter().all(|edit| edit.passing.is_some())
+    }
+
     /// The edited bytes; `None` when nothing changes.
     fn apply(
         &self,
-        edits: &[Edit],
+        edits: &[Arc<Edit>],
         bytes: &[u8],
         exchange: &mut Exchange,
     ) -> Result<Option<Vec<u8>>, InterceptError> {
@@ -231,7 +244,7 @@ impl EditBody {
     }
 }
 
-fn edits(direction: &str, configs: Vec<EditConfig>) -> Result<Vec<Edit>, ConfigFault> {
+fn edits(direction: &str, configs: Vec<EditConfig>) -> Result<Vec<Arc<Edit>>, ConfigFault> {
     if configs.len() > MAX_EDITS {
         let what = format!("{} operations are too many", configs.len());
         return Err(ConfigFault::new(direction, what).allowed(format!("at most {MAX_EDITS}")));
@@ -253,11 +266,12 @@ fn edits(direction: &str, configs: Vec<EditConfig>) -> Result<Vec<Edit>, ConfigF
             .map_err(|error| {
                 ConfigFault::new(key, error.to_string()).allowed("a regular expression")
             })?;
-        Ok(Edit {
+        Ok(Arc::new(Edit {
+            passing: Passing::of(&pattern),
             find,
             replace: config.replace.into_bytes(),
             is_literal: config.literal,
-        })
+        }))
     };
     configs.into_iter().enumerate().map(edit).collect()
 }
@@ -286,6 +300,12 @@ impl Interceptor for EditBody {
             exchange.note("request-signed");
             return Ok(Step::Continue);
         }
+        // A request of a known length keeps one: not every server takes one without.
+        if request.body.known_length().is_none() && Self::passes(&self.request, &request.headers) {
+            exchange.note("edited-in-passing");
+            request.map_body(|body| self.request.iter().fold(body, window::edited));
+            return Ok(Step::Continue);
+        }
         let read = request.content(&self.limits).await;
         if let Some((data, content)) = self.edited(&self.request, read, exchange)? {
             request.set_content(data, content.coding);
@@ -306,6 +326,14 @@ impl Interceptor for EditBody {
                 .as_ref()
                 .is_none_or(|when| when.matches(&Subject::response(response, exchange)));
         if !is_meant {
+            return Ok(());
+        }
+        let fits = |length: u64| length <= self.limits.encoded as u64;
+        if !response.body.known_length().is_some_and(fits)
+            && Self::passes(&self.response, &response.headers)
+        {
+            exchange.note("edited-in-passing");
+            response.map_body(|body| self.response.iter().fold(body, window::edited));
             return Ok(());
         }
         let read = response.content(&self.limits).await;
@@ -423,7 +451,7 @@ mod tests {
     #[tokio::test]
     async fn threat_29_over_a_limit_the_policy_decides() {
         let answer = "HTTP/1.1 200 OK\nContent-Type: text/plain\n\naaaaaaaaaaaaaaaaaaaa";
-        let config = "max-body = \"10B\"\nresponse = [{ find = 'a', replace = 'b' }]";
+        let config = "max-body = \"10B\"\nresponse = [{ find = 'a+', replace = 'b' }]";
         let mut passing = play(config);
         passing.request("GET / HTTP/1.1\nHost: h\n\n").await;
         assert_eq!(passing.response(answer).await, answer);
@@ -436,6 +464,65 @@ mod tests {
         );
         response.body = "a".repeat(20).into();
         assert!(failing.answer(response).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_body_of_any_size_is_edited_as_it_passes_where_matches_have_a_bound() {
+        let edits = "[{ find = 'a', replace = 'b' }, { find = 'bb', replace = 'c' }]";
+        let mut play = play(&format!(
+            "max-body = \"10B\"\nrequest = {edits}\nresponse = {edits}"
+        ));
+        let head = "Content-Type: text/plain\nDigest: x\nETag: \"t\"";
+        let request = format!(
+            "POST / HTTP/1.1\nHost: h\n{head}\nContent-Length: 12\n\n{}",
+            "a".repeat(12)
+        );
+        assert_eq!(
+            play.request(&request).await.to_server(),
+            request,
+            "has a length, and keeps it"
+        );
+        let answer = format!(
+            "HTTP/1.1 200 OK\n{head}\nContent-Length: 21\n\n{}",
+            "a".repeat(21)
+        );
+        let passed = play.response(&answer).await;
+        let expected = format!(
+            "HTTP/1.1 200 OK\nContent-Type: text/plain\nETag: W/\"t\"\n\n{}b",
+            "c".repeat(10)
+        );
+        assert_eq!(passed, expected);
+        assert_eq!(play.stats().notes.get("edited-in-passing"), Some(&1));
+        assert_eq!(play.stats().notes.get("body-too-large"), Some(&1));
+
+        let mut streamed =
+            sdk::testing::request("POST / HTTP/1.1\nHost: h\nContent-Type: text/plain\n\n");
+        streamed.body = sdk::Body::from("a".repeat(25));
+        streamed.map_body(|body| window::edited(body, &edits_of("z")[0]));
+        let sent = play.send(streamed).await.to_server();
+        assert!(
+            sent.ends_with(&format!("\n\n{}b", "c".repeat(12))),
+            "{sent}"
+        );
+
+        // A part, and a body in a coding, are not.
+        for field in ["Content-Range: bytes 0-20/99", "Content-Encoding: compress"] {
+            play.request("GET / HTTP/1.1\nHost: h\n\n").await;
+            let answer = format!(
+                "HTTP/1.1 200 OK\nContent-Type: text/plain\n{field}\n\n{}",
+                "a".repeat(21)
+            );
+            assert_eq!(play.response(&answer).await, answer);
+        }
+    }
+
+    fn edits_of(find: &str) -> Vec<Arc<Edit>> {
+        let config = EditConfig {
+            find: find.to_owned(),
+            replace: String::new(),
+            literal: true,
+        };
+        edits("request", vec![config]).unwrap()
     }
 
     #[test]

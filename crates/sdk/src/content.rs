@@ -117,6 +117,12 @@ impl Request {
     pub fn set_content(&mut self, data: impl Into<Bytes>, coding: Coding) {
         replace(&mut self.headers, &mut self.body, data.into(), coding);
     }
+
+    /// Puts another body in place of the one there is, made of it, as a rule a stream that changes
+    /// what passes; corrects the fields that speak about it. Its coding is as it was.
+    pub fn map_body(&mut self, map: impl FnOnce(Body) -> Body) {
+        map_body(&mut self.headers, &mut self.body, map);
+    }
 }
 
 impl Response {
@@ -132,6 +138,12 @@ impl Response {
     /// are dropped with the old body.
     pub fn set_content(&mut self, data: impl Into<Bytes>, coding: Coding) {
         replace(&mut self.headers, &mut self.body, data.into(), coding);
+    }
+
+    /// Puts another body in place of the one there is, made of it, as a rule a stream that changes
+    /// what passes; corrects the fields that speak about it. Its coding is as it was.
+    pub fn map_body(&mut self, map: impl FnOnce(Body) -> Body) {
+        map_body(&mut self.headers, &mut self.body, map);
     }
 }
 
@@ -212,19 +224,33 @@ fn replace(headers: &mut Headers, body: &mut Body, data: Bytes, coding: Coding) 
         }
     };
     headers.set_value(&CONTENT_LENGTH, HeaderValue::from(data.len()));
-    // Announcements that came with the old bytes and would be false of the new ones.
-    for gone in [
-        "transfer-encoding",
-        "trailer",
-        "content-md5",
-        "digest",
-        "content-digest",
-        "repr-digest",
-    ] {
+    for gone in ["transfer-encoding", "trailer"] {
+        headers.remove(gone);
+    }
+    disown(headers);
+    *body = data.into();
+}
+
+fn map_body(headers: &mut Headers, body: &mut Body, map: impl FnOnce(Body) -> Body) {
+    *body = map(body.take());
+    match body.known_length() {
+        Some(length) if headers.contains("content-length") => {
+            headers.set_value(&CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        Some(_) => {}
+        None => {
+            headers.remove(CONTENT_LENGTH);
+        }
+    }
+    disown(headers);
+}
+
+/// Removes announcements that came with the old bytes and would be false of the new ones.
+fn disown(headers: &mut Headers) {
+    for gone in ["content-md5", "digest", "content-digest", "repr-digest"] {
         headers.remove(gone);
     }
     weaken_etag(headers);
-    *body = data.into();
 }
 
 /// RFC 9110 §8.8.1: a strong validator promises byte for byte the same content.

@@ -220,7 +220,8 @@ fn threat_30_image_bombs_are_refused_by_their_heads() {
         turn(&seed("truncated-png"), 2.0),
         Err(Fault::Broken(_))
     ));
-    for length in 0..animation.len() {
+    // All but the end mark, which decoders do without.
+    for length in 0..animation.len() - 12 {
         assert!(turn(&animation[..length], 2.0).is_err(), "{length}");
     }
 }
@@ -338,7 +339,7 @@ async fn parts_other_contents_and_other_exchanges_pass_as_they_are() {
     }
     assert_eq!(play.stats().notes.get("partial"), Some(&1));
 
-    let mut elsewhere = self::play("when = 'host(\"other.example\")'");
+    let mut elsewhere = self::play("when = 'host == \"other.example\"'");
     let request = "GET /a.png HTTP/1.1\nHost: h\nRange: bytes=0-1\n\n";
     assert_eq!(elsewhere.request(request).await.to_server(), request);
     let image = || answer(&[("Content-Type", "image/png")], seed("png-rgb"));
