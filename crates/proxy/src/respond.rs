@@ -122,7 +122,10 @@ impl ErrorPage {
 
     fn render(&self, reason: Reason) -> String {
         let word = reason.as_str();
-        let text = self.texts.get(word).map_or(reason.text(), String::as_str);
+        let text = self
+            .texts
+            .get(word)
+            .map_or_else(|| reason.text(), String::as_str);
         let piece = |piece: &Piece| match piece {
             Piece::Html(html) => html.clone(),
             Piece::Reason => word.to_owned(),
