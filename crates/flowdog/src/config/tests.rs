@@ -640,6 +640,7 @@ fn the_example_file_has_every_key_and_all_of_it_is_valid() {
         dir.path().join("workload.key"),
     );
     tls::Authority::create_files("Workload", &workload, &its_key).unwrap();
+    std::fs::write(dir.path().join("error.html"), "{{status}} {{text}}").unwrap();
     let text = uncommented();
     let (config, known) = read::read(
         &text,
