@@ -99,6 +99,9 @@ impl Ec2Source {
         for item in endpoints.await?.iter().flat_map(items) {
             if let (Some(id), Some(vpc)) = (item.text("vpcEndpointId"), item.text("vpcId")) {
                 listing.endpoints.insert(id.to_owned(), vpc.to_owned());
+                if let Some(name) = tags_of(item, "tagSet").remove("Name") {
+                    listing.endpoint_names.insert(id.to_owned(), name);
+                }
             }
         }
         let vpcs = self.pages("DescribeVpcs", &[], "vpcSet");

@@ -29,7 +29,7 @@ use crate::socket::reply::ReplySockets;
 use crate::socket::send::Sender;
 use crate::socket::{self, PacketSocket, Wish, steer};
 use crate::stream::Clock;
-use crate::tap::{OptionalTap, Tap};
+use crate::tap::{Hosts, OptionalTap, Tap};
 use crate::telemetry::{self, Telemetry};
 
 /// Commands that may wait for a shard; they are few and answered at once.
@@ -333,6 +333,9 @@ impl Appliance {
             Some(ec2) => Some(Refresh::start(ec2, &directory).map_err(RunError::System)?),
             None => None,
         };
+        if let Some(tap) = &self.tap {
+            tap.on_start(&Hosts::new(Arc::clone(&directory)));
+        }
         let (flow_log, keeper) = FlowLog::start(&config.flow_log, &self.sinks, &telemetry)
             .map_err(RunError::FlowLog)?
             .unzip();
@@ -384,6 +387,7 @@ impl Appliance {
             config: Arc::clone(&self.config),
             telemetry,
             directory,
+            tap: self.tap,
             pulses,
             commands,
             secrets: self.secrets,

@@ -13,11 +13,13 @@ use sdk::{Chain, FlowInfo, RecordQueue, StreamHooks};
 use tls::{Handling, Impersonator, Scope, TlsError, Verify};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
+use crate::clear::Told;
 use crate::config::{Application, Config, Rule};
 use crate::hooks::HookedStream;
 use crate::opening::Note;
 use crate::policy::{self, Decision, Protocols};
 use crate::stream::{Core, LegEnd, LegStream};
+use crate::tap::{ClearConnection, ClearText, OptionalTap};
 use crate::telemetry::{self, Telemetry};
 use crate::{opening, shard};
 
@@ -27,6 +29,7 @@ pub(crate) struct FlowTask {
     pub(crate) config: Arc<ArcSwap<Config>>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) records: Option<Arc<RecordQueue>>,
+    pub(crate) tap: OptionalTap,
     pub(crate) flow: FlowId,
 }
 
@@ -107,9 +110,19 @@ impl FlowTask {
                 }
             }
             Plan::Http { chain, protocol } => {
-                let outcome = self
-                    .serve(client, server, protocol, chain, self.info(&view), &config)
-                    .await;
+                let info = self.info(&view);
+                let outcome = match self.watched(&view, false) {
+                    None => {
+                        self.serve(client, server, protocol, chain, info, &config)
+                            .await
+                    }
+                    Some([of_client, of_server]) => {
+                        let client = Told::new(client, Leg::Client, of_client);
+                        let server = Told::new(server, Leg::Server, of_server);
+                        self.serve(client, server, protocol, chain, info, &config)
+                            .await
+                    }
+                };
                 self.finished(outcome);
             }
             Plan::Tls {
@@ -143,16 +156,20 @@ impl FlowTask {
                                 .await;
                             self.finished(outcome);
                         } else {
-                            let alpn = established.alpn;
-                            let outcome = proxy::serve_detected(
-                                client,
-                                server,
-                                alpn.as_deref(),
-                                chain,
-                                Arc::new(info),
-                                &config.proxy,
-                            )
-                            .await;
+                            let alpn = established.alpn.as_deref();
+                            let (info, limits) = (Arc::new(info), &config.proxy);
+                            let outcome = match self.watched(&view, true) {
+                                None => {
+                                    proxy::serve_detected(client, server, alpn, chain, info, limits)
+                                        .await
+                                }
+                                Some([of_client, of_server]) => {
+                                    let client = Told::new(client, Leg::Client, of_client);
+                                    let server = Told::new(server, Leg::Server, of_server);
+                                    proxy::serve_detected(client, server, alpn, chain, info, limits)
+                                        .await
+                                }
+                            };
                             self.finished(outcome.map(drop));
                         }
                     }
@@ -360,6 +377,21 @@ impl FlowTask {
         )
         .await
         .map(drop)
+    }
+
+    /// Who wants to be told what the legs say in clear, if anybody.
+    fn watched(&self, view: &FlowView, tls: bool) -> Option<[Option<Box<dyn ClearText>>; 2]> {
+        let tap = self.tap.as_ref()?;
+        let told = [Leg::Client, Leg::Server].map(|leg| {
+            tap.on_clear(&ClearConnection {
+                endpoint: view.endpoint,
+                client: view.client,
+                server: view.server,
+                leg,
+                tls,
+            })
+        });
+        told.iter().any(Option::is_some).then_some(told)
     }
 
     fn info(&self, view: &FlowView) -> FlowInfo {

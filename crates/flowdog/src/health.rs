@@ -25,6 +25,7 @@ use crate::metrics;
 use crate::secrets::SecretFeed;
 use crate::shard::{Command, Pulse, Snapshot};
 use crate::stream::Clock;
+use crate::tap::OptionalTap;
 use crate::telemetry::Telemetry;
 
 /// Connections served at once. A GWLB checks from several nodes, and closes after each check.
@@ -41,6 +42,7 @@ pub(crate) struct State {
     pub(crate) config: Arc<ArcSwap<Config>>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) directory: Arc<Lookup>,
+    pub(crate) tap: OptionalTap,
     pub(crate) pulses: Vec<Arc<Pulse>>,
     pub(crate) commands: Vec<mpsc::Sender<Command>>,
     /// Who reads the secrets of intercepted flows, if anybody.

@@ -27,6 +27,7 @@
 
 mod acceptor;
 mod appliance;
+mod clear;
 pub mod config;
 mod control;
 mod control_socket;
@@ -42,6 +43,7 @@ mod opening;
 mod policy;
 mod records;
 mod renewal;
+mod replay;
 mod secrets;
 mod shard;
 mod socket;
@@ -59,9 +61,12 @@ pub use directory::Directory;
 pub use directory::refresh::list_once as list_ec2;
 pub use logging::init as init_logging;
 pub use policy::explain::{Explanation, Question, RuleSeen, explain, first_rule};
+pub use replay::{
+    Change, ExchangeReport, FlowReport, HooksReport, Replay, ReplayLimits, Totals as ReplayTotals,
+};
 pub use sdk;
 pub use secrets::{Secret, SecretFeed};
-pub use tap::Tap;
+pub use tap::{ClearConnection, ClearText, Hosts, Tap, TapMetric};
 
 /// The kinds of interceptors that come with flowdog.
 #[must_use]

@@ -34,6 +34,9 @@ pub(crate) fn render(state: &State, snapshots: &[Snapshot]) -> String {
     hooks(&mut text, state);
     acceptors(&mut text, state);
     directory(&mut text, state, snapshots);
+    for metric in state.tap.iter().flat_map(|tap| tap.metrics()) {
+        text.single(metric.name, metric.kind, metric.help, metric.value);
+    }
     #[cfg(feature = "script")]
     scripts(&mut text);
     #[cfg(feature = "images")]

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use dataplane::{FlowId, Leg};
@@ -59,6 +59,7 @@ impl Secret {
 pub struct SecretFeed {
     queue: SyncSender<Secret>,
     lost: AtomicU64,
+    wanted: AtomicBool,
 }
 
 impl fmt::Debug for SecretFeed {
@@ -81,8 +82,15 @@ impl SecretFeed {
         let feed = Self {
             queue,
             lost: AtomicU64::new(0),
+            wanted: AtomicBool::new(true),
         };
         (Arc::new(feed), receiver)
+    }
+
+    /// Whether secrets are wanted at all; they are from the start. While they are not, none leaves its
+    /// connection.
+    pub fn set_wanted(&self, wanted: bool) {
+        self.wanted.store(wanted, Ordering::Relaxed);
     }
 
     /// Secrets that found no room.
@@ -135,6 +143,9 @@ struct OfLeg {
 
 impl KeyLog for OfLeg {
     fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
+        if !self.feed.wanted.load(Ordering::Relaxed) {
+            return;
+        }
         self.feed.put(Secret {
             shard: self.shard,
             flow: self.flow,
@@ -168,6 +179,10 @@ mod tests {
             "{printed}"
         );
         assert_eq!(receiver.recv().unwrap().leg, Leg::Server);
+        feed.set_wanted(false);
+        logs.client_leg.log("CLIENT_RANDOM", &[1], &[4]);
+        assert!(receiver.try_recv().is_err());
+        feed.set_wanted(true);
         drop(receiver);
         logs.client_leg.log("CLIENT_RANDOM", &[1], &[3]);
         assert_eq!(feed.lost(), 2);

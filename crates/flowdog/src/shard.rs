@@ -579,6 +579,7 @@ impl Shard {
             config: Arc::clone(&self.config),
             telemetry: Arc::clone(&self.telemetry),
             records: self.records.clone(),
+            tap: self.tap.clone(),
             flow,
         };
         let (core, telemetry) = (Rc::clone(&self.core), Arc::clone(&self.telemetry));

@@ -50,6 +50,9 @@ pub struct Ec2Listing {
     pub interfaces: Vec<Ec2Interface>,
     /// The VPC of each Gateway Load Balancer endpoint, by the endpoint's id (`vpce-…`).
     pub endpoints: BTreeMap<String, String>,
+    /// The tag `Name` of those that have it, by the endpoint's id.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub endpoint_names: BTreeMap<String, String>,
     /// The networks (CIDR) of each VPC, by the VPC's id.
     pub vpcs: BTreeMap<String, Vec<String>>,
 }

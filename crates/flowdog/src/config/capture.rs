@@ -35,6 +35,9 @@ pub struct Capture {
     pub queue_memory: ByteSize,
     /// `rate`: bytes per second for one reader. 128 MiB.
     pub rate: ByteSize,
+    /// `pcap-over-ip`: where programs of this host read what intercepted connections say in clear.
+    /// Nowhere.
+    pub pcap_over_ip: Option<SocketAddr>,
 }
 
 /// Where readers attach.
@@ -60,6 +63,7 @@ impl Default for Capture {
             queue: 16_384,
             queue_memory: ByteSize::mib(32),
             rate: ByteSize::mib(128),
+            pcap_over_ip: None,
         }
     }
 }
@@ -132,6 +136,18 @@ pub(super) fn read(section: &mut Section<'_>, faults: &mut Collector<'_>) -> Cap
         rate: section
             .size("rate", ByteSize::kib(64), ByteSize::mib(65_536), faults)
             .unwrap_or(default.rate),
+        pcap_over_ip: section
+            .parsed(
+                "pcap-over-ip",
+                "\"off\", or an address of this host's loopback and a port, as \"127.0.0.1:57012\": whoever connects is asked for no credential",
+                faults,
+                |text| match text.parse::<SocketAddr>() {
+                    _ if text == "off" => Some(None),
+                    Ok(address) if address.ip().is_loopback() => Some(Some(address)),
+                    _ => None,
+                },
+            )
+            .flatten(),
     };
     refuse_open_doors(&read, section, faults);
     read

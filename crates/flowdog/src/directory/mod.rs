@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use dataplane::VpcEndpointId;
 use ipnet::IpNet;
 use sdk::{Ec2Host, Ec2Interface, Ec2Listing};
@@ -24,6 +24,7 @@ use crate::telemetry;
 pub struct Directory {
     hosts: HashMap<IpAddr, Vec<Arc<Ec2Host>>>,
     endpoints: HashMap<VpcEndpointId, String>,
+    endpoint_names: HashMap<VpcEndpointId, String>,
     networks: HashMap<String, Vec<IpNet>>,
     interfaces: usize,
 }
@@ -50,6 +51,11 @@ impl Directory {
             for (endpoint, vpc) in &listing.endpoints {
                 if let Ok(id) = crate::config::endpoint_id(endpoint) {
                     directory.endpoints.insert(id, vpc.clone());
+                }
+            }
+            for (endpoint, name) in &listing.endpoint_names {
+                if let Ok(id) = crate::config::endpoint_id(endpoint) {
+                    directory.endpoint_names.insert(id, name.clone());
                 }
             }
             for (vpc, blocks) in &listing.vpcs {
@@ -126,6 +132,11 @@ impl Directory {
         self.endpoints.get(&endpoint).map(String::as_str)
     }
 
+    /// What its owner calls an endpoint.
+    pub(crate) fn endpoint_name(&self, endpoint: VpcEndpointId) -> Option<&str> {
+        self.endpoint_names.get(&endpoint).map(String::as_str)
+    }
+
     /// How many network interfaces it knows.
     pub(crate) fn interfaces(&self) -> usize {
         self.interfaces
@@ -173,6 +184,11 @@ impl Lookup {
             sources: names.into_iter().map(source).collect(),
             ..Self::default()
         }
+    }
+
+    /// The present snapshot, for a look that is over at once.
+    pub(crate) fn view(&self) -> Guard<Arc<Directory>> {
+        self.present.load()
     }
 
     /// The present snapshot.
@@ -227,11 +243,15 @@ mod tests {
                 ..Ec2Host::default()
             },
         };
-        let endpoint = endpoint.map(|id| (id.to_owned(), vpc.to_owned()));
+        let endpoints = endpoint.map(|id| (id.to_owned(), vpc.to_owned()));
         Ec2Listing {
             interfaces: hosts.iter().map(interface).collect(),
-            endpoints: endpoint.into_iter().collect(),
+            endpoints: endpoints.into_iter().collect(),
             vpcs: [(vpc.to_owned(), vec!["10.0.0.0/16".to_owned()])].into(),
+            endpoint_names: endpoint
+                .map(|id| (id.to_owned(), format!("of {vpc}")))
+                .into_iter()
+                .collect(),
         }
     }
 
@@ -255,6 +275,8 @@ mod tests {
         assert_eq!(name(1, "10.0.0.7"), None, "the same");
         assert_eq!(name(1, "10.9.0.9"), Some("i-d"), "elsewhere, and only one");
         assert_eq!(name(1, "192.0.2.1"), None);
+        assert_eq!(directory.endpoint_name(VpcEndpointId(2)), Some("of vpc-2"));
+        assert_eq!(directory.endpoint_name(VpcEndpointId(3)), None);
     }
 
     #[test]
