@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -16,7 +16,9 @@ use wire::geneve;
 use wire::gwlb::VpcEndpointId;
 use zeroize::Zeroize;
 
-use crate::filter::Filter;
+use crate::decrypted::MadeUp;
+use crate::filter::{Around, Filter, Verdict};
+use crate::names::Names;
 
 /// Most VPC endpoints remembered for the list of interfaces.
 const MOST_ENDPOINTS: usize = 1024;
@@ -72,6 +74,8 @@ pub enum Seen {
     Datagram(Datagram),
     /// A TLS secret.
     Secret(Secret),
+    /// A packet made up for what a connection said in clear.
+    MadeUp(MadeUp),
 }
 
 /// A copy of a datagram.
@@ -137,9 +141,36 @@ impl Drop for Secret {
     }
 }
 
+/// What a reader wants to see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Subject {
+    /// The appliance's packets.
+    #[default]
+    Datagrams,
+    /// What these legs of intercepted connections say in clear.
+    Decrypted {
+        /// The leg to the client.
+        client: bool,
+        /// The leg to the server.
+        server: bool,
+    },
+}
+
+impl Subject {
+    fn has(self, side: Side) -> bool {
+        match (self, side) {
+            (Self::Datagrams, _) => false,
+            (Self::Decrypted { client, .. }, Side::Client) => client,
+            (Self::Decrypted { server, .. }, Side::Server) => server,
+        }
+    }
+}
+
 /// What a reader wants to be given.
 #[derive(Clone, Debug, Default)]
 pub struct Wish {
+    /// Packets, or what is said in clear.
+    pub subject: Subject,
     /// Which packets, by their inner packet.
     pub filter: Filter,
     /// One VPC endpoint, or all.
@@ -170,19 +201,38 @@ pub struct Totals {
     pub seen: u64,
     /// Of these, lost.
     pub dropped: u64,
+    /// TLS secrets lost.
+    pub secrets_dropped: u64,
 }
 
+/// Somebody who is told whether any reader wants TLS secrets.
+type SecretsWanted = Box<dyn Fn(bool) + Send + Sync>;
+
 /// Takes from the shards, gives to the readers.
-#[derive(Debug)]
 pub struct Hub {
     limits: Limits,
     /// Whether TLS secrets may be given to anyone.
     secrets: bool,
+    /// Readers of datagrams.
     attached: AtomicUsize,
+    /// Readers of what clients' and servers' legs say in clear.
+    decrypting: [AtomicUsize; 2],
+    names: OnceLock<Arc<dyn Names>>,
+    secrets_wanted: OnceLock<SecretsWanted>,
     readers: ArcSwap<Vec<Arc<Reader>>>,
     /// Held by whoever attaches or detaches; never by a shard.
     changing: Mutex<Past>,
     endpoints: Mutex<BTreeSet<VpcEndpointId>>,
+}
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hub")
+            .field("limits", &self.limits)
+            .field("secrets", &self.secrets)
+            .field("readers", &self.readers.load().len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Counts of readers that are gone.
@@ -191,6 +241,7 @@ struct Past {
     refused: u64,
     seen: u64,
     dropped: u64,
+    secrets_dropped: u64,
 }
 
 #[derive(Debug)]
@@ -234,6 +285,9 @@ impl Hub {
             limits,
             secrets,
             attached: AtomicUsize::new(0),
+            decrypting: [const { AtomicUsize::new(0) }; 2],
+            names: OnceLock::new(),
+            secrets_wanted: OnceLock::new(),
             readers: ArcSwap::default(),
             changing: Mutex::default(),
             endpoints: Mutex::default(),
@@ -244,6 +298,34 @@ impl Hub {
     #[must_use]
     pub fn gives_secrets(&self) -> bool {
         self.secrets
+    }
+
+    /// Who knows hosts and endpoints, for filters and lists. The first one stays.
+    pub fn set_names(&self, names: Arc<dyn Names>) {
+        // A second appliance in one process would bring the same words.
+        let _ = self.names.set(names);
+    }
+
+    /// Who knows hosts and endpoints, if anybody.
+    #[must_use]
+    pub fn names(&self) -> Option<&Arc<dyn Names>> {
+        self.names.get()
+    }
+
+    /// Tells `told` each time a reader that wants TLS secrets comes, or the last one goes.
+    pub fn on_secrets_wanted(&self, told: impl Fn(bool) + Send + Sync + 'static) {
+        let _ = self.secrets_wanted.set(Box::new(told));
+    }
+
+    /// Whether any reader wants what this leg of connections says in clear. One load of an atomic.
+    #[must_use]
+    pub fn wants_decrypted(&self, side: Side) -> bool {
+        let [client, server] = &self.decrypting;
+        let count = match side {
+            Side::Client => client,
+            Side::Server => server,
+        };
+        count.load(Ordering::Relaxed) != 0
     }
 
     /// Remembers a VPC endpoint for the list of interfaces. For each new flow, not each packet.
@@ -290,9 +372,7 @@ impl Hub {
         let mut time = 0;
         for reader in self.readers.load().iter() {
             let wish = &reader.wish;
-            if wish.endpoint.is_some_and(|one| one != packet.endpoint())
-                || !wish.filter.matches(inner)
-            {
+            if wish.subject != Subject::Datagrams || !self.fits(wish, packet.endpoint(), inner) {
                 continue;
             }
             if time == 0 {
@@ -313,6 +393,34 @@ impl Hub {
                 },
                 datagram.len(),
             );
+        }
+    }
+
+    /// Whether a reader may want a packet. Where the server name decides, it sees for itself.
+    fn fits(&self, wish: &Wish, endpoint: VpcEndpointId, inner: &[u8]) -> bool {
+        let around = Around {
+            endpoint,
+            names: self.names.get().map(|names| &**names),
+            server_name: None,
+        };
+        wish.endpoint.is_none_or(|one| one == endpoint)
+            && wish.filter.judge(inner, &around) != Verdict::No
+    }
+
+    /// What a leg said in clear, as a packet.
+    pub fn made_up(&self, packet: MadeUp) {
+        for reader in self.readers.load().iter() {
+            if reader.wish.subject.has(packet.side)
+                && self.fits(&reader.wish, packet.endpoint, &packet.bytes)
+            {
+                let copy = || {
+                    Seen::MadeUp(MadeUp {
+                        bytes: packet.bytes.clone(),
+                        ..packet
+                    })
+                };
+                reader.give(packet.time, copy, packet.bytes.len());
+            }
         }
     }
 
@@ -383,12 +491,26 @@ impl Hub {
         let counts = reader.counts();
         past.seen += counts.seen;
         past.dropped += counts.dropped;
+        past.secrets_dropped += counts.secrets_dropped;
     }
 
+    /// The caller holds `changing`.
     fn replace(&self, readers: Vec<Arc<Reader>>) {
-        let count = readers.len();
+        let count = |fits: &dyn Fn(&Wish) -> bool| {
+            readers.iter().filter(|reader| fits(&reader.wish)).count()
+        };
+        let datagrams = count(&|wish| wish.subject == Subject::Datagrams);
+        let secrets = count(&|wish| wish.secrets);
+        let decrypting =
+            [Side::Client, Side::Server].map(|side| count(&|wish| wish.subject.has(side)));
         self.readers.store(Arc::new(readers));
-        self.attached.store(count, Ordering::Relaxed);
+        self.attached.store(datagrams, Ordering::Relaxed);
+        for (place, count) in self.decrypting.iter().zip(decrypting) {
+            place.store(count, Ordering::Relaxed);
+        }
+        if let Some(told) = self.secrets_wanted.get() {
+            told(secrets > 0);
+        }
     }
 
     /// Counts since the start.
@@ -404,6 +526,7 @@ impl Hub {
             refused: past.refused,
             seen: past.seen + sum(|counts| counts.seen),
             dropped: past.dropped + sum(|counts| counts.dropped),
+            secrets_dropped: past.secrets_dropped + sum(|counts| counts.secrets_dropped),
         }
     }
 }
@@ -452,11 +575,12 @@ impl Subscription {
     /// The next thing that was seen; waits for it. None once the hub is gone.
     pub async fn next(&mut self) -> Option<Seen> {
         let seen = self.queue.recv().await;
-        if let Some(Seen::Datagram(datagram)) = &seen {
-            self.reader
-                .waiting_bytes
-                .fetch_sub(datagram.bytes.len(), Ordering::Relaxed);
-        }
+        let len = match &seen {
+            Some(Seen::Datagram(datagram)) => datagram.bytes.len(),
+            Some(Seen::MadeUp(packet)) => packet.bytes.len(),
+            Some(Seen::Secret(_)) | None => 0,
+        };
+        self.reader.waiting_bytes.fetch_sub(len, Ordering::Relaxed);
         seen
     }
 
@@ -474,7 +598,7 @@ impl Drop for Subscription {
 }
 
 /// Nanoseconds since 1970.
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| {
@@ -504,7 +628,7 @@ mod tests {
         let wish = Wish {
             filter: Filter::parse("tcp dst port 443").unwrap(),
             endpoint: Some(VpcEndpointId(7)),
-            secrets: false,
+            ..Wish::default()
         };
         let mut subscription = hub.attach(wish).unwrap();
         see(&hub, &datagram(7, 443, b"yes"));
@@ -580,6 +704,23 @@ mod tests {
             panic!("no secret came");
         };
         assert!(!format!("{secret:?}").contains("2, 2"));
+    }
+
+    #[test]
+    fn threat_65_nobody_is_asked_for_secrets_while_no_reader_wants_them() {
+        let hub = hub(Limits::default());
+        let (tell, told) = std::sync::mpsc::channel();
+        hub.on_secrets_wanted(move |wanted| tell.send(wanted).unwrap());
+        let other = hub.attach(Wish::default()).unwrap();
+        assert!(!told.recv().unwrap());
+        let asking = hub.attach(Wish {
+            secrets: true,
+            ..Wish::default()
+        });
+        assert!(told.recv().unwrap());
+        drop(asking);
+        assert!(!told.recv().unwrap());
+        drop(other);
     }
 
     #[test]

@@ -11,11 +11,21 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod apart;
 pub mod client;
+pub mod control;
+pub mod decrypted;
+pub mod file;
 pub mod filter;
+#[doc(hidden)]
+pub mod fuzzing;
+mod hello;
 pub mod hub;
+pub mod names;
 pub mod pcapng;
 pub mod recorder;
+pub mod recording;
+pub mod rotation;
 #[cfg(unix)]
 pub mod service;
 pub mod watch;

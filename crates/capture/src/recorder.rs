@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use wire::gwlb::VpcEndpointId;
 
+use crate::apart;
 use crate::pcapng::{self, Interface, Section, Statistics, Way};
 use crate::proto::{self, WatchResponse, watch_response::Item};
 
@@ -19,18 +20,41 @@ pub struct Recorder {
     received: Vec<u64>,
     dropped: u64,
     commented: HashSet<(u64, i32)>,
+    /// The server's side is shown under addresses of its own.
+    apart: bool,
+}
+
+/// What a file says about itself.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// The sides, an interface for each.
+    pub sides: Vec<proto::Side>,
+    /// The name of the appliance, or nothing.
+    pub appliance: String,
+    /// The capture filter.
+    pub filter: String,
+    /// Bytes kept of each packet; 0 for all.
+    pub snap_length: u32,
+    /// Packets as they are, even where a file has both sides: readers may take the two for one
+    /// connection then.
+    pub exact: bool,
 }
 
 impl Recorder {
-    /// Begins a file with an interface for each of `sides`.
+    /// Begins a file.
     #[must_use]
-    pub fn begin(
-        out: &mut Vec<u8>,
-        sides: &[proto::Side],
-        appliance: &str,
-        filter: &str,
-        snap_length: u32,
-    ) -> Self {
+    pub fn begin(out: &mut Vec<u8>, about: &About) -> Self {
+        let About {
+            sides,
+            appliance,
+            filter,
+            snap_length,
+            exact,
+        } = about;
+        let has = |side| sides.contains(&side);
+        let apart = !exact
+            && (has(proto::Side::Client) && has(proto::Side::Server)
+                || has(proto::Side::DecryptedClient) && has(proto::Side::DecryptedServer));
         pcapng::section_header(
             out,
             &Section {
@@ -45,29 +69,22 @@ impl Recorder {
             },
         );
         for side in sides {
-            let (name, description) = match side {
-                proto::Side::Client | proto::Side::Unspecified => (
-                    "client side",
-                    "between clients and flowdog, before rewriting",
-                ),
-                proto::Side::Server => (
-                    "server side",
-                    "between flowdog and servers, after rewriting",
-                ),
-                proto::Side::Outer => ("outer", "GENEVE, as the load balancer exchanges it"),
-            };
+            let (name, description) = words(*side);
+            let shown_apart = apart && is_server_side(*side);
+            let more = if shown_apart { apart::DESCRIPTION } else { "" };
             pcapng::interface_description(
                 out,
                 &Interface {
                     name: name.to_owned(),
-                    description: description.to_owned(),
+                    description: format!("{description}{more}"),
                     filter: filter.to_owned(),
-                    snap_length,
+                    snap_length: snap_length_of(*snap_length, shown_apart),
                 },
             );
         }
         Self {
-            sides: sides.to_vec(),
+            sides: sides.clone(),
+            apart,
             start: 0,
             last: 0,
             received: vec![0; sides.len()],
@@ -81,10 +98,7 @@ impl Recorder {
         match &answer.item {
             Some(Item::Packet(packet)) => self.packet(out, packet),
             Some(Item::Secret(secret)) => {
-                let leg = match secret.side() {
-                    proto::Side::Server => "server side",
-                    _ => "client side",
-                };
+                let (leg, _) = words(secret.side());
                 let text = format!("# {leg}, flow {:016x}\n{}\n", secret.flow, secret.line);
                 pcapng::decryption_secrets(out, &text);
             }
@@ -117,17 +131,22 @@ impl Recorder {
         } else {
             String::new()
         };
+        let sent = packet.direction() == proto::Direction::Sent;
+        let shown = (self.apart && is_server_side(side))
+            .then(|| apart::server_side(&packet.data, sent))
+            .flatten();
+        let (data, grown) = match &shown {
+            Some((data, grown)) => (data, *grown),
+            None => (&packet.data, 0),
+        };
         pcapng::enhanced_packet(
             out,
             &pcapng::Packet {
                 interface: u32::try_from(interface).unwrap_or(u32::MAX),
                 time: packet.time,
-                length: packet.length,
-                data: &packet.data,
-                way: match packet.direction() {
-                    proto::Direction::Sent => Way::Outbound,
-                    _ => Way::Inbound,
-                },
+                length: packet.length.saturating_add(grown),
+                data,
+                way: if sent { Way::Outbound } else { Way::Inbound },
                 comment: &comment,
             },
         );
@@ -147,5 +166,41 @@ impl Recorder {
                 },
             );
         }
+    }
+}
+
+/// A side's name and description.
+fn words(side: proto::Side) -> (&'static str, &'static str) {
+    match side {
+        proto::Side::Client | proto::Side::Unspecified => (
+            "client side",
+            "between clients and flowdog, before rewriting",
+        ),
+        proto::Side::Server => (
+            "server side",
+            "between flowdog and servers, after rewriting",
+        ),
+        proto::Side::Outer => ("outer", "GENEVE, as the load balancer exchanges it"),
+        proto::Side::DecryptedClient => (
+            "decrypted",
+            "what intercepted clients and flowdog said in clear, as TCP made up for it",
+        ),
+        proto::Side::DecryptedServer => (
+            "decrypted, server side",
+            "what flowdog and servers said in clear, as TCP made up for it",
+        ),
+    }
+}
+
+fn is_server_side(side: proto::Side) -> bool {
+    matches!(side, proto::Side::Server | proto::Side::DecryptedServer)
+}
+
+/// No packet of an interface may be longer than it says.
+fn snap_length_of(snap_length: u32, apart: bool) -> u32 {
+    match snap_length {
+        0 => 0,
+        length if apart => length.saturating_add(28),
+        length => length,
     }
 }

@@ -5,6 +5,7 @@
 
 mod access;
 mod legacy;
+pub mod pcap_over_ip;
 mod watching;
 
 use std::future::Future;

@@ -11,18 +11,27 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use wire::gwlb::VpcEndpointId;
 use wire::ip::{self, Fragment};
 use wire::tcp::{Flags, Segment};
 use wire::udp;
 
+use crate::filter::{Around, Filter, Verdict};
+use crate::hello::{self, Name};
 use crate::hub::{Datagram, Direction, Secret, Side};
+use crate::names::Names;
 
 /// How long a packet may wait for secrets, in nanoseconds.
 pub const HOLD: u64 = 500_000_000;
 /// Packets that may wait for secrets.
 pub const HELD: usize = 8192;
+/// How long a flow's packets may wait for its server name, in nanoseconds.
+const NAMELESS: u64 = 10_000_000_000;
+/// Packets of one flow that may wait for its server name, and of all flows.
+const UNNAMED: usize = 64;
+const UNNAMED_IN_ALL: usize = 4096;
 /// Flows remembered in each of two generations.
 const FLOWS: usize = 32_768;
 /// Handshakes remembered until their secrets are there.
@@ -39,6 +48,11 @@ pub struct Options {
     pub sample: u32,
     /// Hold packets until their secrets are there.
     pub secrets: bool,
+    /// The filter, for the part of it that asks for the server name of connections; the rest has been
+    /// seen to where the packets come from.
+    pub filter: Filter,
+    /// Who knows hosts, for that filter.
+    pub names: Option<Arc<dyn Names>>,
 }
 
 impl Default for Options {
@@ -48,6 +62,8 @@ impl Default for Options {
             outer: false,
             sample: 0,
             secrets: false,
+            filter: Filter::default(),
+            names: None,
         }
     }
 }
@@ -86,7 +102,21 @@ pub struct Watch {
     handshakes: HashMap<[u8; 32], Handshake>,
     /// Handshakes in the order in which they began, to forget the oldest.
     begun: VecDeque<[u8; 32]>,
+    /// Connections whose server name decides and is not known yet, and the order they came in.
+    unnamed: HashMap<Key, Unnamed>,
+    unnamed_order: VecDeque<Key>,
+    unnamed_packets: usize,
     queue: VecDeque<Held>,
+}
+
+/// A connection whose ClientHello is not whole yet.
+#[derive(Debug, Default)]
+struct Unnamed {
+    packets: Vec<Datagram>,
+    /// What the client has sent, in order.
+    said: Vec<u8>,
+    /// The sequence number that follows it.
+    next: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -135,8 +165,10 @@ struct Key {
     high: SocketAddr,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Flow {
+    /// The server name; the outer `None` while it is not known.
+    server_name: Option<Option<Arc<str>>>,
     /// The client is at `low`; none before the first packet.
     client_is_low: Option<bool>,
     /// The random of the last ClientHello between the client and the appliance.
@@ -166,7 +198,9 @@ impl Generations {
 }
 
 /// What can be read off one packet.
-struct Reading {
+struct Reading<'a> {
+    /// The sequence number and the bytes of a TCP segment.
+    said: Option<(u32, &'a [u8])>,
     protocol: u8,
     source: SocketAddr,
     destination: SocketAddr,
@@ -187,26 +221,122 @@ impl Watch {
             flows: Generations::default(),
             handshakes: HashMap::new(),
             begun: VecDeque::new(),
+            unnamed: HashMap::new(),
+            unnamed_order: VecDeque::new(),
+            unnamed_packets: 0,
             queue: VecDeque::new(),
         }
     }
 
     /// Takes a datagram.
     pub fn datagram(&mut self, datagram: Datagram) {
+        if !self.options.filter.asks_server_name() {
+            self.admit(datagram);
+            return;
+        }
         let Some(reading) = datagram.bytes.get(datagram.inner..).and_then(read) else {
             return;
         };
-        let (low, high) = if reading.source <= reading.destination {
-            (reading.source, reading.destination)
-        } else {
-            (reading.destination, reading.source)
-        };
-        let key = Key {
+        let key = reading.key(datagram.endpoint);
+        if reading.syn {
+            // A new connection, which may have another name.
+            if datagram.direction == Direction::Received {
+                self.forget_unnamed(&key);
+                self.flows.at(key).server_name = None;
+            }
+        } else if reading.protocol != 6 {
+            self.flows.at(key).server_name = Some(None);
+        }
+        if let Some(name) = self.flows.at(key).server_name.clone() {
+            if self.judge(&datagram, Some(name.as_deref())) == Verdict::Yes {
+                self.admit(datagram);
+            }
+            return;
+        }
+        match self.judge(&datagram, None) {
+            Verdict::Yes => self.admit(datagram),
+            Verdict::No => {}
+            Verdict::Later => self.wait_for_name(key, datagram),
+        }
+    }
+
+    fn judge(&self, datagram: &Datagram, server_name: Option<Option<&str>>) -> Verdict {
+        let around = Around {
             endpoint: datagram.endpoint,
-            protocol: reading.protocol,
-            low,
-            high,
+            names: self.options.names.as_deref(),
+            server_name,
         };
+        let inner = datagram.bytes.get(datagram.inner..).unwrap_or_default();
+        self.options.filter.judge(inner, &around)
+    }
+
+    /// Keeps a packet until the ClientHello of its connection is whole.
+    fn wait_for_name(&mut self, key: Key, datagram: Datagram) {
+        if !self.unnamed.contains_key(&key) {
+            self.unnamed_order.push_back(key);
+        }
+        let time = datagram.time;
+        let unnamed = self.unnamed.entry(key).or_default();
+        let mut name = Name::NeedMore;
+        // The client's side only: flowdog's own hello asks for the same server.
+        if datagram.direction == Direction::Received
+            && let Some(reading) = datagram.bytes.get(datagram.inner..).and_then(read)
+            && let Some((sequence, said)) = reading.said.filter(|(_, said)| !said.is_empty())
+            && unnamed.next.is_none_or(|next| next == sequence)
+            && (unnamed.next.is_some() || reading.source.port() != reading.server_port())
+        {
+            let len = u32::try_from(said.len()).unwrap_or(0);
+            unnamed.next = Some(sequence.wrapping_add(len));
+            unnamed.said.extend_from_slice(said);
+            name = hello::server_name(&unnamed.said);
+        }
+        unnamed.packets.push(datagram);
+        self.unnamed_packets += 1;
+        let first = unnamed.packets.first().map_or(time, |first| first.time);
+        let given_up = unnamed.packets.len() >= UNNAMED
+            || unnamed.said.len() > hello::MAX
+            || time.saturating_sub(first) >= NAMELESS;
+        match name {
+            Name::Is(name) => self.name(key, Some(name.into())),
+            Name::None => self.name(key, None),
+            Name::NeedMore if given_up => self.name(key, None),
+            Name::NeedMore => {}
+        }
+        while self.unnamed_packets > UNNAMED_IN_ALL {
+            let Some(oldest) = self.unnamed_order.pop_front() else {
+                return;
+            };
+            self.name(oldest, None);
+        }
+    }
+
+    /// The name of a connection is known, or it is known that there is none.
+    fn name(&mut self, key: Key, name: Option<Arc<str>>) {
+        self.flows.at(key).server_name = Some(name.clone());
+        for datagram in self.forget_unnamed(&key) {
+            if self.judge(&datagram, Some(name.as_deref())) == Verdict::Yes {
+                self.admit(datagram);
+            }
+        }
+    }
+
+    fn forget_unnamed(&mut self, key: &Key) -> Vec<Datagram> {
+        let Some(unnamed) = self.unnamed.remove(key) else {
+            return Vec::new();
+        };
+        self.unnamed_order.retain(|other| other != key);
+        self.unnamed_packets -= unnamed.packets.len();
+        unnamed.packets
+    }
+
+    /// Takes a datagram that is to be shown, if its flow and side are.
+    fn admit(&mut self, datagram: Datagram) {
+        let Some(reading) = datagram.bytes.get(datagram.inner..).and_then(read) else {
+            return;
+        };
+        let key = reading.key(datagram.endpoint);
+        let low = key.low;
+        let high = key.high;
         let flow_id = hash(&key);
         if self.options.sample > 1 && !flow_id.is_multiple_of(u64::from(self.options.sample)) {
             return;
@@ -320,6 +450,38 @@ impl Watch {
     }
 }
 
+impl Reading<'_> {
+    fn key(&self, endpoint: VpcEndpointId) -> Key {
+        Key::between(endpoint, self.protocol, self.source, self.destination)
+    }
+
+    /// Servers have the lower port nearly always.
+    fn server_port(&self) -> u16 {
+        self.source.port().min(self.destination.port())
+    }
+}
+
+impl Key {
+    fn between(endpoint: VpcEndpointId, protocol: u8, one: SocketAddr, other: SocketAddr) -> Self {
+        Self {
+            endpoint,
+            protocol,
+            low: one.min(other),
+            high: one.max(other),
+        }
+    }
+}
+
+/// The number of a flow, the same for whichever packets of it and whoever names its ends first.
+pub(crate) fn flow_id(
+    endpoint: VpcEndpointId,
+    protocol: u8,
+    one: SocketAddr,
+    other: SocketAddr,
+) -> u64 {
+    hash(&Key::between(endpoint, protocol, one, other))
+}
+
 fn hash(key: &Key) -> u64 {
     // The same numbers at every start: a flow can be named in a conversation about two captures.
     let mut hasher = DefaultHasher::new();
@@ -327,9 +489,10 @@ fn hash(key: &Key) -> u64 {
     hasher.finish()
 }
 
-fn read(inner: &[u8]) -> Option<Reading> {
+fn read(inner: &[u8]) -> Option<Reading<'_>> {
     let packet = ip::Packet::parse(inner).ok()?;
     let mut reading = Reading {
+        said: None,
         protocol: packet.protocol().0,
         source: SocketAddr::new(packet.src(), 0),
         destination: SocketAddr::new(packet.dst(), 0),
@@ -350,6 +513,7 @@ fn read(inner: &[u8]) -> Option<Reading> {
                 reading.syn = syn && !flags.contains(Flags::ACK);
                 reading.syn_ack = syn && flags.contains(Flags::ACK);
                 reading.hello = client_random(segment.payload());
+                reading.said = Some((segment.seq().0, segment.payload()));
             }
         }
         17 => {
@@ -515,6 +679,77 @@ mod tests {
         watch.secret(secret(Side::Client, "CLIENT_RANDOM", 7));
         watch.secret(secret(Side::Server, "CLIENT_RANDOM", 1));
         assert_eq!(words(&mut watch, 1), ["Client 1"]);
+    }
+
+    /// A hello that asks for `name`, and the connection before and behind it.
+    fn named(watch: &mut Watch, client: u16, name: &str) {
+        let mut hello = vec![1, 0, 0, 0, 3, 3];
+        hello.extend([1; 32]);
+        hello.extend([0, 0, 2, 0x13, 1, 1, 0]);
+        let len = |more: usize| u16::try_from(name.len() + more).unwrap().to_be_bytes();
+        for more in [9, 0] {
+            hello.extend(len(more));
+            if more == 9 {
+                hello.extend([0, 0]);
+                hello.extend(len(5));
+                hello.extend(len(3));
+                hello.push(0);
+            }
+        }
+        hello.extend(name.as_bytes());
+        let body = u16::try_from(hello.len() - 4).unwrap().to_be_bytes();
+        hello[2..4].copy_from_slice(&body);
+        let mut record = vec![22, 3, 1];
+        record.extend(u16::try_from(hello.len()).unwrap().to_be_bytes());
+        record.extend(hello);
+        let (first, second) = record.split_at(60);
+        watch.datagram(seen(Direction::Received, 1, client, SERVER, b""));
+        watch.datagram(seen(Direction::Sent, 2, SERVER, client, b""));
+        let mut part = |time, at: usize, bytes: &[u8]| {
+            let mut datagram = seen(Direction::Received, time, client, SERVER, bytes);
+            let place = datagram.inner + 24;
+            let sequence = 1000 + u32::try_from(at).unwrap();
+            datagram.bytes[place..place + 4].copy_from_slice(&sequence.to_be_bytes());
+            watch.datagram(datagram);
+        };
+        part(3, 0, first);
+        // Sent twice: known already.
+        part(4, 0, first);
+        part(5, 60, second);
+        watch.datagram(seen(Direction::Sent, 6, SERVER, client, b"hello"));
+    }
+
+    #[test]
+    fn a_connection_is_shown_whole_or_not_at_all_once_its_server_name_is_known() {
+        let mut watch = Watch::new(Options {
+            filter: Filter::parse("sni *.example.com").unwrap(),
+            ..Options::default()
+        });
+        named(&mut watch, 50_000, "www.example.com");
+        assert_eq!(words(&mut watch, 9).len(), 6);
+        named(&mut watch, 50_001, "www.example.org");
+        assert_eq!(words(&mut watch, 9), [""; 0]);
+        // Whoever says nothing that can be understood has no name.
+        for time in 0..UNNAMED as u64 + 5 {
+            watch.datagram(seen(Direction::Received, time, 50_002, SERVER, b""));
+        }
+        assert!(words(&mut watch, 9).is_empty());
+        assert_eq!(watch.unnamed_packets, 0);
+        assert!(watch.unnamed.is_empty() && watch.unnamed_order.is_empty());
+    }
+
+    #[test]
+    fn threat_70_what_waits_for_server_names_is_bounded() {
+        let mut watch = Watch::new(Options {
+            filter: Filter::parse("not sni x").unwrap(),
+            ..Options::default()
+        });
+        let count = u16::try_from(UNNAMED_IN_ALL).unwrap() + 100;
+        for port in 0..count {
+            watch.datagram(seen(Direction::Received, 1, 20_000 + port, SERVER, b""));
+        }
+        assert!(watch.unnamed_packets <= UNNAMED_IN_ALL);
+        assert_eq!(words(&mut watch, 1).len(), 100, "the oldest have no name");
     }
 
     #[test]

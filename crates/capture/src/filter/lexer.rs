@@ -11,6 +11,8 @@ pub(super) enum Token<'a> {
     /// One to four decimal parts of an IPv4 address with a dot between; at least two of them.
     Dotted(&'a str),
     Ipv6(Ipv6Addr),
+    /// What stands behind one of [`NAMING`], as it is written.
+    Text(&'a str),
     Sign(&'static str),
 }
 
@@ -18,6 +20,9 @@ pub(super) struct Placed<'a> {
     pub(super) position: usize,
     pub(super) token: Token<'a>,
 }
+
+/// flowdog's own words: what follows them is a name, whatever characters it has.
+pub(super) const NAMING: [&str; 4] = ["endpoint", "instance", "sni", "tag"];
 
 /// Longer ones first.
 const SIGNS: [&str; 25] = [
@@ -40,7 +45,12 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Placed<'_>>, FilterError> {
             position += blank;
             continue;
         }
-        let (token, len) = token(rest).ok_or_else(|| FilterError {
+        let names = matches!(
+            found.last(),
+            Some(Placed { token: Token::Word(word), .. }) if NAMING.contains(word)
+        );
+        let read = if names { name(rest) } else { token(rest) };
+        let (token, len) = read.ok_or_else(|| FilterError {
             position,
             message: format!(
                 "`{}` has no meaning here",
@@ -51,6 +61,19 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Placed<'_>>, FilterError> {
         position += len;
     }
     Ok(found)
+}
+
+/// Up to a blank or a parenthesis, or anything between quotation marks.
+fn name(rest: &str) -> Option<(Token<'_>, usize)> {
+    if let Some(quoted) = rest.strip_prefix('"') {
+        let len = quoted.find('"')?;
+        return Some((Token::Text(quoted.get(..len)?), len + 2));
+    }
+    let len = rest
+        .find(|c: char| c.is_whitespace() || matches!(c, '(' | ')' | '"'))
+        .unwrap_or(rest.len());
+    let text = rest.get(..len).filter(|text| !text.is_empty())?;
+    Some((Token::Text(text), len))
 }
 
 fn token(rest: &str) -> Option<(Token<'_>, usize)> {

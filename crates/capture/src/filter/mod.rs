@@ -5,12 +5,18 @@
 //! packets. Names of hosts are not looked up: a filter must not make the appliance ask a name
 //! server. What needs a link layer (`ether`, `vlan`, `arp`) is refused rather than never true.
 //!
+//! Beside that language there are four words that it does not know: `endpoint vpce-...`,
+//! `instance i-...`, `tag KEY=VALUE` and `sni NAME`, the latter two with `*` for any characters. An
+//! instance or a tag is that of either end; a server name is known once the ClientHello is there, so
+//! the answer for a packet may be [`Verdict::Later`].
+//!
 //! A filter is a small tree that is walked for each packet. Its text, its depth and its number of
 //! parts are bounded, so neither reading it nor using it can take the machine.
 
 mod lexer;
 mod packet;
 mod parser;
+mod pattern;
 
 #[cfg(test)]
 mod tests;
@@ -18,7 +24,12 @@ mod tests;
 use std::fmt;
 use std::net::IpAddr;
 
+use wire::gwlb::VpcEndpointId;
+
+use crate::names::{Names, Question};
 use packet::Inner;
+
+pub use pattern::Pattern;
 
 /// Longest text of a filter, in bytes.
 pub const MAX_TEXT: usize = 4096;
@@ -32,6 +43,44 @@ pub(crate) const MAX_PARTS: usize = 1024;
 pub struct Filter {
     /// None lets everything through.
     test: Option<Test>,
+}
+
+/// The answer to a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is let through.
+    Yes,
+    /// It is not.
+    No,
+    /// The server name decides, and is not known yet.
+    Later,
+}
+
+impl From<bool> for Verdict {
+    fn from(yes: bool) -> Self {
+        if yes { Self::Yes } else { Self::No }
+    }
+}
+
+/// What is known around a packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Around<'a> {
+    /// The VPC endpoint that it belongs to.
+    pub endpoint: VpcEndpointId,
+    /// Who knows hosts, if anybody.
+    pub names: Option<&'a dyn Names>,
+    /// The server name of its connection; the outer `None` if it may still come.
+    pub server_name: Option<Option<&'a str>>,
+}
+
+impl Default for Around<'_> {
+    fn default() -> Self {
+        Self {
+            endpoint: VpcEndpointId(0),
+            names: None,
+            server_name: None,
+        }
+    }
 }
 
 /// What is wrong with a filter, and where.
@@ -59,12 +108,32 @@ impl Filter {
         parser::parse(text).map(|test| Self { test })
     }
 
-    /// Whether a packet, from its IP header on, is let through.
+    /// Whether a packet, from its IP header on, is let through. Nothing is known around it: no
+    /// endpoint, no host, no server name.
     #[must_use]
     pub fn matches(&self, packet: &[u8]) -> bool {
-        let Some(test) = &self.test else { return true };
+        let around = Around {
+            server_name: Some(None),
+            ..Around::default()
+        };
+        self.judge(packet, &around) == Verdict::Yes
+    }
+
+    /// Whether a packet, from its IP header on, is let through, with what is known around it.
+    #[must_use]
+    pub fn judge(&self, packet: &[u8], around: &Around<'_>) -> Verdict {
+        let Some(test) = &self.test else {
+            return Verdict::Yes;
+        };
         // A load from beyond the end of the packet ends libpcap's program with "no".
-        test.holds(&Inner::new(packet)).unwrap_or(false)
+        test.holds(&Inner::new(packet), around)
+            .unwrap_or(Verdict::No)
+    }
+
+    /// Whether it asks for the server name of connections.
+    #[must_use]
+    pub fn asks_server_name(&self) -> bool {
+        self.test.as_ref().is_some_and(Test::asks_server_name)
     }
 
     /// Whether it lets everything through.
@@ -126,6 +195,15 @@ pub(crate) enum Test {
         high: u16,
     },
     Multicast(Version),
+    Endpoint(VpcEndpointId),
+    /// Of either end.
+    Instance(String),
+    /// Of either end.
+    Tag {
+        key: String,
+        value: Pattern,
+    },
+    ServerName(Pattern),
     Relation(Arithmetic, Comparison, Arithmetic),
 }
 
@@ -182,11 +260,38 @@ pub(crate) enum Arithmetic {
 
 impl Test {
     /// None when the packet is too short for what is asked of it.
-    fn holds(&self, packet: &Inner<'_>) -> Option<bool> {
-        Some(match self {
-            Self::Not(test) => !test.holds(packet)?,
-            Self::And(left, right) => left.holds(packet)? && right.holds(packet)?,
-            Self::Or(left, right) => left.holds(packet)? || right.holds(packet)?,
+    fn holds(&self, packet: &Inner<'_>, around: &Around<'_>) -> Option<Verdict> {
+        let yes = match self {
+            Self::Not(test) => {
+                return Some(match test.holds(packet, around)? {
+                    Verdict::Yes => Verdict::No,
+                    Verdict::No => Verdict::Yes,
+                    Verdict::Later => Verdict::Later,
+                });
+            }
+            Self::And(left, right) => {
+                let left = left.holds(packet, around)?;
+                if left == Verdict::No {
+                    return Some(left);
+                }
+                let right = right.holds(packet, around)?;
+                return Some(if right == Verdict::Yes { left } else { right });
+            }
+            Self::Or(left, right) => {
+                let left = left.holds(packet, around)?;
+                if left == Verdict::Yes {
+                    return Some(left);
+                }
+                let right = right.holds(packet, around)?;
+                return Some(if right == Verdict::No { left } else { right });
+            }
+            Self::ServerName(pattern) => match around.server_name {
+                Some(name) => name.is_some_and(|name| pattern.matches(name)),
+                None => return Some(Verdict::Later),
+            },
+            Self::Endpoint(endpoint) => *endpoint == around.endpoint,
+            Self::Instance(id) => packet.has_host(around, Question::Instance(id)),
+            Self::Tag { key, value } => packet.has_host(around, Question::Tag(key, value)),
             Self::Version(version) => packet.version() == Some(*version),
             Self::Protocol { version, number } => packet.is_protocol(*version, *number)?,
             Self::Address {
@@ -205,7 +310,7 @@ impl Test {
             Self::Relation(left, comparison, right) => {
                 // A load asks first whether the packet has what it loads from.
                 if !left.applies(packet)? || !right.applies(packet)? {
-                    return Some(false);
+                    return Some(Verdict::No);
                 }
                 let (left, right) = (left.value(packet)?, right.value(packet)?);
                 match comparison {
@@ -217,7 +322,19 @@ impl Test {
                     Comparison::LessOrEqual => left <= right,
                 }
             }
-        })
+        };
+        Some(yes.into())
+    }
+
+    fn asks_server_name(&self) -> bool {
+        match self {
+            Self::Not(test) => test.asks_server_name(),
+            Self::And(left, right) | Self::Or(left, right) => {
+                left.asks_server_name() || right.asks_server_name()
+            }
+            Self::ServerName(_) => true,
+            _ => false,
+        }
     }
 }
 

@@ -6,7 +6,8 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use super::{Base, Direction, Version};
+use super::{Around, Base, Direction, Version};
+use crate::names::Question;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -45,6 +46,28 @@ impl<'a> Inner<'a> {
             value = value << 8 | u32::from(self.byte(at.checked_add(step)?)?);
         }
         Some(value)
+    }
+
+    /// Whether the host at either end is such a one.
+    pub(super) fn has_host(&self, around: &Around<'_>, question: Question<'_>) -> bool {
+        let Some(names) = around.names else {
+            return false;
+        };
+        self.addresses().is_some_and(|ends| {
+            ends.into_iter()
+                .any(|end| names.is(around.endpoint, end, question))
+        })
+    }
+
+    fn addresses(&self) -> Option<[IpAddr; 2]> {
+        fn at<const N: usize>(bytes: &[u8], place: usize) -> Option<[u8; N]> {
+            bytes.get(place..)?.first_chunk().copied()
+        }
+        Some(match self.version()? {
+            Version::V4 => [12, 16].map(|place| at::<4>(self.bytes, place).map(IpAddr::from)),
+            Version::V6 => [8, 24].map(|place| at::<16>(self.bytes, place).map(IpAddr::from)),
+        })
+        .and_then(|[source, destination]| Some([source?, destination?]))
     }
 
     pub(super) fn is_protocol(&self, version: Option<Version>, number: u8) -> Option<bool> {

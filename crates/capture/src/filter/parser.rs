@@ -2,10 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::lexer::{Placed, Token, tokens};
+use wire::gwlb::VpcEndpointId;
+
+use super::lexer::{NAMING, Placed, Token, tokens};
 use super::{
-    Arithmetic, Base, Comparison, Direction, FilterError, MAX_DEPTH, MAX_PARTS, Operator, Test,
-    Version,
+    Arithmetic, Base, Comparison, Direction, FilterError, MAX_DEPTH, MAX_PARTS, Operator, Pattern,
+    Test, Version,
 };
 
 type Result<T> = std::result::Result<T, FilterError>;
@@ -480,6 +482,9 @@ impl<'t> Parser<'t> {
     }
 
     fn primitive(&mut self, last: &mut Qualifiers) -> Result<Test> {
+        if let Some(named) = self.naming()? {
+            return self.part(named);
+        }
         let mut own = Qualifiers::default();
         let begin = self.at;
         if let Some(Token::Word(word)) = self.peek()
@@ -520,6 +525,50 @@ impl<'t> Parser<'t> {
         }
         *last = own;
         self.qualified(own, last)
+    }
+
+    /// `endpoint vpce-...`, `instance i-...`, `tag KEY=VALUE`, `sni NAME`; none if something else
+    /// begins here.
+    fn naming(&mut self) -> Result<Option<Test>> {
+        let Some(Token::Word(word)) = self.peek() else {
+            return Ok(None);
+        };
+        if !NAMING.contains(word) {
+            return Ok(None);
+        }
+        self.at += 1;
+        let Some(Token::Text(text)) = self.peek() else {
+            return Err(self.fault(format!("a name was expected behind `{word}`")));
+        };
+        let pattern = |text: &str| {
+            Pattern::new(text).ok_or_else(|| self.fault("there are too many stars in this name"))
+        };
+        let test = match *word {
+            "endpoint" => {
+                let digits = text.strip_prefix("vpce-").unwrap_or(text);
+                let id = u64::from_str_radix(digits, 16)
+                    .map_err(|_| self.fault("an endpoint is written vpce-0123456789abcdef0"))?;
+                Test::Endpoint(VpcEndpointId(id))
+            }
+            "instance" => {
+                if !text.starts_with("i-") {
+                    return Err(self.fault("an instance is written i-0123456789abcdef0"));
+                }
+                Test::Instance((*text).to_owned())
+            }
+            "sni" => Test::ServerName(pattern(&text.to_ascii_lowercase())?),
+            _ => {
+                let (key, value) = text
+                    .split_once('=')
+                    .ok_or_else(|| self.fault("a tag is written KEY=VALUE"))?;
+                Test::Tag {
+                    key: key.to_owned(),
+                    value: pattern(value)?,
+                }
+            }
+        };
+        self.at += 1;
+        Ok(Some(test))
     }
 
     /// What stands behind qualifiers: one address, port or protocol, or several in parentheses.

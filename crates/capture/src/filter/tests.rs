@@ -330,3 +330,78 @@ proptest! {
         }
     }
 }
+
+#[derive(Debug)]
+struct Hosts;
+
+impl Names for Hosts {
+    fn is(&self, endpoint: VpcEndpointId, address: IpAddr, question: Question<'_>) -> bool {
+        if endpoint != VpcEndpointId(7) || address.to_string() != "10.1.0.5" {
+            return false;
+        }
+        match question {
+            Question::Instance(id) => id == "i-0abc",
+            Question::Tag(key, value) => key == "Name" && value.matches("web 1"),
+        }
+    }
+
+    fn endpoint(&self, _endpoint: VpcEndpointId) -> Option<String> {
+        None
+    }
+}
+
+#[test]
+fn endpoints_instances_tags_and_server_names_stand_beside_libpcaps_words() {
+    let mut packet = Vec::new();
+    PacketBuilder::ipv4([192, 0, 2, 1], [10, 1, 0, 5], 64)
+        .tcp(443, 50_000, 1, 1)
+        .write(&mut packet, b"")
+        .unwrap();
+    let judge = |filter: &str, endpoint: u64, server_name| {
+        let around = Around {
+            endpoint: VpcEndpointId(endpoint),
+            names: Some(&Hosts),
+            server_name,
+        };
+        Filter::parse(filter).unwrap().judge(&packet, &around)
+    };
+    let www = Some(Some("www.example.com"));
+    for (filter, endpoint, name, verdict) in [
+        ("endpoint vpce-00000000000000007", 7, None, Verdict::Yes),
+        ("endpoint vpce-00000000000000007", 8, None, Verdict::No),
+        ("instance i-0abc", 7, None, Verdict::Yes),
+        ("instance i-0abc and tcp port 80", 7, None, Verdict::No),
+        ("instance i-0abc", 8, None, Verdict::No),
+        ("instance i-0def", 7, None, Verdict::No),
+        ("tag \"Name=web 1\"", 7, None, Verdict::Yes),
+        ("not (tag Name=web* or tag Role=db)", 7, None, Verdict::No),
+        ("tag Role=*", 7, None, Verdict::No),
+        ("sni *.example.com", 7, www, Verdict::Yes),
+        ("sni *.Example.com and tcp port 443", 7, www, Verdict::Yes),
+        ("not sni *.example.com", 7, www, Verdict::No),
+        ("sni example.org", 7, www, Verdict::No),
+        ("sni example.org", 7, Some(None), Verdict::No),
+        ("sni example.org", 7, None, Verdict::Later),
+        ("tcp port 80 and sni example.org", 7, None, Verdict::No),
+        ("sni example.org and tcp port 80", 7, None, Verdict::No),
+        ("tcp port 443 or sni example.org", 7, None, Verdict::Yes),
+        ("sni example.org or tcp port 443", 7, None, Verdict::Yes),
+        ("not sni example.org", 7, None, Verdict::Later),
+        ("(sni a or sni b)and host 10.1.0.5", 7, None, Verdict::Later),
+    ] {
+        assert_eq!(judge(filter, endpoint, name), verdict, "{filter}");
+    }
+    for wrong in [
+        "endpoint",
+        "endpoint web",
+        "instance 5",
+        "tag Name",
+        "tag \"Name=open",
+        "sni ()",
+        "sni a b",
+        "sni *********",
+        "tag",
+    ] {
+        assert!(Filter::parse(wrong).is_err(), "{wrong}");
+    }
+}

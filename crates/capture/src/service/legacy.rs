@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::access::Access;
 use super::watching::{Answer, attach, parse, run};
+use crate::decrypted::MadeUp;
 use crate::hub::{Counts, Direction, Hub, Wish};
 use crate::vpcshark::{GetPacketsInput, GetPacketsOutput, PacketType, vpcshark_server};
 use crate::watch::{Item, Options, Watch};
@@ -26,6 +27,10 @@ impl Legacy {
 
 impl Answer for GetPacketsOutput {
     fn statistics(_counts: Counts) -> Option<Self> {
+        None
+    }
+
+    fn made_up(_packet: MadeUp) -> Option<Self> {
         None
     }
 }
@@ -50,14 +55,17 @@ impl vpcshark_server::Vpcshark for Legacy {
             }
         };
         let secrets = self.hub.gives_secrets();
+        let filter = parse(&input.filter)?;
         let wish = Wish {
-            filter: parse(&input.filter)?,
-            endpoint: None,
+            filter: filter.clone(),
             secrets,
+            ..Wish::default()
         };
         let subscription = attach(&self.hub, wish, &peer, &input.filter)?;
         let watch = Watch::new(Options {
             secrets,
+            filter,
+            names: self.hub.names().cloned(),
             ..Options::default()
         });
         let (answers, stream) = mpsc::channel(64);

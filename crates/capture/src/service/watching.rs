@@ -10,8 +10,9 @@ use tonic::{Request, Response, Status};
 use wire::gwlb::VpcEndpointId;
 
 use super::access::Access;
+use crate::decrypted::MadeUp;
 use crate::filter::Filter;
-use crate::hub::{Counts, Direction, Hub, Seen, Side, Subscription, Wish};
+use crate::hub::{Counts, Direction, Hub, Seen, Side, Subject, Subscription, Wish};
 use crate::proto::{
     self, CheckFilterRequest, CheckFilterResponse, DescribeRequest, DescribeResponse, WatchRequest,
     WatchResponse, capture_server, watch_response,
@@ -42,9 +43,13 @@ impl capture_server::Capture for Watching {
     ) -> Result<Response<DescribeResponse>, Status> {
         self.access
             .check(request.metadata(), request.extensions())?;
+        let names = self.hub.names();
         let endpoints = self.hub.endpoints().into_iter().map(|id| proto::Endpoint {
             id: id.0,
             name: id.to_string(),
+            label: names
+                .and_then(|names| names.endpoint(id))
+                .unwrap_or_default(),
         });
         Ok(Response::new(DescribeResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -84,17 +89,27 @@ impl capture_server::Capture for Watching {
             .access
             .check(request.metadata(), request.extensions())?;
         let request = request.into_inner();
+        let filter = parse(&request.filter)?;
+        let (subject, sides, outer) = sides(&request)?;
+        if subject != Subject::Datagrams && filter.asks_server_name() {
+            return Err(Status::invalid_argument(
+                "filter: `sni` needs the packets themselves; what is decrypted has no ClientHello",
+            ));
+        }
+        let secrets = request.secrets && self.hub.gives_secrets() && subject == Subject::Datagrams;
         let wish = Wish {
-            filter: parse(&request.filter)?,
+            subject,
+            filter: filter.clone(),
             endpoint: (request.endpoint != 0).then_some(VpcEndpointId(request.endpoint)),
-            secrets: request.secrets,
+            secrets,
         };
-        let (sides, outer) = sides(&request)?;
         let options = Options {
             sides,
             outer,
             sample: request.sample,
-            secrets: request.secrets && self.hub.gives_secrets(),
+            secrets,
+            filter,
+            names: self.hub.names().cloned(),
         };
         let subscription = attach(&self.hub, wish, &peer, &request.filter)?;
         let form = Form {
@@ -141,29 +156,45 @@ pub(super) fn attach(
     Ok(subscription)
 }
 
-fn sides(request: &WatchRequest) -> Result<(Vec<Side>, bool), Status> {
+fn sides(request: &WatchRequest) -> Result<(Subject, Vec<Side>, bool), Status> {
     let (mut sides, mut outer) = (Vec::new(), false);
+    let (mut client, mut server) = (false, false);
     for side in &request.sides {
         match proto::Side::try_from(*side) {
             Ok(proto::Side::Client) => sides.push(Side::Client),
             Ok(proto::Side::Server) => sides.push(Side::Server),
             Ok(proto::Side::Outer) => outer = true,
+            Ok(proto::Side::DecryptedClient) => client = true,
+            Ok(proto::Side::DecryptedServer) => server = true,
             Ok(proto::Side::Unspecified) | Err(_) => {
                 return Err(Status::invalid_argument(format!(
-                    "sides: {side} is not one of 1 (client), 2 (server), 3 (outer)"
+                    "sides: {side} is not one of 1 (client), 2 (server), 3 (outer), 4 and 5 (decrypted)"
                 )));
             }
         }
     }
+    if client || server {
+        if outer || !sides.is_empty() {
+            return Err(Status::invalid_argument(
+                "sides: what is decrypted has the addresses of the packets it came in; watch it in a capture of its own",
+            ));
+        }
+        return Ok((Subject::Decrypted { client, server }, sides, false));
+    }
     if sides.is_empty() && !outer {
         sides = vec![Side::Client, Side::Server];
     }
-    Ok((sides, outer))
+    Ok((Subject::Datagrams, sides, outer))
 }
 
 /// A form in which a kind of answers can tell counts.
 pub(super) trait Answer: Send + 'static {
     fn statistics(counts: Counts) -> Option<Self>
+    where
+        Self: Sized;
+
+    /// What a connection said in clear.
+    fn made_up(packet: MadeUp) -> Option<Self>
     where
         Self: Sized;
 }
@@ -177,6 +208,31 @@ impl Answer for WatchResponse {
                 secrets_dropped: counts.secrets_dropped,
             })),
         })
+    }
+
+    fn made_up(packet: MadeUp) -> Option<Self> {
+        let side = match packet.side {
+            Side::Client => proto::Side::DecryptedClient,
+            Side::Server => proto::Side::DecryptedServer,
+        };
+        Some(Self {
+            item: Some(watch_response::Item::Packet(proto::Packet {
+                time: packet.time,
+                side: side.into(),
+                direction: direction(packet.direction).into(),
+                endpoint: packet.endpoint.0,
+                flow: packet.flow,
+                length: u32::try_from(packet.bytes.len()).unwrap_or(u32::MAX),
+                data: packet.bytes.into(),
+            })),
+        })
+    }
+}
+
+fn direction(direction: Direction) -> proto::Direction {
+    match direction {
+        Direction::Received => proto::Direction::Received,
+        Direction::Sent => proto::Direction::Sent,
     }
 }
 
@@ -208,6 +264,13 @@ pub(super) async fn run<A: Answer>(
             seen = subscription.next() => match seen {
                 Some(Seen::Datagram(datagram)) => watch.datagram(datagram),
                 Some(Seen::Secret(secret)) => watch.secret(secret),
+                Some(Seen::MadeUp(packet)) => {
+                    if let Some(answer) = A::made_up(packet)
+                        && answers.send(Ok(answer)).await.is_err()
+                    {
+                        return;
+                    }
+                }
                 None => return,
             },
             () = answers.closed() => return,
@@ -273,10 +336,7 @@ impl Form {
     ) -> WatchResponse {
         let mut data = Vec::with_capacity(before.len() + bytes.len().min(self.snap_length));
         data.extend(before.iter().chain(bytes).take(self.snap_length));
-        let direction = match packet.datagram.direction {
-            Direction::Received => proto::Direction::Received,
-            Direction::Sent => proto::Direction::Sent,
-        };
+        let direction = direction(packet.datagram.direction);
         WatchResponse {
             item: Some(watch_response::Item::Packet(proto::Packet {
                 time: packet.datagram.time,

@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use flowdog_capture::client::Target;
-use flowdog_capture::proto::{self, DescribeRequest, WatchRequest, watch_response::Item};
-use flowdog_capture::recorder::Recorder;
+use flowdog_capture::proto::{self, DescribeRequest};
+use flowdog_capture::recorder::About;
+use flowdog_capture::recording::{self, BySide, Ends, Live, OneFile, What};
 use tokio::sync::watch;
 use wire::gwlb::VpcEndpointId;
 
@@ -19,7 +19,8 @@ use crate::target::TargetArgs;
 #[command(after_help = "\
 Examples:
   flowdogshark capture -w out.pcapng -f 'host 10.1.0.5 and tcp port 443'
-  flowdogshark capture -w - --side client | tshark -r -
+  flowdogshark capture -w - --side server | tshark -r -
+  flowdogshark capture -w both.pcapng --side client,server --split
   flowdogshark capture -w out.pcapng --endpoint vpce-0123456789abcdef0 --duration 60s")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -29,6 +30,14 @@ pub(crate) struct Args {
     /// The file to write, or - for the standard output
     #[arg(short, long, value_name = "FILE")]
     write: PathBuf,
+    /// Write a file for each side, with packets as they are: out.pcapng becomes out-client.pcapng
+    /// and so on
+    #[arg(long, conflicts_with = "exact")]
+    split: bool,
+    /// Leave addresses as they are where one file has both sides; readers may take the two for one
+    /// connection
+    #[arg(long)]
+    exact: bool,
     /// Stop after so many packets
     #[arg(long, value_name = "COUNT")]
     packets: Option<u64>,
@@ -37,16 +46,15 @@ pub(crate) struct Args {
     duration: Option<Duration>,
 }
 
-/// Longer than any capture.
-const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-
 /// Which packets, and how much of them.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct WhatArgs {
-    /// Capture filter in libpcap's language, applied to the inner packet
+    /// Capture filter in libpcap's language, applied to the inner packet, and the words endpoint,
+    /// instance, tag and sni
     #[arg(short, long, value_name = "FILTER", default_value = "")]
     pub(crate) filter: String,
-    /// Which side of the flows; both, as client,server, share addresses and ports in one file
+    /// Which sides of the flows, as client,server; in one file with the client's, the server's side
+    /// is shown under other addresses
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [SideArg::Client])]
     pub(crate) side: Vec<SideArg>,
     /// Packets of one VPC endpoint only
@@ -71,6 +79,10 @@ pub(crate) enum SideArg {
     Server,
     /// GENEVE, as the load balancer exchanges it
     Outer,
+    /// What clients and flowdog say in clear, TLS taken off, for tools that cannot decrypt
+    Decrypted,
+    /// The same between flowdog and servers
+    DecryptedServer,
 }
 
 impl SideArg {
@@ -79,7 +91,40 @@ impl SideArg {
             Self::Client => proto::Side::Client,
             Self::Server => proto::Side::Server,
             Self::Outer => proto::Side::Outer,
+            Self::Decrypted => proto::Side::DecryptedClient,
+            Self::DecryptedServer => proto::Side::DecryptedServer,
         }
+    }
+
+    /// What a file of this side alone is called by.
+    fn word(side: proto::Side) -> &'static str {
+        match side {
+            proto::Side::Server => "server",
+            proto::Side::Outer => "outer",
+            proto::Side::DecryptedClient => "decrypted",
+            proto::Side::DecryptedServer => "decrypted-server",
+            proto::Side::Client | proto::Side::Unspecified => "client",
+        }
+    }
+}
+
+impl WhatArgs {
+    pub(crate) fn what(&self) -> What {
+        What {
+            endpoint: self.endpoint,
+            snap_length: self.snap_length,
+            sample: self.sample,
+        }
+    }
+
+    pub(crate) fn sides(&self) -> Vec<proto::Side> {
+        let mut sides: Vec<proto::Side> = Vec::new();
+        for side in &self.side {
+            if !sides.contains(&side.proto()) {
+                sides.push(side.proto());
+            }
+        }
+        sides
     }
 }
 
@@ -101,33 +146,69 @@ pub(crate) fn endpoint(text: &str) -> Result<u64, String> {
 
 pub(crate) async fn run(args: Args) -> Result<()> {
     let target = args.target.read()?;
-    let out: Box<dyn Write> = if args.write.as_os_str() == "-" {
-        if io::stdout().is_terminal() {
-            bail!("a pcapng file is nothing for a terminal: name a file with -w, or use a pipe");
-        }
-        Box::new(io::stdout().lock())
-    } else {
-        let file = File::create(&args.write)
-            .with_context(|| format!("cannot write {}", args.write.display()))?;
-        Box::new(BufWriter::new(file))
-    };
+    let to_stdout = args.write.as_os_str() == "-";
+    if to_stdout && args.split {
+        bail!("--split writes several files: name one with -w");
+    }
+    if to_stdout && io::stdout().is_terminal() {
+        bail!("a pcapng file is nothing for a terminal: name a file with -w, or use a pipe");
+    }
     let ends = Ends {
         packets: args.packets,
         duration: args.duration,
     };
     let live = Live {
         filter: args.what.filter.clone(),
-        side: args.what.side.clone(),
+        sides: args.what.sides(),
         secrets: !args.what.no_secrets,
         paused: false,
     };
+    let about = |appliance: &str| About {
+        sides: args.what.sides(),
+        appliance: appliance.to_owned(),
+        filter: args.what.filter.clone(),
+        snap_length: args.what.snap_length,
+        exact: args.exact,
+    };
+    let what = args.what.what();
     let (_unchanging, live) = watch::channel(live);
-    let counts = copy(&target, &args.what, out, ends, live, crate::extcap::stop).await?;
+    let stop = crate::extcap::stop();
+    let counts = if args.split {
+        let begin = |appliance: &str| {
+            BySide::begin(&about(appliance), |side| {
+                create(&of_side(&args.write, SideArg::word(side)))
+            })
+        };
+        recording::record(&target, &what, begin, ends, live, stop).await?
+    } else {
+        // Opened before anything is asked: a name that cannot be written is told at once.
+        let out: Box<dyn Write> = if to_stdout {
+            Box::new(io::stdout().lock())
+        } else {
+            create(&args.write).with_context(|| format!("cannot write {}", args.write.display()))?
+        };
+        let begin = |appliance: &str| OneFile::begin(out, &about(appliance));
+        recording::record(&target, &what, begin, ends, live, stop).await?
+    };
     eprintln!(
         "{} packets written, {} lost on the way, {} TLS secrets",
         counts.packets, counts.dropped, counts.secrets
     );
     Ok(())
+}
+
+fn create(path: &Path) -> io::Result<Box<dyn Write>> {
+    Ok(Box::new(BufWriter::new(File::create(path)?)))
+}
+
+/// `out.pcapng` and `client` make `out-client.pcapng`.
+fn of_side(path: &Path, side: &str) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let mut name = format!("{stem}-{side}");
+    if let Some(ending) = path.extension() {
+        name = format!("{name}.{}", ending.to_string_lossy());
+    }
+    path.with_file_name(name)
 }
 
 pub(crate) async fn interfaces(args: InterfacesArgs) -> Result<()> {
@@ -139,13 +220,20 @@ pub(crate) async fn interfaces(args: InterfacesArgs) -> Result<()> {
         .into_inner();
     if args.json {
         let endpoints: Vec<_> = about.endpoints.iter().map(|one| &one.name).collect();
-        println!(
-            "{{\"hostname\":{},\"version\":{},\"secrets\":{},\"endpoints\":{}}}",
-            serde_json::to_string(&about.hostname)?,
-            serde_json::to_string(&about.version)?,
-            about.secrets,
-            serde_json::to_string(&endpoints)?
-        );
+        let labels: std::collections::BTreeMap<_, _> = about
+            .endpoints
+            .iter()
+            .filter(|one| !one.label.is_empty())
+            .map(|one| (&one.name, &one.label))
+            .collect();
+        let about = serde_json::json!({
+            "hostname": about.hostname,
+            "version": about.version,
+            "secrets": about.secrets,
+            "endpoints": endpoints,
+            "labels": labels,
+        });
+        println!("{about}");
         return Ok(());
     }
     println!("flowdog {} on {}", about.version, about.hostname);
@@ -158,125 +246,10 @@ pub(crate) async fn interfaces(args: InterfacesArgs) -> Result<()> {
         }
     );
     for endpoint in about.endpoints {
-        println!("{}", endpoint.name);
+        // Whoever named it may have put anything into the name.
+        println!("{} {}", endpoint.name, endpoint.label.escape_debug());
     }
     Ok(())
-}
-
-/// What Wireshark's toolbar may change while a capture runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Live {
-    pub(crate) filter: String,
-    pub(crate) side: Vec<SideArg>,
-    pub(crate) secrets: bool,
-    pub(crate) paused: bool,
-}
-
-/// When a capture ends by itself.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Ends {
-    pub(crate) packets: Option<u64>,
-    pub(crate) duration: Option<Duration>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) packets: u64,
-    pub(crate) dropped: u64,
-    pub(crate) secrets: u64,
-}
-
-/// Copies packets from an appliance to a pcapng file or pipe.
-pub(crate) async fn copy(
-    target: &Target,
-    what: &WhatArgs,
-    mut out: Box<dyn Write>,
-    ends: Ends,
-    mut live: watch::Receiver<Live>,
-    stop: impl AsyncFnOnce(),
-) -> Result<Counts> {
-    let mut client = target.connect().await?;
-    let about = client
-        .describe(DescribeRequest {})
-        .await
-        .map_err(said)?
-        .into_inner();
-    let mut sides: Vec<proto::Side> = Vec::new();
-    for side in &what.side {
-        if !sides.contains(&side.proto()) {
-            sides.push(side.proto());
-        }
-    }
-    let request = |live: &Live| WatchRequest {
-        filter: live.filter.clone(),
-        sides: live.side.iter().map(|side| side.proto().into()).collect(),
-        endpoint: what.endpoint.unwrap_or(0),
-        snap_length: what.snap_length,
-        sample: what.sample,
-        secrets: live.secrets && about.secrets,
-    };
-    let mut current = live.borrow_and_update().clone();
-    let mut answers = client
-        .watch(request(&current))
-        .await
-        .map_err(said)?
-        .into_inner();
-    let mut bytes = Vec::new();
-    let mut recorder = Recorder::begin(
-        &mut bytes,
-        &sides,
-        &about.hostname,
-        &what.filter,
-        what.snap_length,
-    );
-    let mut counts = Counts::default();
-    let stop = stop();
-    tokio::pin!(stop);
-    let wait = tokio::time::sleep(ends.duration.unwrap_or(FOR_EVER));
-    tokio::pin!(wait);
-    loop {
-        if let Err(error) = out.write_all(&bytes).and_then(|()| out.flush()) {
-            // Whoever read went away: Wireshark's way to say stop.
-            if error.kind() == io::ErrorKind::BrokenPipe {
-                return Ok(counts);
-            }
-            return Err(error).context("cannot write");
-        }
-        bytes.clear();
-        if ends.packets.is_some_and(|most| counts.packets >= most) {
-            break;
-        }
-        tokio::select! {
-            answer = answers.message() => {
-                let Some(answer) = answer.map_err(said)? else { break };
-                if current.paused && matches!(answer.item, Some(Item::Packet(_))) {
-                    continue;
-                }
-                match &answer.item {
-                    Some(Item::Packet(_)) => counts.packets += 1,
-                    Some(Item::Secret(_)) => counts.secrets += 1,
-                    Some(Item::Statistics(statistics)) => counts.dropped = statistics.dropped,
-                    None => {}
-                }
-                recorder.write(&mut bytes, &answer);
-            }
-            Ok(()) = live.changed() => {
-                let next = live.borrow_and_update().clone();
-                let same = Live { paused: current.paused, ..next.clone() } == current;
-                current = next;
-                if !same {
-                    answers = client.watch(request(&current)).await.map_err(said)?.into_inner();
-                }
-            }
-            () = &mut stop => break,
-            () = &mut wait => break,
-        }
-    }
-    recorder.end(&mut bytes);
-    out.write_all(&bytes)
-        .and_then(|()| out.flush())
-        .context("cannot write")?;
-    Ok(counts)
 }
 
 /// The appliance's own words.

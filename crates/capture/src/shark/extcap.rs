@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use flowdog_capture::client::Target;
+use flowdog_capture::control::{Command, Message};
 use flowdog_capture::filter::Filter;
-use flowdog_capture::proto::{DescribeRequest, DescribeResponse};
+use flowdog_capture::proto::{self, DescribeRequest, DescribeResponse, Endpoint};
+use flowdog_capture::recorder::About;
+use flowdog_capture::recording::{self, Ends, Live, OneFile, What};
 use tokio::fs::File;
 use tokio::sync::watch;
 
-use crate::capture::{self, Ends, Live, SideArg, WhatArgs};
-use crate::control::{Command, Message};
+use crate::capture::{self, SideArg};
 use crate::target::TargetArgs;
 
 /// The interface for all VPC endpoints; the others have the endpoint's name behind it.
@@ -106,13 +108,10 @@ impl Options {
 
     fn target(&self) -> Result<Target> {
         let path = |name| self.get(name).map(Into::into);
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         TargetArgs {
             target: self
                 .get("--target")
-                .map(str::to_owned)
-                .or_else(|| variable("FLOWDOGSHARK_TARGET"))
-                .unwrap_or_else(|| Target::DEFAULT.to_owned()),
+                .map_or_else(default_target, str::to_owned),
             token_file: path("--token-file")
                 .or_else(|| variable("FLOWDOGSHARK_TOKEN_FILE").map(Into::into)),
             ca: path("--ca"),
@@ -133,6 +132,14 @@ impl Options {
             .map(|name| capture::endpoint(name).map_err(anyhow::Error::msg))
             .transpose()
     }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn default_target() -> String {
+    variable("FLOWDOGSHARK_TARGET").unwrap_or_else(|| Target::DEFAULT.to_owned())
 }
 
 /// None if the appliance is not there: the lists are shorter then, and Wireshark starts all the same.
@@ -162,8 +169,9 @@ fn interfaces(out: &mut String, about: Option<&DescribeResponse>) {
     ));
     for endpoint in about.iter().flat_map(|about| &about.endpoints) {
         let name = capture::name(endpoint.id);
+        let display = display(endpoint);
         out.push_str(&format!(
-            "interface {{value=flowdog-{name}}}{{display=flowdog{host}: {name}}}\n"
+            "interface {{value=flowdog-{name}}}{{display=flowdog{host}: {display}}}\n"
         ));
     }
     out.push_str(&format!(
@@ -177,11 +185,22 @@ fn interfaces(out: &mut String, about: Option<&DescribeResponse>) {
     ));
 }
 
+/// An endpoint with the name that its owner gave it.
+fn display(endpoint: &Endpoint) -> String {
+    let name = capture::name(endpoint.id);
+    let label = clean(&endpoint.label);
+    if label.is_empty() {
+        name
+    } else {
+        format!("{label} ({name})")
+    }
+}
+
 /// What stands in a list must not end it.
 fn clean(text: &str) -> String {
     text.chars()
-        .filter(|c| c.is_ascii_graphic() && !matches!(c, '{' | '}'))
-        .take(64)
+        .filter(|c| (c.is_ascii_graphic() || *c == ' ') && !matches!(c, '{' | '}'))
+        .take(128)
         .collect()
 }
 
@@ -201,8 +220,10 @@ fn configuration(out: &mut String) {
          value {{arg=7}}{{value=client}}{{display=Client side, before rewriting}}{{default=true}}\n\
          value {{arg=7}}{{value=server}}{{display=Server side, after rewriting}}{{default=false}}\n\
          value {{arg=7}}{{value=both}}{{display=Both sides}}{{default=false}}\n\
-         value {{arg=7}}{{value=outer}}{{display=GENEVE}}{{default=false}}\n",
-        Target::DEFAULT
+         value {{arg=7}}{{value=outer}}{{display=GENEVE}}{{default=false}}\n\
+         value {{arg=7}}{{value=decrypted}}{{display=Decrypted, for tools that cannot decrypt}}{{default=false}}\n",
+        // Wireshark passes the default back as if it had been chosen.
+        clean(&default_target())
     ));
 }
 
@@ -214,48 +235,57 @@ fn endpoints(out: &mut String, options: &Options, about: Option<&DescribeRespons
     ));
     for endpoint in about.iter().flat_map(|about| &about.endpoints) {
         let name = capture::name(endpoint.id);
+        let display = display(endpoint);
         out.push_str(&format!(
-            "value {{arg=6}}{{value={name}}}{{display={name}}}{{default={}}}\n",
+            "value {{arg=6}}{{value={name}}}{{display={display}}}{{default={}}}\n",
             chosen == Some(endpoint.id)
         ));
     }
 }
 
-fn sides(word: &str) -> Option<Vec<SideArg>> {
-    Some(match word {
+fn sides(word: &str) -> Option<Vec<proto::Side>> {
+    let sides = match word {
         "both" => vec![SideArg::Client, SideArg::Server],
         "client" => vec![SideArg::Client],
         "server" => vec![SideArg::Server],
         "outer" => vec![SideArg::Outer],
+        "decrypted" => vec![SideArg::Decrypted],
         _ => return None,
-    })
+    };
+    Some(sides.into_iter().map(SideArg::proto).collect())
 }
 
 async fn capture(options: &Options) -> Result<()> {
     let fifo = options.get("--fifo").context("--fifo is missing")?;
-    let side = sides(options.get("--side").unwrap_or("client"))
-        .context("--side is one of both, client, server, outer")?;
-    let what = WhatArgs {
-        filter: options
-            .get("--extcap-capture-filter")
-            .unwrap_or_default()
-            .to_owned(),
-        // The toolbar may change sides: both have their interface from the beginning.
-        side: if side == [SideArg::Outer] {
-            side.clone()
-        } else {
-            vec![SideArg::Client, SideArg::Server]
-        },
-        endpoint: options.endpoint()?,
+    let chosen = sides(options.get("--side").unwrap_or("client"))
+        .context("--side is one of both, client, server, outer, decrypted")?;
+    let filter = options.get("--extcap-capture-filter").unwrap_or_default();
+    let toolbar = options
+        .get("--extcap-control-in")
+        .zip(options.get("--extcap-control-out"));
+    // The toolbar may change between these two: both have their interface from the beginning.
+    let both = [proto::Side::Client, proto::Side::Server];
+    let declared = if toolbar.is_some() && both.contains(chosen.first().unwrap_or(&both[0])) {
+        both.to_vec()
+    } else {
+        chosen.clone()
+    };
+    let about = About {
+        sides: declared,
+        filter: filter.to_owned(),
         snap_length: options.number("--snap-length")?,
+        ..About::default()
+    };
+    let what = What {
+        endpoint: options.endpoint()?,
+        snap_length: about.snap_length,
         sample: options.number("--sample")?,
-        no_secrets: options.get("--secrets") == Some("false"),
     };
     let target = options.target()?;
     let (changes, live) = watch::channel(Live {
-        filter: what.filter.clone(),
-        side,
-        secrets: !what.no_secrets,
+        filter: filter.to_owned(),
+        sides: chosen,
+        secrets: options.get("--secrets") != Some("false"),
         paused: false,
     });
     // Opening waits until Wireshark reads.
@@ -263,22 +293,22 @@ async fn capture(options: &Options) -> Result<()> {
         .write(true)
         .open(fifo)
         .with_context(|| format!("cannot open {}", fifo.escape_debug()))?;
-    let toolbar = (
-        options.get("--extcap-control-in").map(str::to_owned),
-        options.get("--extcap-control-out").map(str::to_owned),
-    );
+    let toolbar = toolbar.map(|(input, output)| (input.to_owned(), output.to_owned()));
     let controls = tokio::spawn(async move {
-        if let (Some(input), Some(output)) = toolbar
+        if let Some((input, output)) = toolbar
             && let Err(error) = listen(&input, &output, &changes).await
         {
             eprintln!("flowdogshark: {error:#}");
         }
-        // Whoever holds the other end would take a dropped sender for a change.
-        std::future::pending::<()>().await;
     });
-    let done = capture::copy(&target, &what, Box::new(out), Ends::default(), live, stop).await;
+    let begin = |appliance: &str| {
+        let appliance = appliance.to_owned();
+        OneFile::begin(Box::new(out), &About { appliance, ..about })
+    };
+    let done = recording::record(&target, &what, begin, Ends::default(), live, stop()).await;
     controls.abort();
-    done.map(|_| ())
+    done?;
+    Ok(())
 }
 
 /// Wireshark stops a capture with SIGTERM, people with Ctrl-C.
@@ -345,7 +375,7 @@ fn turn(message: &Message, changes: &watch::Sender<Live>) -> Option<String> {
         },
         SIDE => {
             let sides = sides(&text)?;
-            changes.send_modify(|live| live.side = sides);
+            changes.send_modify(|live| live.sides = sides);
             None
         }
         PAUSE => {
@@ -392,7 +422,7 @@ mod tests {
         );
         let now = live.borrow().clone();
         assert_eq!(now.filter, "tcp port 443");
-        assert_eq!(now.side, [SideArg::Server]);
+        assert_eq!(now.sides, [proto::Side::Server]);
         assert!(now.paused && now.secrets);
         // What is wrong changes nothing, and a filter that is says why.
         assert!(

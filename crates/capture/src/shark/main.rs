@@ -10,7 +10,6 @@
 #![forbid(unsafe_code)]
 
 mod capture;
-mod control;
 mod extcap;
 mod install;
 mod target;

@@ -11,7 +11,7 @@ const MAX_PAYLOAD: usize = 65_535;
 
 /// Both sides' commands that are used here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Command {
+pub enum Command {
     /// Wireshark is ready for messages.
     Initialized,
     /// A control's value.
@@ -44,26 +44,32 @@ impl Command {
 
 /// A message of either side.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Message {
-    pub(crate) control: u8,
-    pub(crate) command: Command,
-    pub(crate) payload: Vec<u8>,
+pub struct Message {
+    /// The control's number; messages about the whole program have 0.
+    pub control: u8,
+    /// What is to be done.
+    pub command: Command,
+    /// The value, or the text.
+    pub payload: Vec<u8>,
 }
 
 /// What cannot be a message.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ControlError {
+pub enum ControlError {
+    /// The pipe failed, or ended within a message.
     #[error("the control pipe failed: {0}")]
     Io(#[from] std::io::Error),
+    /// What was read is no message.
     #[error("the control pipe carries something else than messages")]
     NoMessage,
 }
 
 impl Message {
     /// Reads one. None at the end of the pipe.
-    pub(crate) async fn read(
-        pipe: &mut (impl AsyncRead + Unpin),
-    ) -> Result<Option<Self>, ControlError> {
+    ///
+    /// # Errors
+    /// See [`ControlError`]; the pipe cannot be read on.
+    pub async fn read(pipe: &mut (impl AsyncRead + Unpin)) -> Result<Option<Self>, ControlError> {
         let mut header = [0; 6];
         let Some((first, rest)) = header.split_first_mut() else {
             return Err(ControlError::NoMessage);
@@ -89,7 +95,9 @@ impl Message {
         }))
     }
 
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    /// As it goes into the pipe; a payload that is too long is cut.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
         let payload = self
             .payload
             .get(..self.payload.len().min(MAX_PAYLOAD))
