@@ -1,10 +1,12 @@
 //! Watching packets with flowdogshark, read by tshark.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use flowdog_tests::lab::Lab;
+use flowdog_tests::pki;
 
 /// Runs `$PLAN` while flowdogshark writes `$OUT`.
 const WATCHED: &str = r#"
@@ -17,6 +19,14 @@ sleep 1
 kill -TERM $pid
 wait $pid
 cat shark.log >&2
+"#;
+
+/// Runs a program where the appliance is: its loopback is not the client's. The brackets keep the
+/// pattern from finding the shell that has it in its own command.
+const INSIDE: &str = r#"
+inside() {
+    nsenter -t "$(pgrep -f "[f]lowdog run --config $PWD/lab.toml")" -n "$@"
+}
 "#;
 
 fn shark() -> Result<String> {
@@ -130,6 +140,429 @@ fn an_intercepted_session_is_clear_on_both_sides_and_changed_only_after_rewritin
         )?;
         ensure!(!named.is_empty(), "no flow is named");
     }
+    Ok(())
+}
+
+/// Changes the head of a request and the text of WebSocket messages.
+const CHANGING: &str = "
+[[interceptor]]
+name = 'mark'
+use = 'edit-headers'
+request = [{ set = 'x-marked', value = 'yes' }]
+
+[[interceptor]]
+name = 'words'
+use = 'edit-body'
+message = [{ find = 'cat', replace = 'dog' }]
+
+[[rule]]
+action = 'intercept'
+interceptors = ['mark', 'words']
+";
+
+/// One HTTP/2 exchange and one WebSocket inside TLS.
+const TALK: &str = r#"
+curl -sS --http2 https://any.lab.name/one >/dev/null
+"$PYTHON" - <<'END'
+import asyncio, websockets
+async def main():
+    async with websockets.connect("wss://any.lab.name/ws", compression=None) as ws:
+        await ws.send("a black cat")
+        assert await ws.recv() == "a black dog"
+asyncio.run(main())
+END
+"#;
+
+/// tshark as Wireshark runs us: it lists, starts and stops us.
+const THROUGH_EXTCAP: &str = r#"
+set -e
+cd "$FOLDER"
+export HOME="$FOLDER" XDG_CONFIG_HOME="$FOLDER/config" FLOWDOGSHARK_TARGET="unix:$FOLDER/capture.sock"
+"$SHARK" install >/dev/null
+curl -sS http://any.lab.name/ >/dev/null
+tshark -D 2>/dev/null >interfaces.txt
+tshark -i flowdog -o extcap.flowdog.side:both -f "tcp port 443" -w out.pcapng 2>tshark.log &
+pid=$!
+for i in $(seq 200); do grep -q 'capture attached' appliance.log && break; sleep 0.05; done
+sh ./plan.sh
+sleep 2
+kill -TERM $pid
+wait $pid || { cat tshark.log >&2; exit 1; }
+for i in $(seq 100); do grep -q 'capture detached' appliance.log && break; sleep 0.05; done
+"#;
+
+#[test]
+fn tshark_lists_us_and_reads_both_sides_of_a_live_session_in_clear() -> Result<()> {
+    let lab = lab(CHANGING)?;
+    let folder = lab.folder().to_owned();
+    std::fs::write(folder.join("plan.sh"), TALK)?;
+    let outcome = lab.shell(&format!(
+        "export FOLDER={} SHARK={} PYTHON={}\n{THROUGH_EXTCAP}",
+        folder.display(),
+        shark()?,
+        flowdog_tests::python().display()
+    ))?;
+    let listed = std::fs::read_to_string(folder.join("interfaces.txt"))?;
+    ensure!(listed.contains(". flowdog (flowdog on "), "{listed}");
+    ensure!(listed.contains(". flowdog-vpce-"), "{listed}");
+    ensure!(
+        outcome.log.contains("capture detached"),
+        "the capture was not stopped"
+    );
+    both_sides_are_clear(&folder)
+}
+
+/// In `out.pcapng` each side is a connection of its own, decrypted, and changed on the server's side.
+fn both_sides_are_clear(folder: &Path) -> Result<()> {
+    let mut streams = HashSet::new();
+    for (interface, marked, word) in [("0", 0, "cat"), ("1", 1, "dog")] {
+        let on = |filter: &str| format!("frame.interface_id == {interface} && ({filter})");
+        let paths = fields(folder, &on("http2.headers.path"), &["http2.headers.path"])?;
+        ensure!(paths == ["/one"], "HTTP/2 of {interface}: {paths:?}");
+        let found = fields(
+            folder,
+            &on("http2.header.name == \"x-marked\""),
+            &["frame.number"],
+        )?;
+        ensure!(found.len() == marked, "marks of {interface}: {found:?}");
+        let upgrade = fields(
+            folder,
+            &on("http.request.line contains \"x-marked\""),
+            &["frame.number"],
+        )?;
+        ensure!(upgrade.len() == marked, "marks of {interface}: {upgrade:?}");
+        // Masked on the way there, in clear on the way back.
+        let texts = fields(
+            folder,
+            &on("websocket.payload.text"),
+            &["websocket.payload.text"],
+        )?;
+        let said = format!("a black {word}");
+        ensure!(
+            texts.first() == Some(&said) && texts.len() == 2,
+            "WebSocket of {interface}: {texts:?}"
+        );
+        let mut own = fields(folder, &on("tcp"), &["tcp.stream"])?;
+        own.sort();
+        own.dedup();
+        ensure!(
+            own.iter().all(|stream| streams.insert(stream.clone())),
+            "taken for one connection: {own:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn both_sides_in_one_file_or_in_two_decrypt_with_no_option() -> Result<()> {
+    let plan = format!("PYTHON={}\n{TALK}", flowdog_tests::python().display());
+    // IPv4 and IPv6 are kept apart in different ways.
+    for name in ["ipv4.lab.name", "any.lab.name"] {
+        let lab = watched(
+            lab(CHANGING)?,
+            &["--side", "client,server"],
+            &plan.replace("any.lab.name", name),
+        )?;
+        both_sides_are_clear(lab.folder()).with_context(|| name.to_owned())?;
+        let bad = fields(
+            lab.folder(),
+            "_ws.malformed || tcp.checksum.status == \"Bad\" || _ws.expert.severity == error",
+            &["frame.number", "_ws.expert.message"],
+        )?;
+        ensure!(bad.is_empty(), "{name}: {bad:?}");
+    }
+    let lab = watched(
+        lab(CHANGING)?,
+        &["--side", "client,server", "--split"],
+        &plan,
+    )?;
+    for (side, marked) in [("client", 0), ("server", 1)] {
+        let file = lab.folder().join(format!("out-{side}.pcapng"));
+        std::fs::copy(file, lab.folder().join("out.pcapng"))?;
+        let found = fields(
+            lab.folder(),
+            "http2.header.name == \"x-marked\"",
+            &["frame.number"],
+        )?;
+        ensure!(found.len() == marked, "{side}: {found:?}");
+        let mapped = fields(
+            lab.folder(),
+            "ipv6.addr == ::ffff:0:0/96",
+            &["frame.number"],
+        )?;
+        ensure!(mapped.is_empty(), "{side}: {mapped:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn files_follow_each_other_in_a_folder() -> Result<()> {
+    let lab = lab(CHANGING)?;
+    let folder = lab.folder().to_owned();
+    let flowdog = flowdog_tests::flowdog();
+    let outcome = lab.shell(&format!(
+        "cd {}
+         {} capture -c lab.toml --folder kept --size 100KiB --files 2 --filter 'sni any.lab.name' 2>capture.log &
+         pid=$!
+         for i in $(seq 200); do grep -q 'capture attached' appliance.log && break; sleep 0.05; done
+         curl -sS https://other.lab.name/bytes/400000 >/dev/null
+         for i in 1 2 3 4 5; do curl -sS https://any.lab.name/bytes/120000 >/dev/null; done
+         curl -sS https://any.lab.name/last >/dev/null
+         sleep 1
+         kill -TERM $pid
+         wait $pid
+         cat capture.log",
+        folder.display(),
+        Path::new(flowdog.get_program()).display()
+    ))?;
+    ensure!(
+        outcome.stdout.contains(" packets written, "),
+        "{}",
+        outcome.stdout
+    );
+    let mut names: Vec<_> = std::fs::read_dir(folder.join("kept"))?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    ensure!(names.len() == 2, "{names:?}");
+    let mut clear = Vec::new();
+    for name in &names {
+        ensure!(name.ends_with(".pcapng"), "{names:?}");
+        std::fs::copy(folder.join("kept").join(name), folder.join("out.pcapng"))?;
+        clear.extend(fields(
+            &folder,
+            "http2.headers.path",
+            &["http2.headers.path"],
+        )?);
+        let others = fields(
+            &folder,
+            "tls.handshake.extensions_server_name == \"other.lab.name\"",
+            &["frame.number"],
+        )?;
+        ensure!(others.is_empty(), "the filter let another name through");
+    }
+    ensure!(
+        clear.last().map(String::as_str) == Some("/last"),
+        "{clear:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn what_is_said_in_clear_is_tcp_for_tools_that_cannot_decrypt() -> Result<()> {
+    let lab = lab("pcap-over-ip = '127.0.0.1:57012'\n[[rule]]\naction = 'intercept'\n")?;
+    let folder = lab.folder().to_owned();
+    lab.shell(&format!(
+        "cd {}
+         {INSIDE}
+         {} capture -w out.pcapng --side decrypted --target \"unix:$PWD/capture.sock\" 2>shark.log &
+         pid=$!
+         for i in $(seq 200); do grep -q 'capture attached' appliance.log && break; sleep 0.05; done
+         inside bash -c 'exec 3<>/dev/tcp/127.0.0.1/57012; exec timeout 60 cat <&3 >over-ip.pcap' &
+         reader=$!
+         for i in $(seq 200); do [ $(grep -c 'capture attached' appliance.log) = 2 ] && break; sleep 0.05; done
+         curl -sS --http1.1 https://any.lab.name/bytes/9000 >/dev/null
+         curl -sS --http2 https://any.lab.name/two >/dev/null
+         curl -sS http://any.lab.name/three >/dev/null
+         sleep 1
+         kill -TERM $pid $reader
+         wait $pid; wait $reader || true",
+        folder.display(),
+        shark()?
+    ))?;
+    for file in ["out.pcapng", "over-ip.pcap"] {
+        if file != "out.pcapng" {
+            std::fs::copy(folder.join(file), folder.join("out.pcapng"))?;
+        }
+        let asked = fields(&folder, "http.request", &["http.request.uri"])?;
+        ensure!(asked == ["/bytes/9000", "/three"], "{file}: {asked:?}");
+        let asked = fields(&folder, "http2.headers.path", &["http2.headers.path"])?;
+        ensure!(asked == ["/two"], "{file}: {asked:?}");
+        let bad = fields(
+            &folder,
+            "tcp.analysis.flags || _ws.malformed || tcp.checksum.status == \"Bad\" || tls",
+            &["frame.number", "_ws.col.Info"],
+        )?;
+        ensure!(bad.is_empty(), "{file}: {bad:?}");
+        let objects = format!("http,{}", folder.join("objects").display());
+        let _ = std::fs::remove_dir_all(folder.join("objects"));
+        tool(
+            "tshark",
+            &folder,
+            &["-r", "out.pcapng", "-q", "--export-objects", &objects],
+        )?;
+        let len = std::fs::metadata(folder.join("objects/9000"))?.len();
+        ensure!(len == 9000, "{file}: an object of {len} bytes");
+        // tcpdump reads it too, and finds every checksum right.
+        let lines = tool("tcpdump", &folder, &["-n", "-v", "-r", "out.pcapng"])?;
+        ensure!(lines.contains("GET /bytes/9000 HTTP/1.1"), "{lines}");
+        ensure!(!lines.contains("incorrect"), "{lines}");
+    }
+    Ok(())
+}
+
+#[test]
+fn threat_65_over_tcp_only_the_token_or_a_certificate_lets_in() -> Result<()> {
+    let keys = tempfile::tempdir()?;
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/capture_pki.py");
+    pki::python_now(&program, &[keys.path().to_str().context("path")?])?;
+    let pki = keys.path().display().to_string();
+    let shark = shark()?;
+    // Each way has a service of its own; each line says what must become of it.
+    let cases = [
+        (
+            format!("token-file = '{pki}/token'\n"),
+            vec![
+                (true, format!("--token-file {pki}/token")),
+                (false, format!("--token-file {pki}/wrong")),
+                (false, String::new()),
+            ],
+        ),
+        (
+            format!(
+                "certificate = '{pki}/server.pem'\nkey = '{pki}/server.key'\nclient-ca = '{pki}/ca.pem'\n"
+            ),
+            vec![
+                (
+                    true,
+                    format!(
+                        "--ca {pki}/ca.pem --server-name capture --certificate {pki}/client.pem --key {pki}/client.key"
+                    ),
+                ),
+                (
+                    false,
+                    format!(
+                        "--ca {pki}/ca.pem --server-name capture --certificate {pki}/stranger.pem --key {pki}/stranger.key"
+                    ),
+                ),
+                (false, format!("--ca {pki}/ca.pem --server-name capture")),
+                (
+                    false,
+                    format!(
+                        "--ca {pki}/stranger.pem --server-name capture --certificate {pki}/client.pem --key {pki}/client.key"
+                    ),
+                ),
+                (false, String::new()),
+            ],
+        ),
+    ];
+    for (config, readers) in cases {
+        let lab = Lab::new()?.config(&format!("[capture]\nlisten = '127.0.0.1:7081'\n{config}"))?;
+        let mut script = format!("cd {}\n{INSIDE}", lab.folder().display());
+        for (number, (_, arguments)) in readers.iter().enumerate() {
+            script.push_str(&format!(
+                "inside {shark} capture -w {number}.pcapng --target 127.0.0.1:7081 {arguments} --duration 200ms 2>>said.log && echo in {number} || echo out {number}\n"
+            ));
+        }
+        let outcome = lab.shell(&script)?;
+        for (number, (lets_in, arguments)) in readers.iter().enumerate() {
+            let word = if *lets_in { "in" } else { "out" };
+            ensure!(
+                outcome.stdout.contains(&format!("{word} {number}\n")),
+                "{arguments}: {}\n{}",
+                outcome.stdout,
+                outcome.log
+            );
+        }
+        let attached = outcome.log.matches("capture attached").count();
+        ensure!(attached == 1, "{attached} attached: {}", outcome.log);
+        let token = std::fs::read_to_string(format!("{pki}/token"))?;
+        ensure!(
+            !outcome.log.contains(token.trim()),
+            "the token is in the log"
+        );
+    }
+    Ok(())
+}
+
+/// The first flowdog's client, written against its names alone.
+const LEGACY: &str = r#"
+import sys, grpc
+
+def varint(number):
+    out = b""
+    while number > 127:
+        out += bytes([number & 127 | 128])
+        number >>= 7
+    return out + bytes([number])
+
+def fields(data):
+    found, at = {}, 0
+    def number():
+        nonlocal at
+        value, shift = 0, 0
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+            shift += 7
+    while at < len(data):
+        key = number()
+        if key & 7 == 2:
+            length = number()
+            found[key >> 3] = data[at:at + length]
+            at += length
+        elif key & 7 == 0:
+            found[key >> 3] = number()
+        else:
+            raise SystemExit(f"wire type {key & 7}")
+    return found
+
+def question(text, kind):
+    text = text.encode()
+    return bytes([10]) + varint(len(text)) + text + bytes([16]) + varint(kind)
+
+kind, count, keys = int(sys.argv[1]), 0, 0
+channel = grpc.insecure_channel("127.0.0.1:7081")
+ask = channel.unary_stream("/Vpcshark/GetPackets", lambda raw: raw, lambda raw: raw)
+call = ask(question("tcp port 443", kind), timeout=60)
+for raw in call:
+    answer = fields(raw)
+    if answer.get(3):
+        assert answer[3].split()[0].isupper() and not answer.get(1), answer
+        keys += 1
+    else:
+        payload, time = answer[1], fields(answer[2])
+        assert time[1] > 1_700_000_000, time
+        # GENEVE, with IPv4 or IPv6 inside.
+        assert payload[0] >> 6 == 0 and payload[2:4].hex() in ("0800", "86dd"), payload[:8]
+        count += 1
+    if keys >= 4 and count >= 8:
+        print("OK", kind)
+        call.cancel()
+        sys.exit()
+"#;
+
+#[test]
+fn the_first_flowdogs_clients_are_answered() -> Result<()> {
+    let lab = Lab::new()?.config(
+        "[capture]\nlisten = '127.0.0.1:7081'\naccess = 'anyone-on-loopback'\nsecrets = 'on'\n[[rule]]\naction = 'intercept'\n",
+    )?;
+    let folder = lab.folder().to_owned();
+    std::fs::write(folder.join("legacy.py"), LEGACY)?;
+    let outcome = lab.shell(&format!(
+        "cd {}
+         {INSIDE}
+         for kind in 1 2; do
+           inside {python} legacy.py $kind & pid=$!
+           for i in $(seq 200); do [ $(grep -c 'capture attached' appliance.log) = $kind ] && break; sleep 0.05; done
+           curl -sS https://any.lab.name/one >/dev/null
+           curl -sS https://any.lab.name/two >/dev/null
+           wait $pid
+         done
+         if inside {python} legacy.py 0 2>refused.log; then exit 1; fi
+         grep -q 'PRE or POST' refused.log",
+        folder.display(),
+        python = flowdog_tests::python().display()
+    ))?;
+    ensure!(outcome.stdout.contains("OK 1") && outcome.stdout.contains("OK 2"));
+    ensure!(
+        outcome.metric("flowdog_capture_packets_total", "") >= 16.0,
+        "{:#}",
+        outcome.report
+    );
     Ok(())
 }
 

@@ -7,10 +7,14 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
 use capture::Address;
-use capture::hub::{Direction, Hub, Limits, Side};
-use capture::service::{self, Access};
+use capture::decrypted::Conversation;
+use capture::hub::{Direction, Hub, Limits, Side, Totals};
+use capture::names::{Names, Question};
+use capture::service::{self, Access, pcap_over_ip};
 use flowdog::config::{Capture, CaptureListen};
-use flowdog::{Leg, Outer, SecretFeed, Tap, VpcEndpointId};
+use flowdog::{
+    ClearConnection, ClearText, Hosts, Leg, Outer, SecretFeed, Tap, TapMetric, VpcEndpointId,
+};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
@@ -68,13 +72,31 @@ impl Service {
             .build()
             .context("cannot start the capture service")?;
         let (stop, stopped) = oneshot::channel::<()>();
+        let clear = config.pcap_over_ip.map(|address| {
+            let listener = std::net::TcpListener::bind(address)
+                .with_context(|| format!("capture.pcap-over-ip: cannot open {address}"));
+            listener.map(|listener| (Arc::clone(&hub), listener))
+        });
+        let clear = clear.transpose()?;
         let thread = std::thread::Builder::new()
             .name("capture".to_owned())
             .spawn(move || {
-                let served = runtime.block_on(service.serve(async {
-                    // Either way the appliance ends.
-                    let _ = stopped.await;
-                }));
+                let served = runtime.block_on(async {
+                    if let Some((hub, listener)) = clear {
+                        // Ends with the runtime.
+                        tokio::spawn(async move {
+                            let never = std::future::pending();
+                            if let Err(error) = pcap_over_ip::serve(hub, listener, never).await {
+                                tracing::error!(%error, "pcap-over-ip ended");
+                            }
+                        });
+                    }
+                    let ends = async {
+                        // Either way the appliance ends.
+                        let _ = stopped.await;
+                    };
+                    service.serve(ends).await
+                });
                 if let Err(error) = served {
                     tracing::error!(%error, "the capture service ended");
                 }
@@ -94,6 +116,11 @@ impl Service {
             return Ok(builder);
         }
         let (feed, secrets) = SecretFeed::new(SECRETS);
+        // Without a reader that asks, no secret leaves its connection.
+        feed.set_wanted(false);
+        let gate = Arc::clone(&feed);
+        self.hub
+            .on_secrets_wanted(move |wanted| gate.set_wanted(wanted));
         let hub = Arc::clone(&self.hub);
         std::thread::Builder::new()
             .name("capture-secrets".to_owned())
@@ -121,7 +148,7 @@ impl Drop for Service {
 }
 
 /// The first thing to get wrong is a file that was never filled.
-fn token(file: &Path) -> Result<Zeroizing<String>> {
+pub(crate) fn token(file: &Path) -> Result<Zeroizing<String>> {
     let text = Zeroizing::new(read("token-file", file)?);
     let token = text.trim();
     if token.is_empty() {
@@ -155,5 +182,109 @@ impl Tap for HubTap {
 
     fn on_flow_opened(&self, endpoint: VpcEndpointId) {
         self.0.see_endpoint(endpoint);
+    }
+
+    fn on_start(&self, hosts: &Hosts) {
+        self.0.set_names(Arc::new(HostNames(hosts.clone())));
+    }
+
+    fn on_clear(&self, connection: &ClearConnection) -> Option<Box<dyn ClearText>> {
+        let side = match connection.leg {
+            Leg::Client => Side::Client,
+            Leg::Server => Side::Server,
+        };
+        self.0.wants_decrypted(side).then(|| {
+            let conversation = Conversation::new(
+                Arc::clone(&self.0),
+                side,
+                connection.endpoint,
+                [connection.client, connection.server],
+                connection.tls,
+            );
+            Box::new(Told(conversation)) as Box<dyn ClearText>
+        })
+    }
+
+    fn metrics(&self) -> Vec<TapMetric> {
+        let Totals {
+            readers,
+            refused,
+            seen,
+            dropped,
+            secrets_dropped,
+        } = self.0.totals();
+        let counter = |name, help, value| TapMetric {
+            name,
+            kind: "counter",
+            help,
+            value,
+        };
+        vec![
+            TapMetric {
+                name: "flowdog_capture_readers",
+                kind: "gauge",
+                help: "Readers of the capture service.",
+                value: readers as u64,
+            },
+            counter(
+                "flowdog_capture_readers_refused_total",
+                "Readers refused because there were too many.",
+                refused,
+            ),
+            counter(
+                "flowdog_capture_packets_total",
+                "Packets that a reader's filter let through.",
+                seen,
+            ),
+            counter(
+                "flowdog_capture_packets_dropped_total",
+                "Of these, lost because the reader or its rate was too slow.",
+                dropped,
+            ),
+            counter(
+                "flowdog_capture_secrets_dropped_total",
+                "TLS secrets that found no room in a reader's queue.",
+                secrets_dropped,
+            ),
+        ]
+    }
+}
+
+/// A connection's cleartext on its way to readers.
+#[derive(Debug)]
+struct Told(Conversation);
+
+impl ClearText for Told {
+    fn said(&mut self, by_client: bool, bytes: &[u8]) {
+        self.0.said(by_client, bytes);
+    }
+
+    fn finished(&mut self, by_client: bool) {
+        self.0.finished(by_client);
+    }
+}
+
+/// The appliance's directory for the hub's filters.
+#[derive(Debug)]
+struct HostNames(Hosts);
+
+impl Names for HostNames {
+    fn is(
+        &self,
+        endpoint: VpcEndpointId,
+        address: std::net::IpAddr,
+        question: Question<'_>,
+    ) -> bool {
+        let answer = self.0.host(endpoint, address, |host| match question {
+            Question::Instance(id) => host.instance_id.as_deref() == Some(id),
+            Question::Tag(key, value) => {
+                host.tags.get(key).is_some_and(|found| value.matches(found))
+            }
+        });
+        answer.unwrap_or(false)
+    }
+
+    fn endpoint(&self, endpoint: VpcEndpointId) -> Option<String> {
+        self.0.endpoint_name(endpoint)
     }
 }

@@ -9,6 +9,8 @@
 mod ca;
 #[cfg(feature = "capture")]
 mod capture;
+#[cfg(feature = "capture")]
+mod capturing;
 mod check;
 #[cfg(feature = "aws")]
 mod ec2;
@@ -17,6 +19,8 @@ mod explain;
 mod function;
 mod lab;
 mod learned;
+#[cfg(feature = "capture")]
+mod replay;
 mod run;
 
 use std::process::ExitCode;
@@ -52,9 +56,13 @@ enum Command {
     #[cfg(feature = "aws")]
     Ec2(ec2::Args),
     Ca(ca::Args),
+    #[cfg(feature = "capture")]
+    Capture(Box<capturing::Args>),
     #[cfg(feature = "script")]
     Fn(function::Args),
     Learned(learned::Args),
+    #[cfg(feature = "capture")]
+    Replay(Box<replay::Args>),
     Lab(Box<lab::Args>),
     /// Print a completion script for a shell
     #[command(after_help = "\
@@ -89,9 +97,13 @@ fn main() -> ExitCode {
         #[cfg(feature = "aws")]
         Command::Ec2(args) => ec2::run(&args),
         Command::Ca(args) => ca::run(&args),
+        #[cfg(feature = "capture")]
+        Command::Capture(args) => capturing::run(*args),
         #[cfg(feature = "script")]
         Command::Fn(args) => function::run(&args),
         Command::Learned(args) => learned::run(&args),
+        #[cfg(feature = "capture")]
+        Command::Replay(args) => replay::run(*args),
         Command::Lab(args) => lab::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(
