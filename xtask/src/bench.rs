@@ -1,6 +1,7 @@
 //! Benchmarks: programs that print ratios against a yardstick run at the same moment.
 
 mod accept;
+mod capture;
 mod http;
 mod script;
 mod tcp;
@@ -47,6 +48,11 @@ const BENCHES: &[(&str, &str, Bench)] = &[
         "accept",
         "10,000 new flows a second in front of a slow acceptor, beside none, and the cost of 1,000 rules",
         accept::measure,
+    ),
+    (
+        "capture",
+        "HTTP with the capture service off, without a reader, and with one",
+        capture::measure,
     ),
     (
         "http",
@@ -120,7 +126,10 @@ fn parse(text: &str) -> Result<Vec<Measure>> {
 
 /// Builds the program that benchmarks of the whole system start.
 fn build_appliance() -> Result<()> {
-    let built = cargo(&["build", "--quiet", "--release", "--package", "flowdog-cli"]).status()?;
+    let packages = ["--package", "flowdog-cli", "--package", "flowdog-capture"];
+    let built = cargo(&["build", "--quiet", "--release"])
+        .args(packages)
+        .status()?;
     if !built.success() {
         bail!("the release build failed: {built}");
     }

@@ -116,6 +116,12 @@ fn main() -> Result<()> {
             }
             Ok(())
         }
+        ["capture", ..] => {
+            for line in capture()? {
+                speak(&serde_json::to_string(&line)?);
+            }
+            Ok(())
+        }
         words => {
             let loads: Vec<Load> = match words.iter().position(|word| *word == "--only") {
                 Some(at) => vec![Load::parse(words.get(at + 1).copied().unwrap_or_default())?],
@@ -142,7 +148,7 @@ fn compare(loads: &[Load]) -> Result<Vec<Line>> {
     let yardstick = yardstick(folder.path(), loads, &seconds)?;
     let mut lines = Vec::new();
     for (chain, config) in [("empty chain", EMPTY), ("edit-headers", EDIT_HEADERS)] {
-        let ours = appliance(folder.path(), config, loads, &seconds)?;
+        let ours = appliance(folder.path(), config, "", loads, &seconds)?;
         for ((load, ours), plain) in loads.iter().zip(&ours).zip(&yardstick) {
             lines.extend(judge(*load, chain, ours, plain));
         }
@@ -184,9 +190,9 @@ fn script() -> Result<Vec<Line>> {
     std::fs::write(folder.path().join("add-header.js"), ADD_HEADER)?;
     let seconds = std::env::var("FLOWDOG_BENCH_SECONDS").unwrap_or_else(|_| "4".to_owned());
     let loads = [Load::Http1, Load::Http2];
-    let off = appliance(folder.path(), EMPTY, &loads, &seconds)?;
+    let off = appliance(folder.path(), EMPTY, "", &loads, &seconds)?;
     let on = SCRIPT.replace("FOLDER", text(folder.path())?);
-    let on = appliance(folder.path(), &on, &loads, &seconds)?;
+    let on = appliance(folder.path(), &on, "", &loads, &seconds)?;
     let mut lines = Vec::new();
     for ((load, on), off) in loads.iter().zip(&on).zip(&off) {
         let name = load.word();
@@ -206,6 +212,70 @@ fn script() -> Result<Vec<Line>> {
                 unit,
                 yardstick: of(off),
                 bound: Some(0.7 * of(off)),
+                kind: "min",
+            });
+        }
+    }
+    Ok(lines)
+}
+
+/// Rounds of the comparison; the middle one of each kind counts.
+const ROUNDS: usize = 3;
+
+/// What the capture service costs: configured and without a reader, and with one whose filter lets
+/// little through, beside an appliance without it.
+fn capture() -> Result<Vec<Line>> {
+    let folder = tempfile::tempdir()?;
+    secure::write_certificates(folder.path(), HOST)?;
+    let seconds = std::env::var("FLOWDOG_BENCH_SECONDS").unwrap_or_else(|_| "4".to_owned());
+    let loads = [Load::Http1, Load::Bulk1];
+    let socket = folder.path().join("capture.sock");
+    let tapped = format!(
+        "[capture]\nlisten = 'unix:{}'\nsecrets = 'on'\n{EMPTY}",
+        socket.display()
+    );
+    let shark = flowdog()?.get_program().to_owned();
+    let reader = format!(
+        "'{}' capture -w /dev/null --target 'unix:{}' -f 'tcp port {ORIGIN_PORT} and tcp[tcpflags] & (tcp-syn|tcp-fin) != 0' 2>/dev/null & sleep 0.5;",
+        Path::new(&shark).with_file_name("flowdogshark").display(),
+        socket.display()
+    );
+    // In turns, so that whatever else the machine does meets all alike.
+    let mut runs = [Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        for (runs, (config, beside)) in
+            runs.iter_mut()
+                .zip([(EMPTY, ""), (&*tapped, ""), (&*tapped, &*reader)])
+        {
+            runs.push(appliance(folder.path(), config, beside, &loads, &seconds)?);
+        }
+    }
+    let mut lines = Vec::new();
+    for (at, load) in loads.iter().enumerate() {
+        let (what, unit): (_, fn(&Figures) -> f64) = match load {
+            Load::Bulk1 => ("bulk MB per CPU second", |f| f.bytes as f64 / 1e6 / f.cpu),
+            _ => ("requests per CPU second", |f| f.requests as f64 / f.cpu),
+        };
+        let middle = |runs: &[Vec<Figures>]| {
+            let mut figures: Vec<f64> = runs
+                .iter()
+                .filter_map(|run| run.get(at))
+                .map(unit)
+                .collect();
+            figures.sort_by(f64::total_cmp);
+            figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+        };
+        let [off, idle, read] = [&runs[0], &runs[1], &runs[2]].map(|runs| middle(runs));
+        for (how, value, least) in [
+            ("no reader attached", idle, 0.98),
+            ("one reader with a narrow filter", read, 0.9),
+        ] {
+            lines.push(Line {
+                measure: format!("{what}, {how}"),
+                value,
+                unit: "1/s of CPU",
+                yardstick: off,
+                bound: Some(least * off),
                 kind: "min",
             });
         }
@@ -349,8 +419,14 @@ fn yardstick(folder: &Path, loads: &[Load], seconds: &str) -> Result<Vec<Figures
     Ok(all)
 }
 
-/// The appliance in the lab. Each load meets a fresh one.
-fn appliance(folder: &Path, rules: &str, loads: &[Load], seconds: &str) -> Result<Vec<Figures>> {
+/// The appliance in the lab, with a shell command beside the load. Each load meets a fresh one.
+fn appliance(
+    folder: &Path,
+    rules: &str,
+    beside: &str,
+    loads: &[Load],
+    seconds: &str,
+) -> Result<Vec<Figures>> {
     let config = folder.join("flowdog.toml");
     let root = folder.join(secure::ROOT);
     std::fs::write(
@@ -366,7 +442,7 @@ fn appliance(folder: &Path, rules: &str, loads: &[Load], seconds: &str) -> Resul
     let mut all = Vec::new();
     for load in loads {
         let script = format!(
-            "sleep 0.3; exec '{}' load {} {seconds} {HOST}:{ORIGIN_PORT} \"$FLOWDOG_LAB_APPLIANCE_PID\"",
+            "sleep 0.3; {beside} exec '{}' load {} {seconds} {HOST}:{ORIGIN_PORT} \"$FLOWDOG_LAB_APPLIANCE_PID\"",
             program.display(),
             load.word(),
         );
