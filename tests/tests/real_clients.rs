@@ -18,6 +18,10 @@ interceptors = ["who"]
 
 /// A lab whose servers have a certificate for `v4only.lab.name` in `cert.pem` and `key.pem`.
 fn lab(server: &str) -> Result<Lab> {
+    lab_with(RULES, server)
+}
+
+fn lab_with(rules: &str, server: &str) -> Result<Lab> {
     let lab = Lab::new()?;
     let folder = lab.folder().to_owned();
     flowdog_tests::pki::server_certificate(&folder, "v4only.lab.name")?;
@@ -26,7 +30,7 @@ fn lab(server: &str) -> Result<Lab> {
         folder.join("cert.pem")
     );
     let server = format!("import os\nos.chdir({folder:?})\n{server}");
-    lab.config(&format!("{roots}{RULES}"))?.server(&server)
+    lab.config(&format!("{roots}{rules}"))?.server(&server)
 }
 
 fn intercepted(outcome: &Outcome) -> f64 {
@@ -261,19 +265,50 @@ print("DONE")
     Ok(())
 }
 
+/// The same, and images are upside down.
+const TURNED: &str = r#"
+[[interceptor]]
+name = "who"
+use = "geneve-headers"
+[[interceptor]]
+name = "australia"
+use = "upsidedown"
+[[rule]]
+action = "intercept"
+interceptors = ["who", "australia"]
+"#;
+
 const SITE: &str = r#"
 import io, json, ssl, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from PIL import Image
 
-out = io.BytesIO()
-Image.new("RGB", (30, 20), (250, 20, 20)).save(out, "PNG")
+def picture():
+    image = Image.new("RGB", (30, 20), (20, 20, 250))
+    image.paste((250, 20, 20), (0, 0, 30, 10))
+    return image
+
+def saved(kind, **more):
+    out = io.BytesIO(); picture().save(out, kind, **more); return out.getvalue()
+
+moving = dict(save_all=True, append_images=[picture(), picture()], duration=50, loop=0)
+IMAGES = {"/a.png": saved("PNG"), "/a.jpeg": saved("JPEG", quality=95), "/a.gif": saved("GIF", **moving),
+          "/a.webp": saved("WEBP", **moving), "/b.webp": saved("WEBP"), "/b.png": saved("PNG", **moving)}
 PAGE = b"""<!doctype html><title>loading</title><img id=i src=/a.png><a id=d href=/file download>get</a><script>
 const wait = event => new Promise((done, fail) => { event(done, fail); setTimeout(() => fail("late"), 8000); });
 (async () => {
   const result = {};
   await wait(done => { const i = document.getElementById("i"); i.complete ? done() : i.onload = done; });
   result.image = document.getElementById("i").naturalWidth;
+  result.colors = {};
+  for (const name of ["a.png", "a.jpeg", "a.gif", "a.webp", "b.webp", "b.png"]) {
+    const image = new Image();
+    image.src = "/" + name;
+    await image.decode();
+    const canvas = document.createElement("canvas").getContext("2d");
+    canvas.drawImage(image, 0, 0);
+    result.colors[name] = [3, 16].map(y => { const d = canvas.getImageData(15, y, 1, 1).data; return d[0] > 150 ? "red" : d[2] > 150 ? "blue" : "?"; });
+  }
   const answer = await fetch("/data", { method: "POST", body: "\\u00e4".repeat(50000), headers: { "X-Mine": "1" } });
   result.fetch = await answer.json();
   result.sse = await wait(done => {
@@ -301,7 +336,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
     def do_GET(self):
-        if self.path == "/a.png": self.give("image/png", out.getvalue())
+        if self.path in IMAGES: self.give("image/" + self.path.split(".")[1], IMAGES[self.path])
         elif self.path == "/file": self.give("application/octet-stream", bytes(range(256)) * 10000, Content_Disposition="attachment; filename=download.bin")
         elif self.path == "/events":
             self.send_response(200)
@@ -345,7 +380,7 @@ fn chromium_loads_a_page_with_all_that_pages_do() -> Result<()> {
         );
         return Ok(());
     }
-    let lab = lab(SITE)?;
+    let lab = lab_with(TURNED, SITE)?;
     let outcome = lab.python(&format!(
         r#"
 import json, os, re, subprocess, time
@@ -378,6 +413,7 @@ try:
     assert word == "done", driver.title
     result = json.loads(result)
     assert result["image"] == 30, result
+    assert len(result["colors"]) == 6 and set(map(tuple, result["colors"].values())) == {{("blue", "red")}}, result
     assert result["fetch"] == dict(length=100000, mine="1", endpoint="vpce-"), result
     assert result["sse"] == [["0", True], ["1", True], ["2", True]], result
     assert result["websocket"] == [5, 200000], result

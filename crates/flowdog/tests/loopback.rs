@@ -865,7 +865,7 @@ fn a_refused_datagram_is_answered_with_administratively_prohibited() {
 }
 
 #[test]
-fn threat_63_a_flood_of_new_flows_to_a_slow_acceptor_is_bounded_and_hurts_nobody_else() {
+fn threat_34_63_a_flood_of_new_flows_to_a_slow_acceptor_is_bounded_and_hurts_nobody_else() {
     let (url, _) = acceptor(r#"{"Accept": true}"#, Duration::from_millis(100));
     let rest = "concurrency = 2\ndeadline = '500ms'\ncache-key = ['source-port']";
     let bench = Bench::new(46, &asking(&url, rest, "on-error = 'refuse'"));

@@ -13,4 +13,5 @@ mod http2;
 mod rig;
 mod splits;
 mod streaming;
+mod versions;
 mod websocket;
