@@ -67,3 +67,41 @@ interceptors = ["no-admin", "mine", "move", "words"]
     );
     Ok(())
 }
+
+#[test]
+fn what_an_acceptor_says_of_a_flow_chooses_its_exchanges() -> Result<()> {
+    let lab = Lab::new()?;
+    let file = lab.folder().join("gate.js");
+    std::fs::write(
+        &file,
+        "function onFlow(event) {\n\
+           const owner = event.Destination.Port === 80 ? 'payments' : 'web';\n\
+           return { Accept: true, context: { owner, port: event.Destination.Port } };\n}\n",
+    )?;
+    let lab = lab.config(&format!(
+        r#"
+[[acceptor]]
+name = "gate"
+use = "javascript-acceptor"
+file = {file:?}
+[[interceptor]]
+name = "no-payments"
+use = "block"
+when = 'tag "owner" == "payments" and method == "GET" and not tag "none"'
+status = 451
+[[rule]]
+action = "ask"
+acceptor = "gate"
+[[rule]]
+action = "intercept"
+interceptors = ["no-payments"]
+"#
+    ))?;
+    let outcome = lab.shell(
+        "curl -sS -o /dev/null -w '%{http_code} ' http://any.lab.name/status/200; \
+         curl -sS -o /dev/null -w '%{http_code} ' -d x http://any.lab.name/status/200; \
+         curl -sS -o /dev/null -w '%{http_code}' https://any.lab.name/status/200",
+    )?;
+    assert_eq!(outcome.stdout, "451 200 200");
+    Ok(())
+}

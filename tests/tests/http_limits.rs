@@ -13,7 +13,7 @@ fn threat_27_28_slow_peers_and_large_messages_are_ended_told_and_counted() -> Re
         )?
         .python(include_str!("http/limits.py"))?;
     println!("{}", outcome.stdout);
-    assert!(outcome.stdout.contains("ALL 13"), "{}", outcome.stdout);
+    assert!(outcome.stdout.contains("ALL 14"), "{}", outcome.stdout);
     for (fault, count) in [
         ("head-too-large", 2.0),
         ("slow-body", 2.0),
@@ -26,6 +26,8 @@ fn threat_27_28_slow_peers_and_large_messages_are_ended_told_and_counted() -> Re
     }
     let idle = outcome.metric("flowdog_flows_failed_total", "idle");
     assert!(idle >= 2.0, "idle: {idle}");
+    let undecided = outcome.metric("flowdog_http_limits_total", "sniff-time");
+    assert!(undecided >= 1.0, "undecided: {undecided}");
     Ok(())
 }
 

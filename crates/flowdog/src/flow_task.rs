@@ -263,7 +263,10 @@ impl FlowTask {
                     server.unread(greeting.freeze());
                     return Plan::Follow(followed);
                 }
-                () = &mut deadline => false,
+                () = &mut deadline => {
+                    proxy::SoftLimit::SniffTime.count();
+                    false
+                }
             };
             if !more {
                 // Nobody will ever know: relayed as it is.

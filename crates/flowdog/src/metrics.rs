@@ -1,7 +1,6 @@
 //! Counters as Prometheus text (exposition format 0.0.4), asked of the shards when someone looks.
 
-#[cfg(feature = "images")]
-mod extensions;
+mod layer7;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write as _};
@@ -40,7 +39,7 @@ pub(crate) fn render(state: &State, snapshots: &[Snapshot]) -> String {
     #[cfg(feature = "script")]
     scripts(&mut text);
     #[cfg(feature = "images")]
-    extensions::images(&mut text);
+    layer7::images(&mut text);
     text.out
 }
 
@@ -184,6 +183,7 @@ fn shell(text: &mut Exposition, state: &State) {
     for (fault, count) in proxy::refused() {
         text.sample(&[("fault", &fault.as_str())], count);
     }
+    layer7::limits(text);
     if let Some(feed) = &state.secrets {
         text.single(
             "flowdog_tls_secrets_lost_total",

@@ -42,6 +42,6 @@ mod tunnel;
 mod websocket;
 
 pub use error::{Fault, ProxyError, Side, refused};
-pub use limits::Limits;
+pub use limits::{Limits, SoftLimit};
 pub use sdk::Chain;
 pub use serve::{Protocol, Summary, serve, serve_detected};

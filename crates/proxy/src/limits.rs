@@ -1,6 +1,7 @@
 //! Bounds on everything a peer can make the proxy hold or wait for.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::respond::ErrorPage;
@@ -92,5 +93,46 @@ impl Default for Limits {
             websocket_message_bytes: 1024 * 1024,
             error_page: None,
         }
+    }
+}
+
+/// A limit beyond which nothing is refused: the connection goes on in another way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SoftLimit {
+    /// [`Limits::drain_bytes`]: a body that nobody needed was too long to be read to its end, so its
+    /// connection is closed and not used again.
+    Drain,
+    /// [`Limits::sniff_time`]: a beginning told no protocol, so the connection is relayed unread.
+    SniffTime,
+}
+
+static REACHED: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+impl SoftLimit {
+    fn counter(self) -> &'static AtomicU64 {
+        let [drain, sniff_time] = &REACHED;
+        match self {
+            Self::Drain => drain,
+            Self::SniffTime => sniff_time,
+        }
+    }
+
+    /// Counts that it was reached.
+    pub fn count(self) {
+        self.counter().fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The key of the limit, for metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::SniffTime => "sniff-time",
+        }
+    }
+
+    /// How often each was reached since the process began.
+    pub fn counts() -> impl Iterator<Item = (Self, u64)> {
+        let count = |limit: Self| (limit, limit.counter().load(Ordering::Relaxed));
+        [Self::Drain, Self::SniffTime].into_iter().map(count)
     }
 }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::detect::{ServerFirst, Sniff, sniff, sniff_server};
 use crate::error::{ProxyError, Side, count_refused};
-use crate::limits::Limits;
+use crate::limits::{Limits, SoftLimit};
 use crate::stream::{self, Progress};
 use crate::tunnel::{self, Legs};
 use crate::{http1, http2};
@@ -187,7 +187,10 @@ impl Connection {
         match tokio::time::timeout(sniff_time, decided).await {
             Ok(decided) => decided,
             // Whatever it is, it is not a request line: those come at once.
-            Err(_) => Ok(Protocol::Opaque),
+            Err(_) => {
+                SoftLimit::SniffTime.count();
+                Ok(Protocol::Opaque)
+            }
         }
     }
 

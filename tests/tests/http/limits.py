@@ -118,6 +118,7 @@ CASES = [
     case("threat_27 a reader that does not", b"<reset>", 0, 20, unread),
     case("threat_27 half a ClientHello", b"ended", 0.5, 12, half_hello),
     case("threat_27 half a handshake", b"ended", 0.5, 16, silent_handshake),
+    case("threat_27 a beginning that says nothing", b"ended", 0.5, 9, lambda: (lambda got, took: (b"ended " + got, took))(*send(b"G")())),
     case("threat_27 an origin that does not answer", b"", 2, 8, send(head("GET /slow?ms=30000 HTTP/1.1", "\r\n"))),
     # Too much.
     case("threat_28 fields", b" 431 ", 0, 5, send(head(extra="a: b\r\n" * 40 + "\r\n"))),

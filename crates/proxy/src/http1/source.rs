@@ -13,7 +13,7 @@ use sdk::{Body, BodyError, Frame};
 use super::decode::{Decoded, Decoder, Framing};
 use super::scan::{Block, Scan};
 use crate::error::{Fault, ProxyError, Side};
-use crate::limits::Limits;
+use crate::limits::{Limits, SoftLimit};
 use crate::pace::Pace;
 use crate::stream::Inbound;
 
@@ -209,7 +209,10 @@ impl Source {
                 Some(Ok(Frame::Trailers(_))) => {}
                 Some(Ok(Frame::Data(data))) => match left.checked_sub(data.len() as u64) {
                     Some(less) => *left = less,
-                    None => return Poll::Ready(Ok(false)),
+                    None => {
+                        SoftLimit::Drain.count();
+                        return Poll::Ready(Ok(false));
+                    }
                 },
                 Some(Err(_)) => {
                     return Poll::Ready(Err(self

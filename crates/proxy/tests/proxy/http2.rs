@@ -434,6 +434,85 @@ async fn threat_26_extended_connect_is_relayed_where_nobody_reads_messages() {
     assert_eq!(echoed.as_deref(), Some(&b"\x81\x80abcd"[..]));
 }
 
+/// A WebSocket over a stream whose messages an interceptor reads: frames the client sends, by what
+/// they say, and what comes back until its stream ends. The origin echoes.
+async fn messages_over_a_stream(texts: &[&str]) -> Vec<u8> {
+    let bench = Bench::with(crate::rig::Messages::default());
+    let (client, origin, served) = connect(h2_bench(bench));
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let origin = async {
+                let mut connection = h2::server::Builder::new()
+                    .enable_connect_protocol()
+                    .handshake::<_, Bytes>(origin)
+                    .await
+                    .unwrap();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    tokio::task::spawn_local(async move {
+                        let mut body = request.into_body();
+                        let mut out = respond.send_response(Response::new(()), false).unwrap();
+                        while let Some(Ok(data)) = body.data().await {
+                            body.flow_control().release_capacity(data.len()).unwrap();
+                            // The key is zero: a frame is unmasked by leaving the key out.
+                            let mut rest = &data[..];
+                            while let [first, second, _, _, _, _, more @ ..] = rest {
+                                let (payload, next) = more.split_at(usize::from(second & 0x7f));
+                                let frame = [&[*first, second & 0x7f], payload].concat();
+                                out.send_data(frame.into(), false).unwrap();
+                                rest = next;
+                            }
+                        }
+                        let _ = out.send_data(Bytes::new(), true);
+                    });
+                }
+            };
+            let session = async {
+                let (sender, connection) = h2::client::handshake(client).await.unwrap();
+                tokio::task::spawn_local(connection);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                let mut sender = sender.ready().await.unwrap();
+                assert!(sender.is_extended_connect_protocol_enabled());
+                let mut request = get("/chat");
+                *request.method_mut() = http::Method::CONNECT;
+                let websocket = h2::ext::Protocol::from_static("websocket");
+                request.extensions_mut().insert(websocket);
+                let (response, mut up) = sender.send_request(request, false).unwrap();
+                let mut down = response.await.unwrap().into_body();
+                for text in texts {
+                    let length = u8::try_from(text.len()).unwrap();
+                    let head = [0x81, 0x80 | length, 0, 0, 0, 0];
+                    let frame = [&head, text.as_bytes()].concat();
+                    up.send_data(frame.into(), false).unwrap();
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                let _ = up.send_data(Bytes::new(), true);
+                read_all(&mut down).await.unwrap()
+            };
+            let (result, (), seen) = tokio::join!(served, origin, session);
+            result.unwrap();
+            seen
+        })
+        .await
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_over_a_stream_are_edited_dropped_injected_and_closed() {
+    let frame = |text: &str| [&[0x81, text.len() as u8], text.as_bytes()].concat();
+    let close = |code: u16| [&[0x88, 2][..], &code.to_be_bytes()].concat();
+    let seen = messages_over_a_stream(&["a cat", "drop", "cats"]).await;
+    assert_eq!(seen, [frame("a tiger"), frame("tigers")].concat());
+    let mut seen = messages_over_a_stream(&["inject"]).await;
+    seen.sort_unstable();
+    let mut expected = [frame("down"), frame("up"), frame("up again")].concat();
+    expected.sort_unstable();
+    assert_eq!(seen, expected);
+    let seen = messages_over_a_stream(&["a cat", "close"]).await;
+    assert_eq!(seen, [frame("a tiger"), close(4001)].concat());
+    let seen = messages_over_a_stream(&["fail"]).await;
+    assert_eq!(seen, close(1011));
+}
+
 #[tokio::test(start_paused = true)]
 async fn threat_19_rapid_resets_end_the_connection() {
     let (client, origin, served) = connect(h2_bench(Bench::default()));

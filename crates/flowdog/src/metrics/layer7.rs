@@ -1,8 +1,21 @@
-//! Metrics of extensions that do their work on threads of their own.
+//! Metrics of HTTP and of what is done with its bodies.
 
 use super::Exposition;
 
+/// Limits that refuse nothing.
+pub(super) fn limits(text: &mut Exposition) {
+    text.family(
+        "flowdog_http_limits_total",
+        "counter",
+        "How often a limit was reached beyond which nothing is refused, by its key.",
+    );
+    for (limit, count) in proxy::SoftLimit::counts() {
+        text.sample(&[("limit", &limit.as_str())], count);
+    }
+}
+
 /// The threads that turn images.
+#[cfg(feature = "images")]
 pub(super) fn images(text: &mut Exposition) {
     let stats = images::stats();
     text.single(
