@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sdk::{
-    ByteSize, Coding, ConfigFault, ConfigTable, ContentError, ContentLimits, Exchange, Filter,
-    Headers, InterceptError, Interceptor, InterceptorKind, Method, Request, Response, StatusCode,
-    Step, Subject, async_trait, from_table,
+    ByteSize, Coding, ConfigFault, ConfigTable, ContentError, ContentLimits, Exchange, FieldName,
+    Filter, HeaderValue, Headers, InterceptError, Interceptor, InterceptorKind, Method, Request,
+    Response, StatusCode, Step, Subject, async_trait, from_table,
 };
 use serde::Deserialize;
 
@@ -143,6 +143,31 @@ fn asks_for_image(request: &Request) -> bool {
     headers.get_str("sec-fetch-dest") == Some("image") || accepts || ENDINGS.iter().any(has_ending)
 }
 
+/// Takes the formats out of Accept that are not turned, so that a server that chooses sends another.
+fn accept_what_is_turned(headers: &mut Headers) {
+    const ACCEPT: FieldName = FieldName::from_static("Accept");
+    const NOT_TURNED: [&str; 4] = [
+        "image/avif",
+        "image/avif-sequence",
+        "image/heic",
+        "image/jxl",
+    ];
+    let is_turned = |item: &&str| {
+        let kind = item.split(';').next().unwrap_or_default().trim();
+        !NOT_TURNED
+            .iter()
+            .any(|name| kind.eq_ignore_ascii_case(name))
+    };
+    let all = headers.list("accept").count();
+    let kept: Vec<&str> = headers.list("accept").filter(is_turned).collect();
+    if kept.is_empty() || kept.len() == all {
+        return;
+    }
+    if let Ok(value) = HeaderValue::try_from(kept.join(",")) {
+        headers.set_value(&ACCEPT, value);
+    }
+}
+
 /// Whether an answer says that it is an image of a kind that is turned. Without a type that says
 /// anything it is what was asked for.
 fn is_image(headers: &Headers, was_asked_for: bool) -> bool {
@@ -183,6 +208,9 @@ impl Interceptor for UpsideDown {
             signature.is_none_or(|signature| !signature.covers_field(name))
         };
         let is_image = asks_for_image(request);
+        if is_image && may_change("accept") {
+            accept_what_is_turned(&mut request.headers);
+        }
         let asked = self
             .tags
             .correct_request(&mut request.headers, is_image, may_change);

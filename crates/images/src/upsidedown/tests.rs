@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use image::metadata::Orientation;
 use image::{AnimationDecoder, DynamicImage, ImageReader, RgbaImage};
 use sdk::testing::Playbook;
-use sdk::{Body, Bytes, FieldName, HeaderValue};
+use sdk::{Body, Bytes};
 
 use super::*;
 use crate::turn::{Fault, upside_down};
@@ -345,6 +345,30 @@ async fn parts_other_contents_and_other_exchanges_pass_as_they_are() {
     let image = || answer(&[("Content-Type", "image/png")], seed("png-rgb"));
     let passed = elsewhere.answer(image()).await.unwrap();
     assert_eq!(body(passed).await, seed("png-rgb"));
+}
+
+#[tokio::test]
+async fn servers_that_choose_are_not_asked_for_formats_that_are_not_turned() {
+    let mut play = play("");
+    for (accept, sent) in [
+        (
+            "image/avif,image/webp;q=0.9, */*;q=0.8",
+            "image/webp;q=0.9,*/*;q=0.8",
+        ),
+        ("image/jxl, image/AVIF;q=1,image/png", "image/png"),
+        ("image/avif", "image/avif"),
+        ("image/png, */*", "image/png, */*"),
+        ("text/html,image/avif", "text/html,image/avif"),
+    ] {
+        let request = |accept| format!("GET /a HTTP/1.1\nHost: h\nAccept: {accept}\n\n");
+        assert_eq!(
+            play.request(&request(accept)).await.to_server(),
+            request(sent)
+        );
+    }
+    let signed = "GET /a.png HTTP/1.1\nHost: h\nAccept: image/avif, image/png\nRange: bytes=0-1\n\
+                  Authorization: AWS4-HMAC-SHA256 Credential=a, SignedHeaders=accept;host;range, Signature=b\n\n";
+    assert_eq!(play.request(signed).await.to_server(), signed);
 }
 
 #[tokio::test]
