@@ -105,3 +105,86 @@ interceptors = ["no-payments"]
     assert_eq!(outcome.stdout, "451 200 200");
     Ok(())
 }
+
+/// Twenty megabytes with secrets in them, events one at a time, and a request's body back.
+const SECRETS: &str = r#"
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.send_response(200)
+        if self.path == "/large":
+            body = b"padding and secret-1234 and more padding\n" * 500000
+            self.send_header("Content-Type", "text/plain"); self.send_header("ETag", '"v1"')
+            self.send_header("Content-Length", str(len(body))); self.end_headers()
+            self.wfile.write(body)
+            return
+        self.send_header("Content-Type", "text/event-stream"); self.send_header("Connection", "close"); self.end_headers()
+        for n in range(4):
+            self.wfile.write(b"data: secret-%04d is %d\n\n" % (n, n)); self.wfile.flush(); time.sleep(0.4)
+        self.close_connection = True
+    def do_POST(self):
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size); self.rfile.readline()
+        self.rfile.readline()
+        self.send_response(200); self.send_header("Content-Type", "application/octet-stream")
+        self.send_header("Content-Length", str(len(body))); self.end_headers(); self.wfile.write(body)
+    def log_message(self, *arguments): pass
+
+ThreadingHTTPServer(("0.0.0.0", 9080), Handler).serve_forever()
+"#;
+
+#[test]
+fn bodies_of_any_size_and_event_streams_are_edited_as_they_pass() -> Result<()> {
+    let outcome = Lab::new()?
+        .config(
+            r#"
+[[interceptor]]
+name = "discreet"
+use = "edit-body"
+request = [{ find = 'secret-\d{4}', replace = '(hidden)' }]
+response = [{ find = 'secret-(\d{4})', replace = '(hidden $1)' }]
+[[rule]]
+action = "intercept"
+interceptors = ["discreet"]
+"#,
+        )?
+        .server(SECRETS)?
+        .python(
+            r#"
+import http.client, time
+def connect():
+    return http.client.HTTPConnection("v4only.lab.name", 9080, timeout=30)
+for attempt in range(100):
+    try: connect().connect(); break
+    except OSError: time.sleep(0.05)
+server = connect()
+server.request("GET", "/large")
+answer = server.getresponse()
+assert answer.getheader("Content-Length") is None and answer.getheader("ETag") == 'W/"v1"', answer.getheaders()
+assert answer.read() == b"padding and (hidden 1234) and more padding\n" * 500000
+server = connect()
+server.request("GET", "/events")
+answer, seen = server.getresponse(), []
+while line := answer.readline():
+    if line.strip(): seen.append((line, time.monotonic()))
+assert [line for line, _ in seen] == [b"data: (hidden %04d) is %d\n" % (n, n) for n in range(4)], seen
+gaps = [after - before for (_, before), (_, after) in zip(seen, seen[1:])]
+assert all(0.2 < gap < 1.5 for gap in gaps), gaps
+server = connect()
+pieces = [b"a sec", b"ret-12", b"34 and ", b"secret-5678"] * 3000
+server.request("POST", "/", iter(pieces), {"Content-Type": "text/plain"}, encode_chunked=True)
+assert server.getresponse().read() == b"a (hidden) and (hidden)" * 3000
+print("DONE")
+"#,
+        )?;
+    assert!(outcome.stdout.contains("DONE"), "{}", outcome.stdout);
+    assert_eq!(
+        outcome.metric("flowdog_interceptor_notes_total", "edited-in-passing"),
+        3.0
+    );
+    Ok(())
+}
