@@ -143,15 +143,17 @@ fn asks_for_image(request: &Request) -> bool {
     headers.get_str("sec-fetch-dest") == Some("image") || accepts || ENDINGS.iter().any(has_ending)
 }
 
+/// Formats that clients ask for and that are not turned.
+const NOT_TURNED: [&str; 4] = [
+    "image/avif",
+    "image/avif-sequence",
+    "image/heic",
+    "image/jxl",
+];
+
 /// Takes the formats out of Accept that are not turned, so that a server that chooses sends another.
 fn accept_what_is_turned(headers: &mut Headers) {
     const ACCEPT: FieldName = FieldName::from_static("Accept");
-    const NOT_TURNED: [&str; 4] = [
-        "image/avif",
-        "image/avif-sequence",
-        "image/heic",
-        "image/jxl",
-    ];
     let is_turned = |item: &&str| {
         let kind = item.split(';').next().unwrap_or_default().trim();
         !NOT_TURNED
@@ -249,6 +251,10 @@ impl Interceptor for UpsideDown {
             return Ok(());
         }
         if exchange.request.method == Method::HEAD {
+            let kind = response.headers.get_str("content-type").unwrap_or_default();
+            if NOT_TURNED.iter().any(|name| kind.starts_with(name)) {
+                return Ok(());
+            }
             // How long the turned image is cannot be told without it.
             response.headers.remove("content-length");
             self.tags

@@ -382,6 +382,10 @@ async fn head_says_nothing_of_the_old_length() {
         head,
         "HTTP/1.1 200 OK\nContent-Type: image/png\nETag: W/\"upsidedown-40000000-W-a\"\n\n"
     );
+    // What passes as it is keeps its length.
+    play.request("HEAD /a.avif HTTP/1.1\nHost: h\n\n").await;
+    let head = "HTTP/1.1 200 OK\nContent-Type: image/avif\nContent-Length: 10\nETag: \"a\"\n\n";
+    assert_eq!(play.response(head).await, head);
 }
 
 #[tokio::test]
