@@ -10,6 +10,7 @@ use tempfile::TempDir;
 #[derive(Debug)]
 pub struct Lab {
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     folder: TempDir,
 }
 
@@ -36,6 +37,7 @@ impl Lab {
     pub fn new() -> Result<Self> {
         Ok(Self {
             arguments: Vec::new(),
+            environment: Vec::new(),
             folder: tempfile::tempdir()?,
         })
     }
@@ -50,6 +52,13 @@ impl Lab {
     #[must_use]
     pub fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// With a variable in the environment of everything in the lab.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -84,7 +93,9 @@ impl Lab {
     fn run_raw(&self, program: &[&str]) -> Result<(Output, Value)> {
         let report = self.folder.path().join("report.json");
         let mut command: Command = crate::flowdog();
+        let environment = self.environment.iter();
         command
+            .envs(environment.map(|(name, value)| (name, value)))
             .arg("lab")
             .args(&self.arguments)
             .arg("--report")

@@ -9,6 +9,7 @@ pub mod gwlb;
 pub mod kms;
 pub mod lab;
 pub mod ministack;
+pub mod moto;
 pub mod pki;
 
 use std::path::PathBuf;

@@ -71,7 +71,10 @@ pub use tap::{ClearConnection, ClearText, Hosts, Tap, TapMetric};
 /// The kinds of interceptors that come with flowdog.
 #[must_use]
 pub fn built_in() -> Vec<sdk::InterceptorKind> {
-    let all = interceptors::all();
+    let all: Vec<_> = interceptors::all()
+        .into_iter()
+        .chain(records::kinds())
+        .collect();
     #[cfg(feature = "script")]
     let all: Vec<_> = all.into_iter().chain([script::KIND]).collect();
     #[cfg(feature = "images")]

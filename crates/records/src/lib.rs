@@ -12,10 +12,33 @@
 //! What is kept goes through [`Redaction`] first, so that secrets stay where they were.
 #![forbid(unsafe_code)]
 
+mod account_id_emf;
+mod caller;
+mod emf;
+mod firehose;
+mod lines;
+#[cfg(feature = "aws")]
+mod logs;
 mod pump;
 pub mod queue;
 mod redaction;
+#[cfg(feature = "aws")]
+mod stream;
 
+pub use account_id_emf::AccountIdEmf;
+#[doc(hidden)]
+pub use caller::fuzz as fuzz_caller;
+pub use caller::{Caller, account_of};
+pub use firehose::{Firehose, etld_plus_one};
+pub use lines::Place;
 pub use pump::{Deliver, Pump};
 pub use queue::{Limits, Report};
 pub use redaction::{REDACTED, Redaction, RedactionConfig};
+
+use sdk::InterceptorKind;
+
+/// The kinds of interceptors here, in the order of their names.
+#[must_use]
+pub fn kinds() -> Vec<InterceptorKind> {
+    vec![account_id_emf::KIND, firehose::KIND]
+}

@@ -1,0 +1,590 @@
+//! `firehose`: a line of JSON for each exchange, to Amazon Data Firehose or a file.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use async_trait::async_trait;
+use sdk::{
+    ConfigFault, ConfigTable, Ec2Host, Exchange, Filter, FlowInfo, Headers, InterceptError,
+    Interceptor, InterceptorKind, Outlet, Request, RequestHead, Response, Step, Subject, TlsInfo,
+    from_table,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::caller::Caller;
+use crate::lines::{Lines, Place};
+use crate::pump::Pump;
+use crate::queue::Limits;
+use crate::redaction::{Redaction, RedactionConfig};
+#[cfg(feature = "aws")]
+use crate::stream::DeliveryStream;
+
+/// `firehose`, for the list of kinds.
+pub(crate) const KIND: InterceptorKind = InterceptorKind {
+    name: "firehose",
+    summary: "Writes a line of JSON for each exchange, to Amazon Data Firehose or a file.",
+    build: Firehose::build,
+};
+
+/// The largest record that Firehose takes: 1,000 KiB before base64.
+pub(crate) const LONGEST_RECORD: usize = 1000 * 1024;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Keys {
+    #[serde(default)]
+    when: Option<Filter>,
+    #[serde(default)]
+    stream: Option<String>,
+    #[serde(default)]
+    output: Option<String>,
+    #[serde(default)]
+    region: Option<String>,
+    #[serde(default)]
+    endpoint: Option<String>,
+    #[serde(default)]
+    show_fields: Vec<String>,
+    #[serde(default)]
+    show_parameters: Vec<String>,
+    #[serde(default = "default_queue")]
+    queue: usize,
+    #[serde(default = "default_queue_memory")]
+    queue_memory: sdk::ByteSize,
+}
+
+fn default_queue() -> usize {
+    65_536
+}
+
+fn default_queue_memory() -> sdk::ByteSize {
+    sdk::ByteSize(64 << 20)
+}
+
+/// Writes exchanges as lines.
+#[derive(Debug)]
+pub struct Firehose {
+    when: Option<Filter>,
+    redaction: Redaction,
+    pump: Arc<Pump<String>>,
+}
+
+/// What is known of an exchange so far, of every `firehose` in the chain; each writes its line when
+/// the exchange is over, however it ended.
+#[derive(Default)]
+struct Open(HashMap<usize, Line>);
+
+struct Line {
+    /// `None` once it is written, or not to be.
+    pump: Option<Arc<Pump<String>>>,
+    redaction: Redaction,
+    at: SystemTime,
+    since: Instant,
+    flow: Arc<FlowInfo>,
+    request: RequestHead,
+    response: Option<(u16, Option<String>, Headers)>,
+}
+
+impl Firehose {
+    fn build(table: &ConfigTable) -> Result<Arc<dyn Interceptor>, ConfigFault> {
+        let keys: Keys = from_table(table)?;
+        if !(1..=10_000_000).contains(&keys.queue) {
+            return Err(ConfigFault::new("queue", "out of range").allowed("1 to 10,000,000"));
+        }
+        let redaction = RedactionConfig {
+            show_fields: keys.show_fields.clone(),
+            show_parameters: keys.show_parameters.clone(),
+        };
+        // 500 records and 4 MiB in one call.
+        let limits = Limits {
+            items: keys.queue,
+            bytes: keys.queue_memory.0,
+            batch: 500,
+            batch_bytes: 4 << 20,
+            ..Limits::default()
+        };
+        let pump = match (&keys.stream, &keys.output) {
+            (Some(stream), None) => delivery_stream(&keys, stream, limits)?,
+            (None, Some(output)) => {
+                let place = Place::parse(output).ok_or_else(|| {
+                    ConfigFault::new("output", "is no place for lines")
+                        .allowed("\"stdout\", \"tcp://host:port\" or a path")
+                })?;
+                Pump::new("firehose", limits, Lines::new(place))
+            }
+            _ => {
+                return Err(ConfigFault::new("stream", "missing key")
+                    .allowed("the name of a delivery stream here, or a place in output"));
+            }
+        };
+        Ok(Arc::new(Self {
+            when: keys.when,
+            redaction: Redaction::new(&redaction),
+            pump,
+        }))
+    }
+
+    fn id(&self) -> usize {
+        Arc::as_ptr(&self.pump) as usize
+    }
+
+    fn is_meant(&self, subject: &Subject<'_>) -> bool {
+        self.when.as_ref().is_none_or(|when| when.matches(subject))
+    }
+}
+
+#[cfg(feature = "aws")]
+fn delivery_stream(
+    keys: &Keys,
+    stream: &str,
+    limits: Limits,
+) -> Result<Arc<Pump<String>>, ConfigFault> {
+    use aws::{Environment, JsonService, JsonSettings, Region};
+
+    let is_name = (1..=64).contains(&stream.len())
+        && stream
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+    if !is_name {
+        return Err(
+            ConfigFault::new("stream", "is no name of a delivery stream")
+                .allowed("1 to 64 letters, digits, _ . and -"),
+        );
+    }
+    let region = match &keys.region {
+        None => None,
+        Some(region) => Some(Region::new(region).ok_or_else(|| {
+            ConfigFault::new("region", "is no region").allowed("such as eu-west-1")
+        })?),
+    };
+    let service = JsonService::new(JsonSettings {
+        service: "firehose",
+        target: "Firehose_20150804",
+        region,
+        endpoint: keys.endpoint.clone(),
+        environment: Environment::of_process(),
+    })
+    .map_err(|error| ConfigFault::new("endpoint", error.to_string()))?;
+    Ok(Pump::new(
+        "firehose",
+        limits,
+        DeliveryStream::new(service, stream.to_owned()),
+    ))
+}
+
+#[cfg(not(feature = "aws"))]
+fn delivery_stream(_: &Keys, _: &str, _: Limits) -> Result<Arc<Pump<String>>, ConfigFault> {
+    Err(ConfigFault::new(
+        "stream",
+        "this flowdog was built without its AWS feature",
+    ))
+}
+
+#[async_trait(?Send)]
+impl Interceptor for Firehose {
+    async fn on_request(
+        &self,
+        request: &mut Request,
+        exchange: &mut Exchange,
+    ) -> Result<Step, InterceptError> {
+        let needs_response = self.when.as_ref().is_some_and(Filter::needs_response);
+        if !needs_response && !self.is_meant(&Subject::request(request, exchange)) {
+            return Ok(Step::Continue);
+        }
+        let line = Line {
+            pump: Some(Arc::clone(&self.pump)),
+            redaction: self.redaction.clone(),
+            at: SystemTime::now(),
+            since: Instant::now(),
+            flow: Arc::clone(&exchange.flow),
+            request: exchange.request.clone(),
+            response: None,
+        };
+        let mut open = exchange.extensions.remove::<Open>().unwrap_or_default();
+        open.0.insert(self.id(), line);
+        exchange.extensions.insert(open);
+        Ok(Step::Continue)
+    }
+
+    async fn on_response(
+        &self,
+        response: &mut Response,
+        exchange: &mut Exchange,
+    ) -> Result<(), InterceptError> {
+        let is_meant = self.is_meant(&Subject::response(response, exchange));
+        let Some(open) = exchange.extensions.get_mut::<Open>() else {
+            return Ok(());
+        };
+        if !is_meant {
+            if let Some(mut line) = open.0.remove(&self.id()) {
+                line.pump = None;
+            }
+        } else if let Some(line) = open.0.get_mut(&self.id()) {
+            let reason = response
+                .reason
+                .as_ref()
+                .map(|reason| String::from_utf8_lossy(reason.as_bytes()).into_owned());
+            line.response = Some((response.status.as_u16(), reason, response.headers.clone()));
+        }
+        Ok(())
+    }
+
+    fn outlets(&self) -> Vec<Arc<dyn Outlet>> {
+        vec![Arc::clone(&self.pump) as Arc<dyn Outlet>]
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let Some(pump) = self.pump.take() else {
+            return;
+        };
+        match serde_json::to_string(&self.record()) {
+            Ok(mut text) if text.len() < LONGEST_RECORD => {
+                text.push('\n');
+                let bytes = text.len();
+                // A full queue counts what it drops.
+                pump.push(text, bytes);
+            }
+            // Longer than Firehose takes; nothing in it could not be written otherwise.
+            Ok(_) | Err(_) => pump.drop_one(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ExchangeRecord<'a> {
+    #[serde(rename = "TLS", skip_serializing_if = "Option::is_none")]
+    tls: Option<Tls<'a>>,
+    #[serde(rename = "AWS", skip_serializing_if = "Option::is_none")]
+    aws: Option<Aws>,
+    #[serde(rename = "Geneve")]
+    geneve: Geneve,
+    #[serde(rename = "Time")]
+    time: String,
+    #[serde(rename = "DurationMillis")]
+    duration: u64,
+    #[serde(rename = "Method")]
+    method: &'a str,
+    #[serde(rename = "Host")]
+    host: &'a str,
+    #[serde(rename = "ETldPlusOne")]
+    etld_plus_one: &'a str,
+    #[serde(rename = "URL")]
+    url: String,
+    #[serde(rename = "RequestHeaders")]
+    request_headers: BTreeMap<String, Cow<'a, str>>,
+    #[serde(rename = "Client")]
+    client: Endpoint<'a>,
+    #[serde(rename = "StatusCode")]
+    status: Option<u16>,
+    #[serde(rename = "StatusMessage")]
+    status_message: Option<&'a str>,
+    #[serde(rename = "ResponseHeaders")]
+    response_headers: BTreeMap<String, Cow<'a, str>>,
+    #[serde(rename = "Server")]
+    server: Endpoint<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Tls<'a> {
+    /// What was agreed on with the client, as numbers of the TLS registry.
+    version: u16,
+    cipher_suite: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_name: Option<&'a str>,
+    #[serde(rename = "JA4")]
+    ja4: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Aws {
+    authorization_header: Authorization,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Authorization {
+    key_id: String,
+    date: String,
+    region: String,
+    service: String,
+    account_id: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Geneve {
+    vpc_endpoint_id: String,
+    attachment_id: String,
+    flow_cookie: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Endpoint<'a> {
+    ip_address: String,
+    port: u16,
+    #[serde(rename = "EC2", skip_serializing_if = "Option::is_none")]
+    ec2: Option<Host<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Host<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance_id: Option<&'a str>,
+    account_id: &'a str,
+    vpc_id: &'a str,
+    subnet_id: &'a str,
+    tags: &'a BTreeMap<String, String>,
+}
+
+impl<'a> Endpoint<'a> {
+    fn new(address: SocketAddr, host: Option<&'a Ec2Host>) -> Self {
+        Self {
+            ip_address: address.ip().to_string(),
+            port: address.port(),
+            ec2: host.map(|host| Host {
+                instance_id: host.instance_id.as_deref(),
+                account_id: &host.account_id,
+                vpc_id: &host.vpc_id,
+                subnet_id: &host.subnet_id,
+                tags: &host.tags,
+            }),
+        }
+    }
+}
+
+impl Line {
+    fn record(&self) -> ExchangeRecord<'_> {
+        let flow = &*self.flow;
+        let host = self.request.host().unwrap_or_default();
+        let (status, message, headers) = match &self.response {
+            Some((status, reason, headers)) => (Some(*status), reason.as_deref(), Some(headers)),
+            None => (None, None, None),
+        };
+        ExchangeRecord {
+            tls: flow.tls.as_ref().map(|tls: &TlsInfo| Tls {
+                version: tls.client_version,
+                cipher_suite: tls.client_cipher_suite,
+                server_name: tls.server_name.as_deref(),
+                ja4: &tls.ja4,
+            }),
+            aws: Caller::of(&self.request).map(|caller| Aws {
+                authorization_header: Authorization {
+                    account_id: caller.account.unwrap_or_default(),
+                    key_id: caller.key_id,
+                    date: caller.date,
+                    region: caller.region,
+                    service: caller.service,
+                },
+            }),
+            geneve: Geneve {
+                vpc_endpoint_id: flow.endpoint.to_string(),
+                attachment_id: flow.attachment.to_string(),
+                flow_cookie: flow.cookie.to_string(),
+            },
+            time: humantime::format_rfc3339_millis(self.at).to_string(),
+            duration: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            method: self.request.method.as_str(),
+            host,
+            etld_plus_one: etld_plus_one(host),
+            url: self.url(host),
+            request_headers: flat(&self.request.headers, &self.redaction),
+            client: Endpoint::new(flow.client, flow.client_ec2.as_deref()),
+            status,
+            status_message: message,
+            response_headers: headers
+                .map(|headers| flat(headers, &self.redaction))
+                .unwrap_or_default(),
+            server: Endpoint::new(flow.server, flow.server_ec2.as_deref()),
+        }
+    }
+
+    fn url(&self, host: &str) -> String {
+        let path = self.request.target.path_and_query();
+        let path = path.map_or("", sdk::PathAndQuery::as_str);
+        let (scheme, usual) = match self.flow.tls {
+            Some(_) => ("https", 443),
+            None => ("http", 80),
+        };
+        let host = if host.contains(':') && !host.starts_with('[') {
+            format!("[{host}]")
+        } else {
+            host.to_owned()
+        };
+        let port = match self.flow.server.port() {
+            port if port == usual => String::new(),
+            port => format!(":{port}"),
+        };
+        format!("{scheme}://{host}{port}{}", self.redaction.address(path))
+    }
+}
+
+/// The registrable domain of a host, by the public suffix list; empty for addresses and for names
+/// that are suffixes themselves.
+#[must_use]
+pub fn etld_plus_one(host: &str) -> &str {
+    let host = host.trim_end_matches('.');
+    let is_address = host.parse::<std::net::IpAddr>().is_ok() || host.starts_with('[');
+    if is_address {
+        return "";
+    }
+    psl::domain_str(host).unwrap_or_default()
+}
+
+/// Fields by name, in the usual spelling; of a name that comes several times, the first.
+fn flat<'a>(headers: &'a Headers, redaction: &Redaction) -> BTreeMap<String, Cow<'a, str>> {
+    let mut flat = BTreeMap::new();
+    for field in headers.iter() {
+        let name = field.name.as_str();
+        let value = match std::str::from_utf8(field.value.as_bytes()) {
+            Ok(value) => redaction.field(name, value),
+            Err(_) => {
+                let value = String::from_utf8_lossy(field.value.as_bytes());
+                Cow::Owned(redaction.field(name, &value).into_owned())
+            }
+        };
+        flat.entry(canonical(name)).or_insert(value);
+    }
+    flat
+}
+
+/// `user-agent` as `User-Agent`, so that one query finds both.
+fn canonical(name: &str) -> String {
+    let mut is_first = true;
+    name.chars()
+        .map(|letter| {
+            let letter = if is_first {
+                letter.to_ascii_uppercase()
+            } else {
+                letter.to_ascii_lowercase()
+            };
+            is_first = letter == '-';
+            letter
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use sdk::testing::Playbook;
+    use serde_json::Value;
+
+    use super::*;
+
+    async fn records(keys: &str, exchanges: &[(&str, &str)]) -> (Vec<Value>, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lines");
+        let mut table: toml::Table = keys.parse().unwrap();
+        table.insert("output".into(), path.to_str().unwrap().into());
+        let interceptor = Firehose::build(&table).unwrap();
+        let outlets = interceptor.outlets();
+        let mut play = Playbook::from_arc(interceptor);
+        for (request, response) in exchanges {
+            let _ = play.request(request).await.to_server();
+            if !response.is_empty() {
+                play.response(response).await;
+            }
+        }
+        drop(play);
+        assert!(outlets[0].finish(Duration::from_secs(60)));
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let records = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        (records, text)
+    }
+
+    const REQUEST: &str = "GET /a?b=c&X-Amz-Signature=planted HTTP/1.1\nhost: www.example.co.uk\nuser-agent: x\n\
+        Cookie: id=planted\nAuthorization: AWS4-HMAC-SHA256 Credential=ASIAQNZGKIQY56JQ7WML/20260102/eu-west-1/s3/aws4_request, SignedHeaders=host, Signature=planted\n\
+        X-Amz-Security-Token: planted\n\n";
+    const RESPONSE: &str =
+        "HTTP/1.1 200 Fine\nSet-Cookie: id=planted; Path=/\nX-A: 1\nX-A: 2\nContent-Length: 0\n\n";
+
+    #[tokio::test]
+    async fn an_exchange_is_a_line_with_the_fields_of_the_first_flowdog() {
+        let (records, _) = records("", &[(REQUEST, RESPONSE)]).await;
+        let record = &records[0];
+        assert_eq!(record["Method"], "GET");
+        assert_eq!(record["Host"], "www.example.co.uk");
+        assert_eq!(record["ETldPlusOne"], "example.co.uk");
+        assert_eq!(record["StatusCode"], 200);
+        assert_eq!(record["StatusMessage"], "Fine");
+        assert_eq!(record["RequestHeaders"]["User-Agent"], "x");
+        assert_eq!(record["ResponseHeaders"]["X-A"], "1");
+        let authorization = &record["AWS"]["AuthorizationHeader"];
+        assert_eq!(authorization["AccountId"], "029608264753");
+        assert_eq!(authorization["Service"], "s3");
+        assert!(
+            record["Geneve"]["VpcEndpointId"]
+                .as_str()
+                .unwrap()
+                .starts_with("vpce-")
+        );
+        assert!(record["Client"]["IpAddress"].is_string() && record["Server"]["Port"].is_u64());
+        assert!(record["Time"].as_str().unwrap().ends_with('Z'));
+    }
+
+    #[tokio::test]
+    async fn threat_67_no_secret_is_in_a_line_unless_an_operator_wants_it() {
+        let (_, text) = records("", &[(REQUEST, RESPONSE)]).await;
+        assert!(!text.contains("planted"), "{text}");
+        let (records, _) = records(r#"show-fields = ["Cookie"]"#, &[(REQUEST, RESPONSE)]).await;
+        assert_eq!(records[0]["RequestHeaders"]["Cookie"], "id=planted");
+    }
+
+    #[tokio::test]
+    async fn threat_66_hostile_text_stays_within_its_line() {
+        let request = "GET /\u{7f}%0a{ HTTP/1.1\nHost: a\nX: \u{1b}[2J\n\n";
+        let request = request.replace('\u{7f}', "").replace('\u{1b}', "\t\u{80}");
+        let (records, text) = records("", &[(&request, "")]).await;
+        assert_eq!((records.len(), text.lines().count()), (1, 1));
+        assert_eq!(records[0]["StatusCode"], Value::Null);
+    }
+
+    #[tokio::test]
+    async fn only_exchanges_that_are_meant_are_written() {
+        let other = "HTTP/1.1 404 No\nContent-Length: 0\n\n";
+        let exchanges = [(REQUEST, RESPONSE), (REQUEST, other)];
+        let (records, _) = records(r#"when = "status == 404""#, &exchanges).await;
+        assert_eq!(records.len(), 1);
+        assert_eq!(records[0]["StatusCode"], 404);
+    }
+
+    #[test]
+    fn the_registrable_domain_follows_the_public_suffix_list() {
+        for (host, domain) in [
+            ("a.b.example.com", "example.com"),
+            ("bucket.s3.amazonaws.com", "bucket.s3.amazonaws.com"),
+            ("example.co.uk.", "example.co.uk"),
+            ("co.uk", ""),
+            ("10.0.0.1", ""),
+            ("[::1]", ""),
+            ("", ""),
+        ] {
+            assert_eq!(etld_plus_one(host), domain, "{host}");
+        }
+    }
+
+    #[test]
+    fn keys_that_cannot_be_are_refused() {
+        for (keys, key) in [
+            ("", "stream"),
+            ("stream = 'a'\noutput = 'b'", "stream"),
+            ("output = 'ftp://a'", "output"),
+            ("output = 'a'\nqueue = 0", "queue"),
+        ] {
+            let fault = Firehose::build(&keys.parse().unwrap()).unwrap_err();
+            assert_eq!(fault.key.as_deref(), Some(key), "{fault}");
+        }
+    }
+}

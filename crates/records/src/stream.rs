@@ -1,0 +1,111 @@
+//! A receiver of lines: Amazon Data Firehose, by PutRecordBatch.
+//!
+//! A call takes 500 records and 4 MiB (API reference, `PutRecordBatch`), and may take some of them
+//! only: those it names with an error code are sent once more, the others are where they belong.
+
+use async_trait::async_trait;
+use aws::JsonService;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::pump::Deliver;
+use crate::queue::Report;
+
+/// A delivery stream.
+#[derive(Debug)]
+pub(crate) struct DeliveryStream {
+    service: JsonService,
+    name: String,
+}
+
+impl DeliveryStream {
+    pub(crate) fn new(service: JsonService, name: String) -> Self {
+        Self { service, name }
+    }
+}
+
+#[async_trait]
+impl Deliver<String> for DeliveryStream {
+    async fn deliver(&mut self, batch: Vec<String>) -> Report<String> {
+        let records: Vec<Value> = batch
+            .iter()
+            .map(|line| json!({"Data": STANDARD.encode(line)}))
+            .collect();
+        let body = json!({"DeliveryStreamName": self.name, "Records": records});
+        match self.service.call("PutRecordBatch", &body).await {
+            Ok(answer) => sort(batch, &answer),
+            // Also a refusal: the stream may be made, or the rights given, while the lines wait.
+            Err(error) => Report::failed(batch, error.to_string()),
+        }
+    }
+}
+
+/// Which lines an answer says were not taken.
+fn sort(batch: Vec<String>, answer: &Value) -> Report<String> {
+    let failed_count = answer.get("FailedPutCount").and_then(Value::as_u64);
+    if failed_count == Some(0) {
+        return Report::written(batch.len());
+    }
+    let Some(responses) = answer
+        .get("RequestResponses")
+        .and_then(Value::as_array)
+        .filter(|responses| responses.len() == batch.len())
+    else {
+        return Report::failed(batch, "firehose:PutRecordBatch: the answer cannot be read");
+    };
+    let count = batch.len();
+    let mut error = None;
+    let failed: Vec<String> = batch
+        .into_iter()
+        .zip(responses)
+        .filter_map(|(line, response)| {
+            let code = response.get("ErrorCode").and_then(Value::as_str)?;
+            error.get_or_insert_with(|| {
+                let code: String = code.chars().filter(|c| !c.is_control()).take(100).collect();
+                format!("firehose:PutRecordBatch: {code}")
+            });
+            Some(line)
+        })
+        .collect();
+    Report {
+        written: count - failed.len(),
+        failed,
+        error,
+        refused: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch() -> Vec<String> {
+        vec!["a".into(), "b".into(), "c".into()]
+    }
+
+    #[test]
+    fn only_what_was_not_taken_is_sent_once_more() {
+        let report = sort(
+            batch(),
+            &json!({"FailedPutCount": 1, "RequestResponses": [
+                {"RecordId": "1"}, {"ErrorCode": "ServiceUnavailableException", "ErrorMessage": "slow"}, {"RecordId": "3"},
+            ]}),
+        );
+        assert_eq!((report.written, report.failed), (2, vec!["b".to_owned()]));
+        assert!(report.error.unwrap().contains("ServiceUnavailable"));
+        assert_eq!(sort(batch(), &json!({"FailedPutCount": 0})).written, 3);
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_read_means_nothing_was_taken() {
+        for answer in [
+            json!({}),
+            json!([]),
+            json!({"FailedPutCount": 1, "RequestResponses": [{}]}),
+        ] {
+            let report = sort(batch(), &answer);
+            assert_eq!((report.written, report.failed.len()), (0, 3), "{answer}");
+        }
+    }
+}
