@@ -73,7 +73,7 @@ pub use tap::{ClearConnection, ClearText, Hosts, Tap, TapMetric};
 pub fn built_in() -> Vec<sdk::InterceptorKind> {
     let all: Vec<_> = interceptors::all()
         .into_iter()
-        .chain(records::kinds())
+        .chain(::records::kinds())
         .collect();
     #[cfg(feature = "script")]
     let all: Vec<_> = all.into_iter().chain([script::KIND]).collect();
