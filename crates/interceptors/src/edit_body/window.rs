@@ -356,6 +356,63 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn random_expressions_on_random_texts_in_random_pieces() {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut pick = move |most: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state >> 11).unwrap() % most
+        };
+        let parts = [
+            "a",
+            "b",
+            "ab",
+            "[ab]",
+            "[^a]",
+            r"\w",
+            r"\b",
+            r"\B",
+            "(a|ab)",
+            "(?:ba|b|a)",
+            "\u{e9}",
+            ".",
+            "a{1,3}",
+            "b{2,4}?",
+            "(?:ab){1,2}",
+            r"(?m:^)",
+            r"(?m:$)",
+            r"\s",
+        ];
+        let letters = ["a", "b", "ab", " ", "\n", "\u{e9}", "ba"];
+        let mut tried = 0;
+        while tried < 1_500 {
+            let mut find = String::new();
+            for _ in 0..=pick(4) {
+                find.push_str(parts[pick(parts.len())]);
+                if pick(5) == 0 {
+                    find.push('|');
+                }
+            }
+            let Some(edit) = Some(edit(&find, "<$0>")).filter(|edit| edit.passing.is_some()) else {
+                continue;
+            };
+            tried += 1;
+            let text: String = (0..pick(40))
+                .map(|_| letters[pick(letters.len())])
+                .collect();
+            let whole = edit.find.replace_all(text.as_bytes(), &edit.replace[..]);
+            let size = 1 + pick(9);
+            let passed = pass(&edit, text.as_bytes(), size).await;
+            assert_eq!(
+                String::from_utf8_lossy(&passed),
+                String::from_utf8_lossy(&whole),
+                "{find:?} on {text:?} in pieces of {size}"
+            );
+        }
+    }
+
+    #[tokio::test]
     async fn long_bodies_and_long_replacements_leave_in_pieces() {
         let text = b"a cat and more. ".repeat(50_000);
         for replace in ["", "dog", &"long ".repeat(1000)] {
