@@ -1,16 +1,21 @@
 //! The reader's end of the capture service.
 
+#[cfg(unix)]
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(unix)]
 use hyper_util::rt::TokioIo;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
+#[cfg(unix)]
+use tonic::transport::Uri;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
+#[cfg(unix)]
 use tower::service_fn;
 use zeroize::Zeroizing;
 
@@ -93,6 +98,12 @@ impl Target {
             why,
         };
         let channel = match &address {
+            #[cfg(not(unix))]
+            Address::Unix(_) => {
+                let why = "this system has no such sockets; forward a TCP port instead";
+                return Err(fault(why.to_owned()));
+            }
+            #[cfg(unix)]
             Address::Unix(path) => {
                 let path = Arc::new(path.clone());
                 // The URI is asked for and not used: the connector knows the way.

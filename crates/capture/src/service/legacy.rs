@@ -9,7 +9,6 @@ use tonic::{Request, Response, Status};
 
 use super::access::Access;
 use super::watching::{Answer, attach, parse, run};
-use crate::decrypted::MadeUp;
 use crate::hub::{Counts, Direction, Hub, Wish};
 use crate::vpcshark::{GetPacketsInput, GetPacketsOutput, PacketType, vpcshark_server};
 use crate::watch::{Item, Options, Watch};
@@ -27,10 +26,6 @@ impl Legacy {
 
 impl Answer for GetPacketsOutput {
     fn statistics(_counts: Counts) -> Option<Self> {
-        None
-    }
-
-    fn made_up(_packet: MadeUp) -> Option<Self> {
         None
     }
 }
@@ -70,10 +65,9 @@ impl vpcshark_server::Vpcshark for Legacy {
         });
         let (answers, stream) = mpsc::channel(64);
         tokio::spawn(async move {
-            run(subscription, watch, answers, move |item, answers| {
-                answers.extend(answer(item, wanted));
-            })
-            .await;
+            let form = move |item, answers: &mut Vec<_>| answers.extend(answer(item, wanted));
+            // It asks for datagrams only.
+            run(subscription, watch, answers, form, |_| None).await;
             tracing::info!(target: "audit", peer, "capture detached");
         });
         Ok(Response::new(ReceiverStream::new(stream)))

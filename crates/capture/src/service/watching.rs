@@ -112,6 +112,7 @@ impl capture_server::Capture for Watching {
             names: self.hub.names().cloned(),
         };
         let subscription = attach(&self.hub, wish, &peer, &request.filter)?;
+        let sample = u64::from(request.sample).max(1);
         let form = Form {
             snap_length: usize::try_from(request.snap_length)
                 .ok()
@@ -128,6 +129,10 @@ impl capture_server::Capture for Watching {
                 answers,
                 |item, answers| {
                     form.write(item, answers);
+                },
+                |packet| {
+                    let shown = packet.flow.is_multiple_of(sample);
+                    shown.then(|| form.made_up(packet))
                 },
             )
             .await;
@@ -192,11 +197,6 @@ pub(super) trait Answer: Send + 'static {
     fn statistics(counts: Counts) -> Option<Self>
     where
         Self: Sized;
-
-    /// What a connection said in clear.
-    fn made_up(packet: MadeUp) -> Option<Self>
-    where
-        Self: Sized;
 }
 
 impl Answer for WatchResponse {
@@ -206,24 +206,6 @@ impl Answer for WatchResponse {
                 seen: counts.seen,
                 dropped: counts.dropped,
                 secrets_dropped: counts.secrets_dropped,
-            })),
-        })
-    }
-
-    fn made_up(packet: MadeUp) -> Option<Self> {
-        let side = match packet.side {
-            Side::Client => proto::Side::DecryptedClient,
-            Side::Server => proto::Side::DecryptedServer,
-        };
-        Some(Self {
-            item: Some(watch_response::Item::Packet(proto::Packet {
-                time: packet.time,
-                side: side.into(),
-                direction: direction(packet.direction).into(),
-                endpoint: packet.endpoint.0,
-                flow: packet.flow,
-                length: u32::try_from(packet.bytes.len()).unwrap_or(u32::MAX),
-                data: packet.bytes.into(),
             })),
         })
     }
@@ -243,6 +225,7 @@ pub(super) async fn run<A: Answer>(
     mut watch: Watch,
     answers: mpsc::Sender<Result<A, Status>>,
     mut form: impl FnMut(Item, &mut Vec<A>),
+    made_up: impl Fn(MadeUp) -> Option<A>,
 ) {
     let mut tell = tokio::time::interval(TELL);
     tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -265,7 +248,7 @@ pub(super) async fn run<A: Answer>(
                 Some(Seen::Datagram(datagram)) => watch.datagram(datagram),
                 Some(Seen::Secret(secret)) => watch.secret(secret),
                 Some(Seen::MadeUp(packet)) => {
-                    if let Some(answer) = A::made_up(packet)
+                    if let Some(answer) = made_up(packet)
                         && answers.send(Ok(answer)).await.is_err()
                     {
                         return;
@@ -294,6 +277,27 @@ struct Form {
 }
 
 impl Form {
+    fn made_up(&self, packet: MadeUp) -> WatchResponse {
+        let side = match packet.side {
+            Side::Client => proto::Side::DecryptedClient,
+            Side::Server => proto::Side::DecryptedServer,
+        };
+        let length = u32::try_from(packet.bytes.len()).unwrap_or(u32::MAX);
+        let mut data = Vec::from(packet.bytes);
+        data.truncate(self.snap_length);
+        WatchResponse {
+            item: Some(watch_response::Item::Packet(proto::Packet {
+                time: packet.time,
+                side: side.into(),
+                direction: direction(packet.direction).into(),
+                endpoint: packet.endpoint.0,
+                flow: packet.flow,
+                length,
+                data,
+            })),
+        }
+    }
+
     fn write(&self, item: Item, answers: &mut Vec<WatchResponse>) {
         match item {
             Item::Packet(packet) => {

@@ -45,8 +45,24 @@ enum Command {
     },
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("flowdogshark: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(run());
+    // A read of the control pipe ends when Wireshark closes it, which may wait for our own end.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run() -> ExitCode {
     // Wireshark's own calls are not for people, and must not be refused for an option too many.
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let done = if extcap::is_call(&arguments) {
