@@ -566,6 +566,132 @@ fn the_first_flowdogs_clients_are_answered() -> Result<()> {
     Ok(())
 }
 
+/// Wireshark's part: the pipes, the toolbar, a filter in its field at each keystroke.
+const TOOLBAR: &str = r#"
+import os, signal, subprocess, sys, time
+
+shark, target = sys.argv[1:]
+
+def says(*arguments):
+    done = subprocess.run([shark, *arguments], capture_output=True, text=True, timeout=10)
+    assert done.returncode == 0, done
+    return done.stdout
+
+typed = "tcp port 443 and sni *.example.com"
+valid = [typed[:n] for n in range(len(typed) + 1)
+         if not says("--extcap-interface", "flowdog", "--extcap-capture-filter", typed[:n])]
+assert "" in valid and "tcp" in valid and "tcp port 443" in valid and typed in valid, valid
+assert "tcp port" not in valid and "tcp port 443 and" not in valid and "tcp port 443 and sni" not in valid, valid
+assert "character" in says("--extcap-interface", "flowdog", "--extcap-capture-filter", "tcp port")
+assert says("--extcap-interface", "flowdog", "--extcap-dlts").startswith("dlt {number=101}")
+config = says("--extcap-interface", "flowdog", "--extcap-config", "--target", target)
+for call in ["target", "token-file", "ca", "endpoint", "side", "secrets", "snap-length", "sample"]:
+    assert "{call=--" + call + "}" in config, call
+listed = says("--extcap-interface", "flowdog", "--extcap-config", "--extcap-reload-option", "endpoint", "--target", target)
+assert listed.count("value {arg=6}") >= 2 and "vpce-" in listed, listed
+
+def message(control, command, payload=b""):
+    return b"T" + (len(payload) + 2).to_bytes(3, "big") + bytes([control, command]) + payload
+
+def watch(*more):
+    for name in ["fifo", "to", "from"]:
+        if os.path.exists(name):
+            os.remove(name)
+        os.mkfifo(name)
+    child = subprocess.Popen([shark, "--capture", "--extcap-interface", "flowdog", "--fifo", "fifo",
+        "--extcap-control-in", "to", "--extcap-control-out", "from", "--target", target, *more],
+        stderr=subprocess.PIPE)
+    packets = open("fifo", "rb")
+    # Opened by the other end in whatever order.
+    return child, packets, open("to", "wb", buffering=0), open("from", "rb", buffering=0)
+
+def heard(pipe):
+    head = pipe.read(6)
+    assert head[:1] == b"T", head
+    return head[4], head[5], pipe.read(int.from_bytes(head[1:4], "big") - 2).decode()
+
+def drain(packets):
+    os.set_blocking(packets.fileno(), False)
+    time.sleep(0.5)
+    return packets.read() or b""
+
+def fetch(path):
+    subprocess.run(["curl", "-sS", f"http://any.lab.name{path}"], check=True, stdout=subprocess.DEVNULL)
+
+child, packets, to, back = watch("--side", "client")
+# Nothing is said before the other end says that it is ready.
+os.set_blocking(back.fileno(), False)
+time.sleep(0.5)
+assert back.read(1) is None
+os.set_blocking(back.fileno(), True)
+to.write(message(0, 0))
+assert heard(back) == (0, 6, "flowdog: watching")
+fetch("/seen")
+assert b"GET /seen" in drain(packets)
+to.write(message(2, 1, b"\1"))
+assert heard(back) == (0, 6, "flowdog: paused")
+fetch("/paused")
+assert b"/paused" not in drain(packets)
+to.write(message(2, 1, b"\0"))
+assert heard(back) == (0, 6, "flowdog: watching")
+to.write(message(0, 1, b"tcp port"))
+control, command, text = heard(back)
+assert (control, command) == (0, 6) and "not changed" in text, text
+fetch("/again")
+assert b"GET /again" in drain(packets)
+to.write(message(0, 1, b"tcp port 9"))
+time.sleep(0.3)
+fetch("/filtered")
+assert b"/filtered" not in drain(packets)
+to.write(message(0, 1, b""))
+to.write(message(1, 1, b"server"))
+time.sleep(0.3)
+fetch("/server")
+bytes_seen = drain(packets)
+assert b"GET /server" in bytes_seen and b"x-marked" in bytes_seen, bytes_seen
+to.write(message(9, 200, b"what a newer Wireshark says"))
+child.send_signal(signal.SIGTERM)
+tail = b""
+os.set_blocking(packets.fileno(), True)
+tail = packets.read()
+assert child.wait(10) == 0, child.stderr.read()
+# The file ends with the statistics of its interfaces.
+assert (5).to_bytes(4, "little") in tail, tail
+
+# What is no message ends the toolbar and not the capture.
+for broken in [b"X\0\0\2\0\0", b"T\0\0\1\0\0", b"T\xff\xff\xff\0\1"]:
+    child, packets, to, back = watch()
+    to.write(message(0, 0))
+    heard(back)
+    to.write(broken)
+    time.sleep(0.2)
+    fetch("/still")
+    assert b"GET /still" in drain(packets), broken
+    # Wireshark stops by closing the pipe, too.
+    packets.close()
+    fetch("/gone")
+    assert child.wait(10) == 0, child.stderr.read()
+    assert b"control pipe" in child.stderr.read()
+print("OK")
+"#;
+
+#[test]
+fn a_scripted_wireshark_turns_the_toolbar_and_breaks_its_pipe() -> Result<()> {
+    let lab = lab(INTERCEPT)?;
+    let folder = lab.folder().to_owned();
+    std::fs::write(folder.join("toolbar.py"), TOOLBAR)?;
+    let outcome = lab.shell(&format!(
+        "cd {}
+         curl -sS http://any.lab.name/first >/dev/null
+         {} toolbar.py {} \"unix:$PWD/capture.sock\"",
+        folder.display(),
+        flowdog_tests::python().display(),
+        shark()?
+    ))?;
+    ensure!(outcome.stdout.contains("OK"), "{}", outcome.stdout);
+    Ok(())
+}
+
 #[test]
 fn threat_75_every_packet_of_a_file_is_read_without_a_warning() -> Result<()> {
     let lab = watched(

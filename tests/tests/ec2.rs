@@ -30,6 +30,7 @@ for name, team in (("one", "red"), ("two", "blue")):
     while not endpoint.startswith("vpce-0"):
         endpoint = ec2.create_vpc_endpoint(VpcId=vpc, VpcEndpointType="GatewayLoadBalancer", SubnetIds=[subnet],
             ServiceName="com.amazonaws.vpce.eu-central-1.vpce-svc-0123456789abcdef0")["VpcEndpoint"]["VpcEndpointId"]
+    ec2.create_tags(Resources=[endpoint], Tags=[{"Key": "Name", "Value": f"inspection {name}"}])
     out[name] = {"vpc": vpc, "endpoint": endpoint, "instance": instance["InstanceId"], "group": group, "subnet": subnet}
 ec2.run_instances(ImageId=image, MinCount=520, MaxCount=520, SubnetId=out["two"]["subnet"])
 sqs = boto3.client("sqs", endpoint_url=url)
@@ -236,5 +237,103 @@ fn the_start_works_while_ec2_is_away_and_hosts_are_known_once_it_is_back() -> Re
         );
         std::thread::sleep(Duration::from_millis(200));
     }
+    Ok(())
+}
+
+/// flowdogshark writes what passes a filter until it is told to stop; returns how many packets did.
+struct Watcher(std::process::Child);
+
+impl Watcher {
+    fn start(socket: &str, filter: &str) -> Result<Self> {
+        let child = Command::new(flowdog_tests::flowdogshark())
+            .args([
+                "capture",
+                "-w",
+                "/dev/null",
+                "--target",
+                socket,
+                "-f",
+                filter,
+            ])
+            .stderr(std::process::Stdio::piped())
+            .spawn()?;
+        Ok(Self(child))
+    }
+
+    fn stop(self) -> Result<String> {
+        let pid = i32::try_from(self.0.id())?;
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(pid),
+            nix::sys::signal::Signal::SIGTERM,
+        )?;
+        let output = self.0.wait_with_output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "{said}");
+        Ok(said)
+    }
+}
+
+#[test]
+fn captures_are_filtered_by_instance_and_tag_and_interfaces_have_names() -> Result<()> {
+    let cloud = Cloud::start()?;
+    let url = cloud.url();
+    let mut variables = ENVIRONMENT.to_vec();
+    variables.push(("AWS_ENDPOINT_URL", &url));
+    let folder = tempfile::tempdir()?;
+    let socket = format!("unix:{}/capture.sock", folder.path().display());
+    let config = format!("[capture]\nlisten = '{socket}'\n{}", cloud.config(&url)?);
+    let appliance = Appliance::start_with(Ipv4Addr::new(127, 77, 23, 1), &config, &variables)?;
+    let zone = Zone::new(Ipv4Addr::new(127, 77, 23, 2), appliance.gwlb())?;
+    let (one, two) = (cloud.endpoint("one")?, cloud.endpoint("two")?);
+    let instance = cloud.id("two", "instance")?;
+    let filters = [
+        (format!("instance {instance}"), 2),
+        ("tag team=bl*".to_owned(), 2),
+        ("tag team=*".to_owned(), 3),
+        ("tag team=red and udp".to_owned(), 1),
+        (
+            format!(
+                "endpoint {} and not tag team=*",
+                cloud.id("one", "endpoint")?
+            ),
+            1,
+        ),
+        ("tag team=green".to_owned(), 0),
+    ];
+    let mut watchers = Vec::new();
+    for (filter, packets) in &filters {
+        watchers.push((Watcher::start(&socket, filter)?, filter, packets));
+    }
+    let began = Instant::now();
+    while appliance.log().matches("capture attached").count() < filters.len() {
+        ensure!(
+            began.elapsed() < Duration::from_secs(10),
+            "{}",
+            appliance.log()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(!passes(&zone, one, 53)?);
+    assert!(passes(&zone, two, 53)?);
+    assert!(passes(&zone, two, 53)?);
+    std::thread::sleep(Duration::from_millis(500));
+    for (watcher, filter, packets) in watchers {
+        let said = watcher.stop()?;
+        ensure!(
+            said.contains(&format!("{packets} packets written")),
+            "{filter}: {said}"
+        );
+    }
+    let listed = Command::new(flowdog_tests::flowdogshark())
+        .args(["interfaces", "--json", "--target", &socket])
+        .output()?;
+    let listed: Value = serde_json::from_slice(&listed.stdout)?;
+    let label = &listed["labels"][cloud.id("one", "endpoint")?];
+    ensure!(label == "inspection one", "{listed}");
+    let lists = Command::new(flowdog_tests::flowdogshark())
+        .args(["--extcap-interfaces", "--target", &socket])
+        .output()?;
+    let lists = String::from_utf8(lists.stdout)?;
+    ensure!(lists.contains(": inspection two (vpce-"), "{lists}");
     Ok(())
 }
