@@ -340,6 +340,7 @@ impl Appliance {
             .map_err(RunError::FlowLog)?
             .unzip();
         let records = Records::start(&config.records, &telemetry).map_err(RunError::Records)?;
+        connect(&config, records.as_ref());
         let count = self.sockets.len();
         let (mut stray_senders, mut stray_receivers) = (Vec::new(), Vec::new());
         for _ in 0..count {
@@ -466,6 +467,7 @@ impl Running {
         match loaded {
             Ok(config) => {
                 warn_about_restart(&self.state.config.load(), &config);
+                connect(&config, self.records.as_ref());
                 self.state.config.store(Arc::new(config));
                 telemetry::add(&self.state.telemetry.reloads);
                 tracing::info!(file = %file.display(), "configuration reloaded");
@@ -577,6 +579,16 @@ fn finish_outlets(config: &Config) {
             scope.spawn(move || outlet.finish(LAST_DELIVERY));
         }
     });
+}
+
+/// Tells interceptors where records go.
+fn connect(config: &Config, records: Option<&Records>) {
+    if let Some(records) = records {
+        let queue = records.queue();
+        for link in &config.interceptors {
+            link.connect(&queue);
+        }
+    }
 }
 
 /// The first health check must not come before the shards are there. One that never comes is told

@@ -13,8 +13,8 @@ use http::StatusCode;
 
 use crate::interceptor::Severity;
 use crate::{
-    Direction, Exchange, InterceptError, Interceptor, Message, MessageStep, Outlet, Request,
-    Response, Step,
+    Direction, Exchange, InterceptError, Interceptor, Message, MessageStep, Outlet, RecordQueue,
+    Request, Response, Step,
 };
 
 /// What becomes of an exchange whose interceptor fails or panics.
@@ -64,6 +64,11 @@ impl Link {
     #[must_use]
     pub fn outlets(&self) -> Vec<Arc<dyn Outlet>> {
         self.interceptor.outlets()
+    }
+
+    /// Tells it where records go.
+    pub fn connect(&self, records: &Arc<RecordQueue>) {
+        self.interceptor.connect(records);
     }
 
     /// What it did so far.

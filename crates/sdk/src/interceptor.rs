@@ -8,7 +8,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use http::StatusCode;
 
-use crate::{BodyError, FlowInfo, Message, MessageStep, Outlet, Request, RequestHead, Response};
+use crate::{
+    BodyError, FlowInfo, Message, MessageStep, Outlet, RecordQueue, Request, RequestHead, Response,
+};
 
 /// Sees and changes the exchanges of the flows whose rule names it.
 ///
@@ -60,6 +62,13 @@ pub trait Interceptor: Send + Sync + fmt::Debug {
     ) -> Result<MessageStep, InterceptError> {
         let _ = (message, exchange);
         Ok(MessageStep::Forward)
+    }
+
+    /// Where to put records, also those that belong to no exchange any more. Called before the first
+    /// exchange, if the operator keeps records (`[records]`). The queue never waits: what does not fit
+    /// is lost and counted.
+    fn connect(&self, records: &Arc<RecordQueue>) {
+        let _ = records;
     }
 
     /// Whether `on_message` does anything. When nobody in a chain wants messages, WebSocket bytes

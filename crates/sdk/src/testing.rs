@@ -184,6 +184,12 @@ impl Playbook {
         }
     }
 
+    /// The messages that interceptors sent of their own after the last message.
+    pub fn injected(&mut self) -> Vec<Message> {
+        let exchange = self.exchange.as_mut();
+        exchange.map(Exchange::take_injected).unwrap_or_default()
+    }
+
     /// What the first interceptor of the chain did so far.
     #[must_use]
     pub fn stats(&self) -> LinkStats {
