@@ -71,13 +71,13 @@ pub use tap::{ClearConnection, ClearText, Hosts, Tap, TapMetric};
 /// The kinds of interceptors that come with flowdog.
 #[must_use]
 pub fn built_in() -> Vec<sdk::InterceptorKind> {
-    let all: Vec<_> = interceptors::all()
+    let all = interceptors::all()
         .into_iter()
         .chain(::records::kinds())
-        .collect();
+        .chain([ssm::KIND]);
     #[cfg(feature = "script")]
-    let all: Vec<_> = all.into_iter().chain([script::KIND]).collect();
+    let all = all.chain([script::KIND]);
     #[cfg(feature = "images")]
-    let all = all.into_iter().chain([images::KIND]).collect();
-    all
+    let all = all.chain([images::KIND]);
+    all.collect()
 }

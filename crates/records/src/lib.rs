@@ -24,6 +24,7 @@ pub mod queue;
 mod redaction;
 #[cfg(feature = "aws")]
 mod stream;
+mod websocket_records;
 
 pub use account_id_emf::AccountIdEmf;
 #[doc(hidden)]
@@ -34,11 +35,16 @@ pub use lines::Place;
 pub use pump::{Deliver, Pump};
 pub use queue::{Limits, Report};
 pub use redaction::{REDACTED, Redaction, RedactionConfig};
+pub use websocket_records::WebsocketRecords;
 
 use sdk::InterceptorKind;
 
 /// The kinds of interceptors here, in the order of their names.
 #[must_use]
 pub fn kinds() -> Vec<InterceptorKind> {
-    vec![account_id_emf::KIND, firehose::KIND]
+    vec![
+        account_id_emf::KIND,
+        firehose::KIND,
+        websocket_records::KIND,
+    ]
 }
