@@ -31,6 +31,7 @@ const PROGRAMS: &[(&str, &str)] = &[
 /// Python packages, pinned, installed into the build folder.
 const PYTHON_PACKAGES: &[&str] = &[
     "aioquic==1.7.2",
+    "asciinema==2.4.0",
     "awscli==1.46.3",
     "cfn-lint==1.58.0",
     "cryptography==46.0.7",
