@@ -3,6 +3,7 @@
 mod accept;
 mod capture;
 mod http;
+mod records;
 mod script;
 mod tcp;
 mod tls;
@@ -58,6 +59,11 @@ const BENCHES: &[(&str, &str, Bench)] = &[
         "http",
         "HTTP/1.1 and HTTP/2 through the appliance in the lab, beside a plain hyper reverse proxy",
         http::measure,
+    ),
+    (
+        "records",
+        "HTTP with every kind of record kept, beside none",
+        records::measure,
     ),
     (
         "script",

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use http::Request;
+use http::{HeaderValue, Request};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -28,6 +28,9 @@ pub(crate) const BULK_BYTES: u64 = 64 << 20;
 const IDLE_BEFORE: usize = 200;
 /// Connections that are measured.
 const IDLE_MEASURED: usize = 1000;
+/// Real ones are longer still.
+const SECURITY_TOKEN: &str = "IQoJb3JpZ2luX2VjEAAaCWV1LXdlc3QtMSJHMEUCIQDexampleexampleexampleexample\
+    exampleexampleexampleexampleexampleexampleexampleexampleexampleexampleexampleexample";
 /// How long the load runs before anything is measured.
 const WARM_UP: Duration = Duration::from_secs(1);
 
@@ -61,19 +64,23 @@ pub(crate) fn run(load: Load, address: &str, pid: u32, seconds: u64) -> Result<F
         let got = Rc::new(Got::default());
         let path = match load {
             Load::Bulk1 | Load::Bulk2 => "/bulk",
-            Load::Http1 | Load::Http2 | Load::Idle => "/small?with=some&query=1",
+            Load::Http1 | Load::Http2 | Load::Signed | Load::Idle => "/small?with=some&query=1",
         };
         match load {
             Load::Idle => return idle(&http1, target, pid).await,
-            Load::Http1 | Load::Bulk1 => {
-                for _ in 0..if load == Load::Http1 { 32 } else { 4 } {
+            Load::Http1 | Load::Signed | Load::Bulk1 => {
+                for _ in 0..if load == Load::Bulk1 { 4 } else { 32 } {
                     let (mut sender, connection) = http1::handshake(connect(&http1).await?).await?;
                     tokio::task::spawn_local(connection);
                     let got = Rc::clone(&got);
                     tokio::task::spawn_local(async move {
                         loop {
                             sender.ready().await?;
-                            take(sender.send_request(request(path, false)?).await?, &got).await?;
+                            let mut request = request(path, false)?;
+                            if load == Load::Signed {
+                                sign(&mut request);
+                            }
+                            take(sender.send_request(request).await?, &got).await?;
                         }
                         #[expect(unreachable_code, reason = "names the type of the task's result")]
                         anyhow::Ok(())
@@ -197,6 +204,23 @@ fn request(path: &str, is_http2: bool) -> Result<Request<Empty<Bytes>>> {
         .header("Sec-Fetch-Mode", "navigate")
         .header("Referer", format!("https://{HOST}/somewhere"))
         .body(Empty::new())?)
+}
+
+/// What clients of AWS send along; nobody here checks it.
+fn sign(request: &mut Request<Empty<Bytes>>) {
+    const AUTHORIZATION: &str = "AWS4-HMAC-SHA256 \
+        Credential=ASIAQNZGKIQY56JQ7WML/20260102/eu-west-1/s3/aws4_request, \
+        SignedHeaders=host;x-amz-content-sha256;x-amz-date;x-amz-security-token, \
+        Signature=e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let headers = request.headers_mut();
+    for (name, value) in [
+        ("authorization", AUTHORIZATION),
+        ("x-amz-content-sha256", "UNSIGNED-PAYLOAD"),
+        ("x-amz-date", "20260102T000000Z"),
+        ("x-amz-security-token", SECURITY_TOKEN),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
 }
 
 /// Reads an answer to its end.

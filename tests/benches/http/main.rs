@@ -12,6 +12,7 @@
 mod load;
 mod origin;
 mod process;
+mod records;
 mod reverse;
 mod secure;
 
@@ -53,6 +54,8 @@ pub(crate) enum Load {
     Bulk1,
     /// Large answers, HTTP/2, 4 connections of one stream.
     Bulk2,
+    /// Small answers, HTTP/1.1, 32 connections kept alive, requests as signed for AWS.
+    Signed,
     /// 1,000 connections that have had one exchange and wait.
     Idle,
 }
@@ -72,6 +75,7 @@ impl Load {
             Self::Http2 => "http2",
             Self::Bulk1 => "bulk1",
             Self::Bulk2 => "bulk2",
+            Self::Signed => "signed",
             Self::Idle => "idle",
         }
     }
@@ -79,6 +83,7 @@ impl Load {
     fn parse(word: &str) -> Result<Self> {
         Self::ALL
             .into_iter()
+            .chain([Self::Signed])
             .find(|load| load.word() == word)
             .with_context(|| format!("no load is called {word}"))
     }
@@ -112,6 +117,12 @@ fn main() -> Result<()> {
         // Cargo says `--bench` to every benchmark.
         ["script", ..] => {
             for line in script()? {
+                speak(&serde_json::to_string(&line)?);
+            }
+            Ok(())
+        }
+        ["records", ..] => {
+            for line in records::compare()? {
                 speak(&serde_json::to_string(&line)?);
             }
             Ok(())
@@ -353,7 +364,7 @@ fn judge(load: Load, chain: &str, ours: &Figures, plain: &Figures) -> Vec<Line> 
         ]
     };
     match load {
-        Load::Http1 => requests("HTTP/1.1"),
+        Load::Http1 | Load::Signed => requests("HTTP/1.1"),
         Load::Http2 => requests("HTTP/2"),
         Load::Bulk1 => bulk("HTTP/1.1"),
         Load::Bulk2 => bulk("HTTP/2"),

@@ -1,0 +1,72 @@
+//! What records cost traffic: every interceptor that keeps something beside none.
+
+use anyhow::Result;
+
+use crate::{EMPTY, Figures, Line, Load, ROUNDS, appliance, secure, text};
+
+/// Everything is kept: metrics lines and lines of exchanges. To files, because what a
+/// service of AWS would cost is not the appliance's.
+const ALL: &str = r#"
+[[interceptor]]
+name = "accounts"
+use = "account-id-emf"
+output = "FOLDER/emf"
+[[interceptor]]
+name = "lines"
+use = "firehose"
+output = "FOLDER/lines"
+[[rule]]
+action = "intercept"
+interceptors = ["accounts", "lines"]
+"#;
+
+/// What a figure says.
+type Of = fn(&Figures) -> f64;
+
+/// Requests with all records on beside the same with none. The bound is for requests per second on the
+/// wall; on a small machine the lab is most of that, so the CPU time of the process is told too, with
+/// that of the threads that write in it.
+pub(crate) fn compare() -> Result<Vec<Line>> {
+    let folder = tempfile::tempdir()?;
+    secure::write_certificates(folder.path(), crate::HOST)?;
+    let seconds = std::env::var("FLOWDOG_BENCH_SECONDS").unwrap_or_else(|_| "4".to_owned());
+    let loads = [Load::Signed, Load::Http2];
+    let all = ALL.replace("FOLDER", text(folder.path())?);
+    // In turns, so that whatever else the machine does meets both alike.
+    let mut runs = [Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        for (runs, config) in runs.iter_mut().zip([EMPTY, &*all]) {
+            runs.push(appliance(folder.path(), config, "", &loads, &seconds)?);
+        }
+    }
+    let mut lines = Vec::new();
+    for (at, load) in loads.iter().enumerate() {
+        let figures: [(&str, &str, Option<f64>, Of); 2] = [
+            ("requests per second on the wall", "1/s", Some(0.75), |f| {
+                f.requests as f64 / f.wall
+            }),
+            ("requests per CPU second", "1/s of CPU", None, |f| {
+                f.requests as f64 / f.cpu
+            }),
+        ];
+        for (measure, unit, least, of) in figures {
+            let [off, on] = [&runs[0], &runs[1]].map(|runs| middle(runs, at, of));
+            lines.push(Line {
+                measure: format!("{} {measure}, all records", load.word()),
+                value: on,
+                unit,
+                yardstick: off,
+                bound: least.map(|least| least * off),
+                kind: "min",
+            });
+        }
+    }
+    Ok(lines)
+}
+
+/// The middle one of the rounds.
+fn middle(runs: &[Vec<Figures>], at: usize, of: Of) -> f64 {
+    let mut figures: Vec<f64> = runs.iter().filter_map(|run| run.get(at)).map(of).collect();
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+}
