@@ -32,6 +32,12 @@ pub(crate) const KIND: InterceptorKind = InterceptorKind {
 /// The largest record that Firehose takes: 1,000 KiB before base64.
 pub(crate) const LONGEST_RECORD: usize = 1000 * 1024;
 
+/// Most records of one call.
+pub(crate) const BATCH: usize = 500;
+/// Most bytes of records in one call. Firehose allows 4 MiB for the whole request, in which records stand
+/// in base64; a request over the limit would be refused each time, with all that is in it.
+pub(crate) const BATCH_BYTES: usize = 3_000_000;
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Keys {
@@ -97,12 +103,11 @@ impl Firehose {
             show_fields: keys.show_fields.clone(),
             show_parameters: keys.show_parameters.clone(),
         };
-        // 500 records and 4 MiB in one call.
         let limits = Limits {
             items: keys.queue,
             bytes: keys.queue_memory.0,
-            batch: 500,
-            batch_bytes: 4 << 20,
+            batch: BATCH,
+            batch_bytes: BATCH_BYTES,
             ..Limits::default()
         };
         let pump = match (&keys.stream, &keys.output) {

@@ -28,17 +28,21 @@ impl DeliveryStream {
 #[async_trait]
 impl Deliver<String> for DeliveryStream {
     async fn deliver(&mut self, batch: Vec<String>) -> Report<String> {
-        let records: Vec<Value> = batch
-            .iter()
-            .map(|line| json!({"Data": STANDARD.encode(line)}))
-            .collect();
-        let body = json!({"DeliveryStreamName": self.name, "Records": records});
+        let body = body(&self.name, &batch);
         match self.service.call("PutRecordBatch", &body).await {
             Ok(answer) => sort(batch, &answer),
             // Also a refusal: the stream may be made, or the rights given, while the lines wait.
             Err(error) => Report::failed(batch, error.to_string()),
         }
     }
+}
+
+fn body(stream: &str, batch: &[String]) -> Value {
+    let records: Vec<Value> = batch
+        .iter()
+        .map(|line| json!({"Data": STANDARD.encode(line)}))
+        .collect();
+    json!({"DeliveryStreamName": stream, "Records": records})
 }
 
 /// Which lines an answer says were not taken.
@@ -95,6 +99,21 @@ mod tests {
         assert_eq!((report.written, report.failed), (2, vec!["b".to_owned()]));
         assert!(report.error.unwrap().contains("ServiceUnavailable"));
         assert_eq!(sort(batch(), &json!({"FailedPutCount": 0})).written, 3);
+    }
+
+    #[test]
+    fn the_largest_batch_is_within_what_a_call_may_have() {
+        use crate::firehose::{BATCH, BATCH_BYTES, LONGEST_RECORD};
+        let many = vec!["x".repeat(BATCH_BYTES / BATCH); BATCH];
+        let (mut few, left) = (
+            vec!["x".repeat(LONGEST_RECORD)],
+            BATCH_BYTES - LONGEST_RECORD,
+        );
+        few.extend(["x".repeat(left / 2), "x".repeat(left / 2)]);
+        for batch in [many, few] {
+            let size = body("a", &batch).to_string().len();
+            assert!((3 << 20..=4 << 20).contains(&size), "{size}");
+        }
     }
 
     #[test]
