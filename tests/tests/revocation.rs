@@ -27,13 +27,18 @@ fn revoked_certificates_are_treated_as_each_rule_says_whether_stapled_or_listed(
             "[tls.upstream]\nroots = ['system', 'root.pem']\n[tls.revocation]\nlists = ['revoked.crl']\n\
              [[rule]]\naction = 'intercept'\nserver-name = 'mirror.*'\nverify = 'mirror'\n\
              [[rule]]\naction = 'intercept'\nserver-name = 'tag.*'\nverify = 'tag'\n\
+             [[rule]]\naction = 'intercept'\nserver-name = 'bypass-*'\nverify = 'bypass'\n\
              [[rule]]\naction = 'intercept'\n",
         )?
         .server(ORIGINS)?
-        .shell(
-            "until (exec 3<>/dev/tcp/tag.lab.name/9405) 2>/dev/null; do sleep 0.1; done; \
+        .shell(&
+            // A client that looks at no revocation, so that what is passed is served.
+            "cd FOLDER; cat $SSL_CERT_FILE root.pem >both.pem; export CURL_CA_BUNDLE=$PWD/both.pem; \
+             for port in 9401 9402 9403 9404 9405; do until (exec 3<>/dev/tcp/tag.lab.name/$port) 2>/dev/null; do sleep 0.1; done; done; \
              ask() { curl -sS ${3-} -o /dev/null https://$1.lab.name:$2/ 2>/dev/null && echo \"$1 $2 ${3-} served\" || echo \"$1 $2 ${3-} refused\"; }; \
-             for port in 9401 9402 9403 9404 9405; do ask strict $port; ask tag $port; ask mirror $port; ask mirror $port -k; done",
+             for port in 9401 9402 9403 9404 9405; do ask strict $port; ask tag $port; ask mirror $port; ask mirror $port -k; \
+                ask bypass-$port $port; ask bypass-$port $port | sed 's/^/again /'; done"
+                .replace("FOLDER", &folder),
         )?;
     for port in [9401, 9402, 9403, 9404, 9405] {
         let good = matches!(port, 9401 | 9403);
@@ -45,6 +50,12 @@ fn revoked_certificates_are_treated_as_each_rule_says_whether_stapled_or_listed(
             ("mirror", "-k", "served"),
         ] {
             let line = format!("{policy} {port} {flag} {expected}");
+            ensure!(outcome.stdout.contains(&line), "{line}: {}", outcome.stdout);
+        }
+        for line in [
+            format!("\nbypass-{port} {port}  {word}\n"),
+            format!("again bypass-{port} {port}  served"),
+        ] {
             ensure!(outcome.stdout.contains(&line), "{line}: {}", outcome.stdout);
         }
     }

@@ -54,3 +54,38 @@ fn clients_of_old_tls_are_passed_or_refused_as_the_rule_says() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn threat_45_hellos_with_ech_are_intercepted_passed_or_refused_as_the_rule_says() -> Result<()> {
+    let lab = Lab::new()?.config(
+        "[[rule]]\naction = 'intercept'\nserver-name = 'pass.*'\nech = 'pass'\n\
+         [[rule]]\naction = 'intercept'\nserver-name = 'refuse.*'\nech = 'refuse'\n\
+         [[rule]]\naction = 'intercept'\n",
+    )?;
+    let program = lab.folder().join("odd_hellos.py");
+    std::fs::write(&program, include_str!("tls/odd_hellos.py"))?;
+    let outcome = lab.shell(&format!(
+        "for name in any pass refuse; do HOST=$name.lab.name {} {} ech; done",
+        flowdog_tests::python().display(),
+        program.display(),
+    ))?;
+    let lines: Vec<&str> = outcome.stdout.lines().collect();
+    let (ours, theirs) = ("(3, 4) 200 flowdog", "(3, 4) 200 other");
+    let expected = [
+        format!("ech: {ours}"),
+        format!("none: {ours}"),
+        format!("ech: {theirs}"),
+        format!("none: {ours}"),
+        // access_denied (RFC 8446 §6.2).
+        "ech: alert 49".to_owned(),
+        format!("none: {ours}"),
+    ];
+    ensure!(lines == expected, "{lines:?}");
+    let passed = outcome.metric("flowdog_flows_passed_total", "encrypted_hello");
+    let refused = outcome.metric("flowdog_tls_handshakes_total", "encrypted_hello");
+    ensure!(
+        (passed, refused) == (1.0, 1.0),
+        "{passed} passed, {refused} refused"
+    );
+    Ok(())
+}

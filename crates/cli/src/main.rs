@@ -89,6 +89,12 @@ fn main() -> ExitCode {
             };
         }
     };
+    // Before any key is read. What the lab runs is the user's own.
+    if matches!(cli.command, Command::Run(_) | Command::Ca(_))
+        && let Err(error) = flowdog::forbid_core_dumps()
+    {
+        eprintln!("flowdog: core dumps are not forbidden: {error}");
+    }
     // No thread and no runtime yet: the lab enters its namespaces first.
     match cli.command {
         Command::Run(args) => run::run(args),

@@ -21,6 +21,7 @@ use crate::directory::Lookup;
 use crate::directory::refresh::Refresh;
 use crate::flow_log::{FlowLog, Keeper};
 use crate::health::{self, State};
+use crate::process;
 use crate::records::Records;
 use crate::renewal::Renewal;
 use crate::secrets::{SecretFeed, Secrets};
@@ -223,7 +224,10 @@ impl Builder {
             address: gwlb.listen.into(),
             error,
         };
-        raise_descriptor_limit();
+        process::raise_descriptor_limit();
+        if let Err(error) = process::forbid_core_dumps() {
+            tracing::warn!(%error, "core dumps are not forbidden: they would hold keys");
+        }
         let shared = gwlb.shards > 1;
         let mut wish = Wish {
             listen: gwlb.listen,
@@ -680,17 +684,4 @@ fn warn_about_restart(old: &Config, new: &Config) {
 fn random_seed() -> io::Result<u64> {
     use rand::TryRngCore as _;
     rand::rngs::OsRng.try_next_u64().map_err(io::Error::other)
-}
-
-/// A reply socket is a descriptor; the usual soft limit of 1,024 is meant for programs that `select`.
-fn raise_descriptor_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-    {
-        let wanted = hard.min(65_536).max(soft);
-        if setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_err() {
-            tracing::debug!(soft, "the limit of descriptors stays");
-        }
-    }
 }

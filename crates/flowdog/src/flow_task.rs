@@ -14,7 +14,7 @@ use tls::{Handling, Impersonator, Scope, TlsError, Verify};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::clear::Told;
-use crate::config::{Application, Config, Rule};
+use crate::config::{Application, Config, Ech, Rule};
 use crate::hooks::HookedStream;
 use crate::opening::Note;
 use crate::policy::{self, Decision, Protocols};
@@ -147,7 +147,8 @@ impl FlowTask {
                             info.context
                                 .insert("tls-server-fault".to_owned(), fault.as_str().into());
                         }
-                        let (client, server) = (established.client, established.server);
+                        let (client, server) =
+                            tls::ends_alike(established.client, established.server);
                         if let Some(protocol) = via {
                             let word = protocol.as_str().into();
                             info.context.insert("starttls".to_owned(), word);
@@ -311,6 +312,7 @@ impl FlowTask {
                             view.server,
                             judgement.rule.map_or("", |rule| &rule.name),
                         )),
+                        refuse_ech: judgement.rule.is_some_and(|rule| rule.ech == Ech::Refuse),
                         client_certificate: judgement
                             .rule
                             .and_then(|rule| rule.client_certificate.clone()),

@@ -41,6 +41,7 @@ mod logging;
 mod metrics;
 mod opening;
 mod policy;
+mod process;
 mod records;
 mod renewal;
 mod replay;
@@ -61,6 +62,7 @@ pub use directory::Directory;
 pub use directory::refresh::list_once as list_ec2;
 pub use logging::init as init_logging;
 pub use policy::explain::{Explanation, Question, RuleSeen, explain, first_rule};
+pub use process::forbid_core_dumps;
 pub use replay::{
     Change, ExchangeReport, FlowReport, HooksReport, Replay, ReplayLimits, Totals as ReplayTotals,
 };

@@ -153,6 +153,10 @@ fn shell(text: &mut Exposition, state: &State) {
         &[("reason", &"unsupported_hello")],
         read(&telemetry.passed_unsupported_hello),
     );
+    text.sample(
+        &[("reason", &"encrypted_hello")],
+        read(&telemetry.passed_encrypted_hello),
+    );
     text.single(
         "flowdog_flows_served_total",
         "counter",

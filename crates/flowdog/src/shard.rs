@@ -817,6 +817,7 @@ pub(crate) fn count_pass(telemetry: &Telemetry, reason: PassReason) {
         PassReason::Rule => {}
         PassReason::Opaque => telemetry::add(&telemetry.passed_opaque),
         PassReason::Learned => telemetry::add(&telemetry.passed_learned),
+        PassReason::EncryptedHello => telemetry::add(&telemetry.passed_encrypted_hello),
         PassReason::UnsupportedHello => telemetry::add(&telemetry.passed_unsupported_hello),
         PassReason::NoAuthority => {
             telemetry::add(&telemetry.passed_no_authority);

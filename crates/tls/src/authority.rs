@@ -14,6 +14,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use time::{Duration, OffsetDateTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::fault::is_self_issued;
 use crate::signer::{LocalSigner, RemoteKey, SignError, Signer, SignerKey};
@@ -341,9 +342,9 @@ impl Authority {
     ///
     /// With the file and what is wrong with it.
     pub fn signer_from_file(key: &Path) -> Result<Arc<dyn Signer>, AuthorityError> {
-        let key_pem = read(key)?;
+        let key_pem = Zeroizing::new(read(key)?);
         warn_if_open(key, "the CA key");
-        let key_der = match PrivateKeyDer::from_pem_slice(&key_pem) {
+        let mut key_der = match PrivateKeyDer::from_pem_slice(&key_pem) {
             Ok(der) => der,
             Err(rustls_pki_types::pem::Error::NoItemsFound) => {
                 return Err(AuthorityError::NoKey {
@@ -357,10 +358,11 @@ impl Authority {
                 });
             }
         };
-        let pair =
-            KeyPair::try_from(&key_der).map_err(|_opaque| AuthorityError::UnsupportedKey {
-                path: key.to_owned(),
-            })?;
+        let pair = KeyPair::try_from(&key_der);
+        key_der.zeroize();
+        let pair = pair.map_err(|_opaque| AuthorityError::UnsupportedKey {
+            path: key.to_owned(),
+        })?;
         Ok(Arc::new(LocalSigner::new(pair)))
     }
 
@@ -495,13 +497,13 @@ impl Authority {
     }
 
     /// The authority and its private key in PEM.
-    fn make(common_name: &str) -> Result<(Self, String), AuthorityError> {
+    fn make(common_name: &str) -> Result<(Self, Zeroizing<String>), AuthorityError> {
         let now = UnixTime::now();
         let pair = KeyPair::generate().map_err(AuthorityError::Generate)?;
         let certificate = root_params(common_name, now)
             .self_signed(&pair)
             .map_err(AuthorityError::Generate)?;
-        let key_pem = pair.serialize_pem();
+        let key_pem = Zeroizing::new(pair.serialize_pem());
         let authority = Self::from_parts(
             &format!("the new root {common_name:?}"),
             vec![certificate.into()],

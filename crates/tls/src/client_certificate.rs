@@ -11,6 +11,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroize;
 
 use crate::authority::warn_if_open;
 
@@ -52,9 +53,14 @@ impl ClientCertificate {
         if chain.is_empty() {
             return Err(fault(certificate, "no certificate in it".to_owned()));
         }
-        let der = PrivateKeyDer::from_pem_slice(&zeroize::Zeroizing::new(read(key)?))
+        let mut der = PrivateKeyDer::from_pem_slice(&zeroize::Zeroizing::new(read(key)?))
             .map_err(|error| fault(key, format!("no private key to be read: {error}")))?;
-        let made = CertifiedKey::from_der(chain, der, &aws_lc_rs::default_provider())
+        let signing = aws_lc_rs::sign::any_supported_type(&der);
+        der.zeroize();
+        let signing =
+            signing.map_err(|error| fault(key, format!("not a usable private key: {error}")))?;
+        let made = CertifiedKey::new(chain, signing);
+        made.keys_match()
             .map_err(|error| fault(key, format!("not the key of the certificate: {error}")))?;
         warn_if_open(key, "the key of a client certificate");
         Ok(Self(Arc::new(made)))

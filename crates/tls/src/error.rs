@@ -98,6 +98,9 @@ pub enum PolicyFault {
     /// The server asks for a client certificate, which only the real client has.
     #[error("the server asks for a client certificate")]
     ClientCertificateRequested,
+    /// The client's hello carries Encrypted ClientHello, in earnest or not, and that is refused.
+    #[error("the client's hello carries Encrypted ClientHello, which the rule refuses")]
+    EncryptedHello,
     /// The client offers neither TLS 1.2 nor TLS 1.3, or no cipher suite that is still safe.
     #[error("the client offers no version or cipher suite that is supported")]
     UnsupportedOffer,
@@ -183,6 +186,7 @@ impl TlsError {
             Self::Policy(PolicyFault::ClientCertificateRequested) => {
                 TlsOutcome::ClientCertificateRequested
             }
+            Self::Policy(PolicyFault::EncryptedHello) => TlsOutcome::EncryptedHello,
             Self::Policy(PolicyFault::UnsupportedOffer) => TlsOutcome::UnsupportedOffer,
             Self::Ours(OurFault::Mint(_)) => TlsOutcome::MintFailed,
             Self::Ours(OurFault::Config(_)) => TlsOutcome::Internal,

@@ -95,6 +95,8 @@ pub struct Handling {
     pub retry: bool,
     /// Where sessions may be resumed, on either leg; without it, nowhere.
     pub scope: Option<Scope>,
+    /// A client whose hello carries Encrypted ClientHello, or a decoy of it, is refused.
+    pub refuse_ech: bool,
     /// What a server gets that asks for the client's certificate.
     pub client_certificate: Option<ClientCertificate>,
     /// Who is told the secrets of this flow, beside [`ImpersonatorConfig::key_logs`].
@@ -120,7 +122,8 @@ pub struct Impersonator {
 ///
 /// Both streams send `close_notify` in `shutdown` and then shut down the leg below; an end of
 /// data that comes without `close_notify` is read as the error `UnexpectedEof`, so truncation
-/// can be told from an orderly end and be passed on as what it was.
+/// can be told from an orderly end and be passed on as what it was: [`ends_alike`](crate::ends_alike)
+/// does so.
 #[derive(Debug)]
 pub struct Established<C, S> {
     /// The leg to the client, on which flowdog is the server.
@@ -328,6 +331,9 @@ impl Impersonator {
             && !hello.offers_version(hello::TLS13)
         {
             return Err(TlsError::client(PeerFault::InappropriateFallback));
+        }
+        if handling.refuse_ech && hello.has_ech {
+            return Err(TlsError::Policy(PolicyFault::EncryptedHello));
         }
         let offer = Offer::of(hello).map_err(TlsError::Policy)?;
         let verify = handling.verify;
@@ -541,6 +547,8 @@ fn alert_for(error: &TlsError) -> Option<AlertDescription> {
         TlsError::Policy(PolicyFault::ClientCertificateRequested) => {
             Some(AlertDescription::HandshakeFailure)
         }
+        // Its name is what most clients print, and it tells a policy from a defect.
+        TlsError::Policy(PolicyFault::EncryptedHello) => Some(AlertDescription::AccessDenied),
         TlsError::Policy(PolicyFault::UnsupportedOffer) => Some(AlertDescription::ProtocolVersion),
         TlsError::Ours(_) => Some(AlertDescription::InternalError),
     }

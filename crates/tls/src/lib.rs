@@ -20,6 +20,7 @@ mod alert;
 pub mod authority;
 mod client_certificate;
 mod describe;
+mod ending;
 mod error;
 mod fault;
 #[doc(hidden)]
@@ -46,6 +47,7 @@ mod verifier;
 pub use authority::{Authority, AuthorityError, warn_if_open};
 pub use client_certificate::{ClientCertificate, ClientCertificateError};
 pub use describe::describe_certificate;
+pub use ending::{Cut, EndsAlike, ends_alike};
 pub use error::{OurFault, PeerFault, PolicyFault, Side, TlsError};
 pub use fault::CertificateFault;
 pub use intercept::{Established, Handling, Impersonator, ImpersonatorConfig, KeyLogs};

@@ -27,6 +27,8 @@ pub enum TlsOutcome {
     ClientRejectedCertificate,
     /// The client made no progress within the handshake time-out.
     ClientTimedOut,
+    /// The client's hello carries Encrypted ClientHello, and a rule refuses that.
+    EncryptedHello,
     /// The TLS library refused a configuration; a defect of ours.
     Internal,
     /// No leaf certificate could be made.
@@ -67,7 +69,7 @@ pub enum TlsOutcome {
 
 impl TlsOutcome {
     /// Every outcome, in the order of the documentation.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Intercepted,
         Self::ClientAlert,
         Self::ClientCertificateRequested,
@@ -78,6 +80,7 @@ impl TlsOutcome {
         Self::ClientProtocol,
         Self::ClientRejectedCertificate,
         Self::ClientTimedOut,
+        Self::EncryptedHello,
         Self::Internal,
         Self::MintFailed,
         Self::ServerAlert,
@@ -112,6 +115,7 @@ impl TlsOutcome {
             Self::ClientProtocol => "client_protocol",
             Self::ClientRejectedCertificate => "client_rejected_certificate",
             Self::ClientTimedOut => "client_timed_out",
+            Self::EncryptedHello => "encrypted_hello",
             Self::Internal => "internal",
             Self::MintFailed => "mint_failed",
             Self::ServerAlert => "server_alert",

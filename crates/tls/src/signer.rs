@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::SubjectPublicKeyInfo;
+use zeroize::Zeroize;
 
 /// A private key that signs certificates, wherever it lives: in this process, in a hardware
 /// token, or behind a cloud API.
@@ -111,14 +112,17 @@ pub struct SignError(pub String);
 pub(crate) struct LocalSigner(KeyPair);
 
 impl LocalSigner {
-    pub(crate) fn new(key: KeyPair) -> Self {
+    pub(crate) fn new(mut key: KeyPair) -> Self {
+        // It signs with the library's own key, which is wiped when it is dropped; the serialised one
+        // beside it would stay in memory.
+        key.zeroize();
         Self(key)
     }
 }
 
 impl fmt::Debug for LocalSigner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Never derived: the pair holds the serialised private key.
+        // Never derived: the pair holds the private key.
         f.debug_struct("LocalSigner")
             .field("algorithm", self.0.algorithm())
             .finish_non_exhaustive()
@@ -171,5 +175,25 @@ impl SigningKey for SignerKey {
             tracing::warn!(%error, "the certificate authority's key gave no signature");
             rcgen::Error::RemoteKeyError
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threat_48_a_local_key_signs_and_keeps_no_serialised_copy() {
+        let key = KeyPair::generate().unwrap();
+        assert!(!key.serialized_der().is_empty());
+        let signer = LocalSigner::new(key);
+        assert!(signer.0.serialized_der().is_empty());
+        let signature = signer.sign(b"message").unwrap();
+        aws_lc_rs::signature::UnparsedPublicKey::new(
+            &aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1,
+            signer.public_key(),
+        )
+        .verify(b"message", &signature)
+        .unwrap();
     }
 }

@@ -6,8 +6,9 @@ use std::path::Path;
 #[test]
 fn every_seed_of_the_fuzz_corpora_is_survived() {
     let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
-    let targets: [(&str, fn(&[u8])); 3] = [
+    let targets: [(&str, fn(&[u8])); 4] = [
         ("quic_initial", flowdog_tls::fuzzing::quic_initial),
+        ("ocsp_answer", flowdog_tls::fuzzing::ocsp_answer),
         ("client_hello", flowdog_tls::fuzzing::client_hello),
         (
             "server_certificate",

@@ -9,8 +9,8 @@ from tlslite.api import TLSConnection, HandshakeSettings
 from tlslite.errors import TLSRemoteAlert, TLSAbruptCloseError, TLSLocalAlert
 from tlslite.extensions import TLSExtension
 
-HOST, PORT = "any.lab.name", 443
-REQUEST = b"GET /echo HTTP/1.1\r\nHost: any.lab.name\r\nConnection: close\r\n\r\n"
+HOST, PORT = os.environ.get("HOST", "any.lab.name"), 443
+REQUEST = f"GET /echo HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode()
 
 def connect():
     s = socket.create_connection((HOST, PORT), timeout=15)
@@ -137,6 +137,12 @@ def hellos():
             yield f"padded {version[1]} {size}", attempt(lambda: tlslite_get(with_extensions(raw(21, bytes(size))), version))
         grease = with_extensions(raw(0x1a1a, b""), raw(0xfafa, b"\0"), front=[raw(0x2a2a, b"")])
         yield f"grease {version[1]}", attempt(lambda: tlslite_get(grease, version))
+
+def ech():
+    """Encrypted ClientHello as a browser's decoy has it (RFC 9849 §6.2), and a hello without."""
+    outer = struct.pack(">BHHB", 0, 1, 1, 7) + struct.pack(">H", 32) + os.urandom(32) + struct.pack(">H", 208) + os.urandom(208)
+    yield "ech", attempt(lambda: tlslite_get(with_extensions(raw(0xfe0d, outer))))
+    yield "none", attempt(lambda: tlslite_get())
 
 # --- first flights made by hand --------------------------------------------------------------
 

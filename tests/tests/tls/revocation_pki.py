@@ -11,7 +11,7 @@ from pki import DAY, NOW, Authority, pem
 folder = pathlib.Path(sys.argv[1])
 authority = Authority("test origins")
 (folder / "root.pem").write_bytes(pem(authority.certificate))
-NAMES = [f"{policy}.lab.name" for policy in ("strict", "mirror", "tag")]
+NAMES = [f"{policy}.lab.name" for policy in ("strict", "mirror", "tag", *(f"bypass-{port}" for port in range(9401, 9406)))]
 MUST_STAPLE = [x509.TLSFeature([x509.TLSFeatureType.status_request])]
 
 

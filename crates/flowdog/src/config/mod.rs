@@ -435,6 +435,19 @@ impl Ec2Place {
     }
 }
 
+/// What becomes of a hello with Encrypted ClientHello in it, in earnest or as a decoy: nobody but the
+/// server can tell which (RFC 9849 §6.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ech {
+    /// The outer name decides, and a client that was in earnest is learned.
+    #[default]
+    Intercept,
+    /// The flow is passed unread.
+    Pass,
+    /// The client gets the alert `access_denied`.
+    Refuse,
+}
+
 /// One `[[rule]]`: conditions, all of which must hold, and what then happens to a flow.
 #[derive(Clone, Debug)]
 pub struct Rule {
@@ -460,6 +473,8 @@ pub struct Rule {
     pub client_certificate: Option<tls::ClientCertificate>,
     /// `old-tls`: whether clients are refused that offer nothing that can be intercepted. `pass`.
     pub refuse_old_tls: bool,
+    /// `ech`: what happens to clients whose hello carries Encrypted ClientHello. `intercept`.
+    pub ech: Ech,
     /// `starttls`: protocols that begin in clear and are followed to TLS. None.
     pub starttls: StartTlsSet,
     /// `mid-flow`: what happens to a matching connection of which the handshake was not seen and

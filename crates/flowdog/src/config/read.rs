@@ -17,8 +17,8 @@ use super::hosts;
 use super::section::{Section, integer, list};
 use super::value::{self, ByteSize};
 use super::{
-    Action, Application, Config, Drain, FlowLog, FlowLogFormat, FlowLogOutput, Flows, Gwlb, Health,
-    Kinds, Log, LogFormat, MidFlow, Records, ReplyMode, Root, Rule, Rules, Tls,
+    Action, Application, Config, Drain, Ech, FlowLog, FlowLogFormat, FlowLogOutput, Flows, Gwlb,
+    Health, Kinds, Log, LogFormat, MidFlow, Records, ReplyMode, Root, Rule, Rules, Tls,
 };
 
 /// An hour: more than any time-out here needs, and far from overflow.
@@ -537,6 +537,17 @@ impl Reader<'_> {
             refuse_old_tls: section
                 .word("old-tls", &[("pass", false), ("refuse", true)], faults)
                 .unwrap_or(false),
+            ech: section
+                .word(
+                    "ech",
+                    &[
+                        ("intercept", Ech::Intercept),
+                        ("pass", Ech::Pass),
+                        ("refuse", Ech::Refuse),
+                    ],
+                    faults,
+                )
+                .unwrap_or_default(),
             starttls: starttls.into_iter().flatten().collect(),
             mid_flow: section
                 .word(

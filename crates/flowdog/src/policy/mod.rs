@@ -20,7 +20,7 @@ use proxy::starttls::{self, ClientFirst};
 use sdk::Ec2Host;
 use tls::hello::{self, Parsed};
 
-use crate::config::{Action, Config, MidFlow, Rule};
+use crate::config::{Action, Config, Ech, MidFlow, Rule};
 use crate::directory::Lookup;
 pub(crate) use datagrams::{Datagrams, QuicSight, at_open_of, look_at_datagrams};
 pub(crate) use follow::followed;
@@ -172,6 +172,8 @@ pub(crate) enum PassReason {
     NoAuthority,
     /// A rule says to intercept TLS, and the client offers no version or suite that we have.
     UnsupportedHello,
+    /// A rule intercepts TLS except where the hello carries Encrypted ClientHello.
+    EncryptedHello,
     /// A rule says to intercept TLS, and earlier flows showed that this client and server do not let
     /// themselves be intercepted.
     Learned,
@@ -279,7 +281,7 @@ pub(crate) fn at_first_bytes<'c>(
         ja4: None,
     };
     let (mut server_name, mut http_host, mut ja4) = (None, None, None);
-    let (mut unsupported, mut may_change) = (false, false);
+    let (mut unsupported, mut may_change, mut has_ech) = (false, false, false);
     let application = match sniff(bytes) {
         Sniff::NeedMore => return more,
         Sniff::Tls => {
@@ -291,6 +293,7 @@ pub(crate) fn at_first_bytes<'c>(
                         .impersonator
                         .as_ref()
                         .is_some_and(|i| i.can_intercept(&hello).is_err());
+                    has_ech = hello.has_ech;
                     ja4 = Some(hello.ja4(hello::Transport::Tcp));
                     server_name = hello.server_name;
                 }
@@ -338,12 +341,14 @@ pub(crate) fn at_first_bytes<'c>(
         (Some(Action::Intercept), _) => intercept(config, rule, application, unsupported),
     };
     // The impersonator refuses it in the words of TLS.
-    let refuses = rule.is_some_and(|rule| rule.refuse_old_tls);
-    let decision = match decision {
-        Decision::Pass(PassReason::UnsupportedHello) if refuses => {
-            Decision::Intercept(Protocols::Tls)
-        }
-        other => other,
+    let refuses_old = rule.is_some_and(|rule| rule.refuse_old_tls);
+    let ech = rule.filter(|_| has_ech).map_or(Ech::Intercept, |r| r.ech);
+    let tls = Decision::Intercept(Protocols::Tls);
+    let decision = match (decision, ech) {
+        (Decision::Pass(PassReason::UnsupportedHello), Ech::Refuse) => tls,
+        (Decision::Pass(PassReason::UnsupportedHello), _) if refuses_old => tls,
+        (decision, Ech::Pass) if decision == tls => Decision::Pass(PassReason::EncryptedHello),
+        (other, _) => other,
     };
     let learned = || {
         let name = learned_name(server_name.as_deref(), facts.server.ip());
@@ -352,7 +357,8 @@ pub(crate) fn at_first_bytes<'c>(
             learned.passes(endpoint, source, &name, tls::UnixTime::now())
         })
     };
-    let decision = if decision == Decision::Intercept(Protocols::Tls) && learned() {
+    // What a rule refuses is no matter of lessons.
+    let decision = if decision == tls && ech != Ech::Refuse && learned() {
         Decision::Pass(PassReason::Learned)
     } else {
         decision

@@ -123,6 +123,63 @@ async fn an_end_without_close_notify_is_not_taken_for_an_orderly_one() {
 }
 
 #[tokio::test]
+async fn an_end_is_passed_on_with_close_notify_only_if_it_came_with_one() {
+    let pki = Pki::new();
+    let impersonator = pki.impersonator();
+    for versions in [ONLY12, ONLY13] {
+        for is_orderly in [true, false] {
+            for from_client in [true, false] {
+                let run = run(
+                    &impersonator,
+                    client(&impersonator, versions, &[]),
+                    "www.example.com",
+                    pki.issue(&leaf_params(&["www.example.com"]))
+                        .server(BOTH, &[]),
+                )
+                .await;
+                let between = run.between.unwrap();
+                let (mut client_leg, mut server_leg) =
+                    tls::ends_alike(between.client, between.server);
+                let (mut client, mut server) = (run.client.unwrap(), run.server.unwrap());
+                let mut seen = Vec::new();
+                let end = if from_client {
+                    client.write_all(b"last").await.unwrap();
+                    client.flush().await.unwrap();
+                    if is_orderly {
+                        client.shutdown().await.unwrap();
+                    } else {
+                        client.get_mut().0.shutdown().await.unwrap();
+                    }
+                    let mut passed = Vec::new();
+                    let read = client_leg.read_to_end(&mut passed).await;
+                    assert_eq!(read.is_ok(), is_orderly);
+                    server_leg.write_all(&passed).await.unwrap();
+                    server_leg.shutdown().await.unwrap();
+                    server.read_to_end(&mut seen).await
+                } else {
+                    server.write_all(b"last").await.unwrap();
+                    server.flush().await.unwrap();
+                    if is_orderly {
+                        server.shutdown().await.unwrap();
+                    } else {
+                        server.get_mut().0.shutdown().await.unwrap();
+                    }
+                    let mut passed = Vec::new();
+                    let read = server_leg.read_to_end(&mut passed).await;
+                    assert_eq!(read.is_ok(), is_orderly);
+                    client_leg.write_all(&passed).await.unwrap();
+                    client_leg.shutdown().await.unwrap();
+                    client.read_to_end(&mut seen).await
+                };
+                assert_eq!(seen, b"last");
+                let expected = (!is_orderly).then_some(io::ErrorKind::UnexpectedEof);
+                assert_eq!(end.err().map(|error| error.kind()), expected);
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn threat_41_the_client_sees_the_servers_names_and_no_other() {
     let pki = Pki::new();
     let impersonator = pki.impersonator();

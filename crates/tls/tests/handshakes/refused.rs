@@ -4,10 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{CertifiedIssuer, ExtendedKeyUsagePurpose, KeyPair};
+use rustls::client::EchConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{AlertDescription, ServerConfig};
-use tls::{CertificateFault, ImpersonatorConfig, PeerFault, PolicyFault, Side, TlsError};
+use rustls::{AlertDescription, ClientConfig, PeerIncompatible, ServerConfig};
+use rustls_pki_types::EchConfigListBytes;
+use tls::{
+    CertificateFault, Handling, ImpersonatorConfig, Lesson, PeerFault, PolicyFault, Side, TlsError,
+    Verify,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
 use crate::rig::*;
@@ -428,4 +433,96 @@ async fn a_server_that_answers_rubbish_or_closes_is_the_servers_fault() {
         );
         assert_eq!(result.unwrap_err().outcome().as_str(), outcome);
     }
+}
+
+/// An ECHConfigList (RFC 9849 §4) with one configuration: X25519, HKDF-SHA256, AES-128-GCM.
+fn ech_keys(public_name: &str) -> EchConfigListBytes<'static> {
+    let mut contents = vec![7, 0x00, 0x20, 0x00, 0x20];
+    // The base point, which is a public key like any other.
+    contents.push(9);
+    contents.extend([0; 31]);
+    contents.extend([0x00, 0x04, 0x00, 0x01, 0x00, 0x01, 0]);
+    contents.push(u8::try_from(public_name.len()).unwrap());
+    contents.extend(public_name.as_bytes());
+    contents.extend([0, 0]);
+    let mut config = vec![0xfe, 0x0d];
+    config.extend(u16::try_from(contents.len()).unwrap().to_be_bytes());
+    config.extend(contents);
+    let mut list = u16::try_from(config.len()).unwrap().to_be_bytes().to_vec();
+    list.extend(config);
+    list.into()
+}
+
+fn client_in_earnest(impersonator: &tls::Impersonator, public_name: &str) -> ClientConfig {
+    let ech = EchConfig::new(ech_keys(public_name), aws_lc_rs::hpke::ALL_SUPPORTED_SUITES).unwrap();
+    ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_ech(ech.into())
+        .unwrap()
+        .with_root_certificates(impersonator_roots(impersonator))
+        .with_no_client_auth()
+}
+
+#[tokio::test]
+async fn threat_45_a_client_that_uses_ech_in_earnest_shows_the_outer_name_only_and_teaches() {
+    let pki = Pki::new();
+    let impersonator = pki.impersonator();
+    let outer = "cover.example.com";
+    let run = run_as(
+        &impersonator,
+        client_in_earnest(&impersonator, outer),
+        NAME,
+        pki.issue(&leaf_params(&[outer])).server(BOTH, &[]),
+        Handling::default(),
+    )
+    .await;
+    // It takes the answer for that of a server without the keys, and does not go on.
+    assert!(
+        matches!(
+            tls_error(&run.client),
+            Some(rustls::Error::PeerIncompatible(
+                PeerIncompatible::ServerRejectedEncryptedClientHello(_)
+            ))
+        ),
+        "{:?}",
+        run.client.err()
+    );
+    let error = run.between.unwrap_err();
+    assert_eq!(
+        error.lesson(Verify::Strict),
+        Some(Lesson::EncryptedHello),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn threat_45_a_rule_refuses_hellos_with_ech_and_no_others() {
+    let pki = Pki::new();
+    let impersonator = pki.impersonator();
+    let outer = "cover.example.com";
+    let refuse = || Handling {
+        refuse_ech: true,
+        ..Handling::default()
+    };
+    let run = run_as(
+        &impersonator,
+        client_in_earnest(&impersonator, outer),
+        NAME,
+        pki.issue(&leaf_params(&[outer])).server(BOTH, &[]),
+        refuse(),
+    )
+    .await;
+    let alert = rustls::Error::AlertReceived(AlertDescription::AccessDenied);
+    assert_eq!(tls_error(&run.client), Some(&alert));
+    let error = run.between.unwrap_err();
+    assert_eq!(error.outcome().as_str(), "encrypted_hello");
+    assert_eq!(error.lesson(Verify::Strict), None);
+    let run = run_as(
+        &impersonator,
+        client(&impersonator, BOTH, &[]),
+        NAME,
+        pki.issue(&leaf_params(&[NAME])).server(BOTH, &[]),
+        refuse(),
+    )
+    .await;
+    run.client.unwrap();
 }
