@@ -155,6 +155,8 @@ def serve_suite(folder, kind, sock):
         settings.cipherNames = [kind]
     elif kind == "dh-512":
         settings.keyExchangeNames = ["dhe_rsa"]
+        # No named group (RFC 7919) instead of it.
+        settings.dhGroups = []
         settings.dhParams = (2, int(
             "fc4aca9b1994830dbe26a5c8643bf7b2d054ba23d9f9fa7411556f98c5e64bc9"
             "85c55dd05503aa869f489c6f0c99515024cab6c2a1608b5167b7645e7ef9c1cf", 16))
