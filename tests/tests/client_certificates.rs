@@ -56,6 +56,23 @@ fn threat_46_a_configured_certificate_is_shown_in_the_place_of_the_client() -> R
 }
 
 #[test]
+fn threat_46_the_connection_that_is_lost_to_learning_is_reset_and_a_program_that_retries_is_served()
+-> Result<()> {
+    let lab = lab("")?;
+    let folder = lab.folder().display().to_string();
+    let outcome = lab.shell(&format!(
+        "{WAIT} curl -sS --retry 1 --retry-delay 1 --retry-all-errors --cacert {folder}/root.pem --cert {folder}/human.pem \
+            https://asks.lab.name:9501/ 2>&1; echo"
+    ))?;
+    // One reset and no alert, which would be a verdict; then the server's answer.
+    let said = &outcome.stdout;
+    ensure!(said.matches("reset by peer").count() == 1, "{said}");
+    ensure!(!said.contains("alert"), "{said}");
+    ensure!(said.ends_with("human\n"), "{said}");
+    Ok(())
+}
+
+#[test]
 fn threat_46_without_one_the_client_shows_its_own_from_the_next_connection_on() -> Result<()> {
     let lab = lab("")?;
     let folder = lab.folder().display().to_string();

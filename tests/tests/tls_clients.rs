@@ -105,9 +105,12 @@ fn node_with_the_root_in_its_variable_verifies_a_minted_leaf() -> Result<()> {
 #[test]
 fn java_with_the_root_in_a_trust_store_verifies_a_minted_leaf() -> Result<()> {
     let script = r#"
-        keytool -importcert -noprompt -alias flowdog -file "$SSL_CERT_FILE" -keystore store.p12 -storepass changeit >&2
+        # What `-cacerts` names, in a copy: the machine's own store is not the test's to change.
+        cp -L "$(java -XshowSettings:properties -version 2>&1 | sed -n 's/ *java.home = //p')/lib/security/cacerts" store
+        chmod u+w store
+        keytool -importcert -noprompt -alias flowdog -file "$SSL_CERT_FILE" -keystore store -storepass changeit >&2
         for versions in TLSv1.2 TLSv1.3; do
-          java -Djavax.net.ssl.trustStore=store.p12 -Djavax.net.ssl.trustStorePassword=changeit \
+          java -Djavax.net.ssl.trustStore=store -Djavax.net.ssl.trustStorePassword=changeit \
                -Djdk.tls.client.protocols=$versions Get.java
         done
         (java Get.java 2>&1 || true) | grep -om1 'unable to find valid certification path'"#;
