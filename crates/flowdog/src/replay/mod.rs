@@ -569,6 +569,7 @@ fn words(reason: PassReason) -> Option<&'static str> {
         PassReason::Opaque => Some("what its client speaks cannot be intercepted"),
         PassReason::NoAuthority => Some("there is no certificate authority ([tls.ca])"),
         PassReason::UnsupportedHello => Some("its client offers no TLS that flowdog has"),
+        PassReason::EncryptedHello => Some("its hello carries Encrypted ClientHello"),
         PassReason::Learned => Some("it was learned that it cannot be intercepted"),
     }
 }
