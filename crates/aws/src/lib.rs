@@ -21,6 +21,7 @@ mod kms;
 mod lambda;
 mod session;
 mod sources;
+mod store;
 mod xml;
 
 pub use client::{Client, ClientConfig};
@@ -32,3 +33,4 @@ pub use json_service::{JsonService, JsonSettings};
 pub use kms::{KmsKey, KmsSettings, KmsSigner};
 pub use lambda::{LambdaFunction, LambdaSettings};
 pub use sources::Environment;
+pub use store::CredentialSource;

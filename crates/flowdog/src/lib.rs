@@ -81,5 +81,7 @@ pub fn built_in() -> Vec<sdk::InterceptorKind> {
     let all = all.chain([script::KIND]);
     #[cfg(feature = "images")]
     let all = all.chain([images::KIND]);
+    #[cfg(feature = "archive")]
+    let all = all.chain([archive::KIND]);
     all.collect()
 }

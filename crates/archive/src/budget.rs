@@ -1,0 +1,100 @@
+//! How much memory all that waits to be archived may take, together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A number of bytes that several holders share.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit: usize,
+    used: AtomicUsize,
+}
+
+impl Budget {
+    /// Room for `limit` bytes.
+    #[must_use]
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            used: AtomicUsize::new(0),
+        })
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        let taken = self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                let after = used.checked_add(bytes)?;
+                (after <= self.limit).then_some(after)
+            });
+        taken.is_ok()
+    }
+}
+
+/// Bytes of a [`Budget`] that one entry holds; given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Share {
+    /// Holds nothing yet.
+    #[must_use]
+    pub(crate) fn of(budget: &Arc<Budget>) -> Self {
+        Self {
+            budget: Arc::clone(budget),
+            bytes: 0,
+        }
+    }
+
+    /// A share of the same budget that holds nothing.
+    #[must_use]
+    pub(crate) fn another(&self) -> Self {
+        Self::of(&self.budget)
+    }
+
+    /// Holds `bytes` more; `false`, and nothing changes, when there is no room for them.
+    #[must_use]
+    pub(crate) fn grow(&mut self, bytes: usize) -> bool {
+        let has_room = self.budget.take(bytes);
+        if has_room {
+            self.bytes += bytes;
+        }
+        has_room
+    }
+
+    /// Bytes that are held.
+    #[must_use]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn used(budget: &Budget) -> usize {
+        budget.used.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn shares_never_exceed_the_budget_and_come_back() {
+        let budget = Budget::new(10);
+        let (mut one, mut other) = (Share::of(&budget), Share::of(&budget));
+        assert!(one.grow(6) && !other.grow(5) && other.grow(4));
+        assert!(!one.grow(1) && !one.grow(usize::MAX));
+        assert_eq!((one.bytes(), other.bytes(), used(&budget)), (6, 4, 10));
+        drop(one);
+        assert!(other.grow(6));
+        drop(other);
+        assert_eq!(used(&budget), 0);
+    }
+}

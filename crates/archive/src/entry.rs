@@ -1,0 +1,120 @@
+//! One exchange as it is archived: everything owned, nothing decoded yet.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use sdk::{Direction, FlowInfo, Headers, RequestHead, StatusCode, Version};
+
+use crate::budget::Share;
+
+/// One exchange, or one part of a WebSocket's.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// Tells entries of one process apart.
+    pub(crate) number: u64,
+    /// When the head of the request was there.
+    pub(crate) began: SystemTime,
+    /// How long its parts took.
+    pub(crate) timings: Timings,
+    /// The flow it belongs to.
+    pub(crate) flow: Arc<FlowInfo>,
+    /// What was asked.
+    pub(crate) request: RequestHead,
+    /// The content of the request.
+    pub(crate) request_body: Captured,
+    /// What was answered; `None` when the exchange ended before there was an answer.
+    pub(crate) response: Option<Answer>,
+    /// The messages, when the exchange became a WebSocket.
+    pub(crate) messages: Option<Messages>,
+    /// The memory this entry holds.
+    pub(crate) share: Share,
+}
+
+/// The head of a response, and its content.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// The status code.
+    pub(crate) status: StatusCode,
+    /// The reason phrase, as far as it is text.
+    pub(crate) reason: String,
+    /// The HTTP version of the connection.
+    pub(crate) version: Version,
+    /// The fields.
+    pub(crate) headers: Headers,
+    /// The content.
+    pub(crate) body: Captured,
+}
+
+/// How long the parts of an exchange took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Timings {
+    /// From the request's head to its end, or to the response if that came earlier.
+    pub(crate) send: Duration,
+    /// From there to the head of the response.
+    pub(crate) wait: Duration,
+    /// From there to the end of the response.
+    pub(crate) receive: Duration,
+}
+
+/// The content of a message, as much of it as is kept.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Captured {
+    /// The first bytes, as they were sent.
+    pub(crate) data: Bytes,
+    /// How many bytes there were in all.
+    pub(crate) size: u64,
+    /// Why `data` is not all of them.
+    pub(crate) cut: Option<Cut>,
+    /// The fields after the content.
+    pub(crate) trailers: Option<Headers>,
+}
+
+/// Why content is not whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// The sender went away, or somebody gave it up.
+    Aborted,
+    /// There was more than is kept of one body.
+    Long,
+    /// All bodies together took too much memory.
+    Memory,
+}
+
+impl Cut {
+    /// A word for the archive.
+    #[must_use]
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Aborted => "aborted",
+            Self::Long => "long",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+/// WebSocket messages, in the order in which they passed.
+#[derive(Debug, Default)]
+pub(crate) struct Messages {
+    /// Those that are kept.
+    pub(crate) list: Vec<Said>,
+    /// Messages for which there was no room.
+    pub(crate) dropped: u64,
+    /// A long conversation is archived in parts, of which this is the number.
+    pub(crate) part: u64,
+}
+
+/// A WebSocket message.
+#[derive(Clone, Debug)]
+pub(crate) struct Said {
+    /// When it passed.
+    pub(crate) at: SystemTime,
+    /// Which way.
+    pub(crate) direction: Direction,
+    /// Whether it is text (opcode 1).
+    pub(crate) is_text: bool,
+    /// What it said, as much of it as is kept.
+    pub(crate) data: Bytes,
+    /// How many bytes it had.
+    pub(crate) size: usize,
+}

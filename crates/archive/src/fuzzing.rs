@@ -1,0 +1,128 @@
+//! What the fuzz target in `fuzz/` runs, and what the replay of its committed corpus runs in the
+//! ordinary tests.
+#![expect(
+    clippy::missing_panics_doc,
+    clippy::expect_used,
+    reason = "panicking is how a fuzz target reports a bug"
+)]
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use records::Redaction;
+use sdk::{Direction, FieldName, HeaderValue, Method, Request, RequestHead, StatusCode, Target};
+use serde_json::Value;
+
+use crate::budget::{Budget, Share};
+use crate::entry::{Answer, Captured, Cut, Entry, Messages, Said, Timings};
+use crate::har::Writer;
+use crate::key::plain;
+use crate::secrets::scrub;
+
+const SECRET: &str = "planted-secret";
+
+/// What a peer said, everywhere in an archive: the archive is JSON, its names are plain, and a secret
+/// beside what was said stays out of it.
+pub fn archive(bytes: &[u8]) {
+    let name = plain(&String::from_utf8_lossy(bytes));
+    assert!(!name.starts_with('.') && !name.contains("..") && !name.contains('/'));
+
+    let text = String::from_utf8_lossy(bytes);
+    let body = serde_json::json!({ "a": text, "token": SECRET }).to_string();
+    let scrubbed = scrub(&body, &Redaction::default());
+    assert!(!scrubbed.contains(SECRET), "{scrubbed}");
+
+    let (first, rest) = bytes.split_first().unwrap_or((&0, bytes));
+    let writer = Writer {
+        redaction: Redaction::default(),
+    };
+    let mut out = Vec::new();
+    writer.begin(&mut out).expect("memory");
+    writer
+        .write(&mut out, &entry(*first, rest), true)
+        .expect("an entry");
+    writer.end(&mut out).expect("memory");
+    let archive: Value = serde_json::from_slice(&out).expect("an archive is JSON");
+    let url = archive["log"]["entries"][0]["request"]["url"].as_str();
+    let url = url.expect("an address");
+    assert!(url.bytes().all(|b| b.is_ascii_graphic()), "{url}");
+}
+
+fn entry(kind: u8, bytes: &[u8]) -> Entry {
+    let target = Target::parse(&Method::POST, bytes).unwrap_or(Target::Asterisk);
+    let mut request = Request::new(Method::POST, target);
+    let codings = ["gzip", "br", "zstd", "deflate", "identity", "x"];
+    let coding = codings.get(usize::from(kind % 6)).unwrap_or(&"x");
+    let fields = [
+        ("Content-Encoding", coding.as_bytes()),
+        ("Content-Type", b"application/x-www-form-urlencoded"),
+        ("Cookie", bytes),
+        ("Host", bytes),
+        ("Set-Cookie", bytes),
+        ("Location", bytes),
+    ];
+    for (name, value) in fields {
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            request.headers.append(FieldName::from_static(name), value);
+        }
+    }
+    let body = Captured {
+        data: bytes.to_vec().into(),
+        size: bytes.len() as u64,
+        cut: (kind & 0x80 != 0).then_some(Cut::Long),
+        trailers: Some(request.headers.clone()),
+    };
+    let said = |is_text| Said {
+        at: SystemTime::UNIX_EPOCH,
+        direction: Direction::ToServer,
+        is_text,
+        data: bytes.to_vec().into(),
+        size: bytes.len(),
+    };
+    Entry {
+        number: 0,
+        began: SystemTime::UNIX_EPOCH,
+        timings: Timings::default(),
+        flow: Arc::new(sdk::testing::flow()),
+        request: RequestHead::of(&request),
+        request_body: body.clone(),
+        response: Some(Answer {
+            status: StatusCode::OK,
+            reason: String::from_utf8_lossy(bytes).into_owned(),
+            version: request.version,
+            headers: request.headers.clone(),
+            body,
+        }),
+        messages: Some(Messages {
+            list: vec![said(true), said(false)],
+            ..Messages::default()
+        }),
+        share: Share::of(&Budget::new(0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threat_66_the_committed_corpus_and_damaged_seeds_make_valid_archives() {
+        let folder =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/archive");
+        let mut replayed = 0;
+        for seed in std::fs::read_dir(folder).unwrap() {
+            let bytes = std::fs::read(seed.unwrap().path()).unwrap();
+            archive(&bytes);
+            for at in 0..bytes.len() {
+                archive(bytes.get(..at).unwrap());
+                for flip in [0x01, 0x20, 0x80] {
+                    let mut damaged = bytes.clone();
+                    *damaged.get_mut(at).unwrap() ^= flip;
+                    archive(&damaged);
+                }
+            }
+            replayed += 1;
+        }
+        assert!(replayed >= 5, "the corpus has only {replayed} seeds");
+    }
+}

@@ -1,0 +1,132 @@
+//! The address of a request, as archives write it.
+
+use core::fmt::Write as _;
+use std::borrow::Cow;
+
+use sdk::{FlowInfo, RequestHead, Target};
+
+use crate::har::Pair;
+
+/// The absolute URL, with everything that may not stand in one percent-encoded.
+pub(crate) fn of(head: &RequestHead, flow: &FlowInfo) -> String {
+    let default_scheme = if flow.tls.is_some() { "https" } else { "http" };
+    let scheme = match &head.target {
+        Target::Absolute { scheme, .. } => scheme.as_str(),
+        _ => default_scheme,
+    };
+    let authority = match head.target.authority() {
+        Some(authority) => authority.as_str().to_owned(),
+        None => head
+            .headers
+            .get_str("host")
+            .map(|host| host.trim_matches([' ', '\t']))
+            .filter(|host| !host.is_empty())
+            .map_or_else(|| flow.server.to_string(), str::to_owned),
+    };
+    let mut url = String::new();
+    for c in scheme.chars() {
+        url.push(c.to_ascii_lowercase());
+    }
+    url.push_str("://");
+    encode(&mut url, &authority);
+    match head.target.path_and_query() {
+        Some(path) => encode(&mut url, path.as_str()),
+        None => url.push('/'),
+    }
+    url
+}
+
+/// What RFC 3986 §2 does not allow is percent-encoded; what is encoded already stays.
+fn encode(out: &mut String, text: &str) {
+    for byte in text.bytes() {
+        let is_allowed = byte.is_ascii_alphanumeric() || b"-._~:/?[]@!$&'()*+,;=%".contains(&byte);
+        if is_allowed {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+}
+
+/// The pairs of a query, decoded.
+pub(crate) fn query(url: &str) -> Vec<Pair<'static>> {
+    let Some((_, query)) = url.split_once('?') else {
+        return Vec::new();
+    };
+    query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Pair {
+                name: Cow::Owned(decode(name)),
+                value: Cow::Owned(decode(value)),
+            }
+        })
+        .collect()
+}
+
+fn decode(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        match byte {
+            b'+' => out.push(b' '),
+            b'%' => match pair(after) {
+                Some(decoded) => {
+                    out.push(decoded);
+                    rest = after.get(2..).unwrap_or_default();
+                }
+                None => out.push(b'%'),
+            },
+            byte => out.push(byte),
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// What the next two hexadecimal digits stand for.
+fn pair(text: &[u8]) -> Option<u8> {
+    let digit = |at: usize| char::from(*text.get(at)?).to_digit(16);
+    u8::try_from(digit(0)? << 4 | digit(1)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use sdk::{HeaderValue, Method, Request};
+
+    use super::*;
+
+    fn url(target: &str, host: Option<&'static str>) -> String {
+        let target = Target::parse(&Method::GET, target.as_bytes()).unwrap();
+        let mut request = Request::new(Method::GET, target);
+        if let Some(host) = host {
+            let name = sdk::FieldName::from_static("Host");
+            request.headers.append(name, HeaderValue::from_static(host));
+        }
+        of(&RequestHead::of(&request), &sdk::testing::flow())
+    }
+
+    #[test]
+    fn addresses_are_whole() {
+        assert_eq!(url("/a?b=c", Some("h:81")), "http://h:81/a?b=c");
+        assert_eq!(url("HTTPS://h/p%20q", None), "https://h/p%20q");
+        assert_eq!(url("/caf\u{e9}\"|", Some("h")), "http://h/caf%C3%A9%22%7C");
+        let no_host = url("/", None);
+        assert!(
+            no_host.starts_with("http://") && no_host.len() > 10,
+            "{no_host}"
+        );
+    }
+
+    #[test]
+    fn queries_are_taken_apart() {
+        let pairs = query("http://h/?a=1&b=%C3%A9+x&c&&d=%zz%4");
+        let pairs: Vec<_> = pairs.iter().map(|p| (&*p.name, &*p.value)).collect();
+        assert_eq!(
+            pairs,
+            [("a", "1"), ("b", "\u{e9} x"), ("c", ""), ("d", "%zz%4")]
+        );
+    }
+}
