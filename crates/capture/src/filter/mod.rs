@@ -17,6 +17,7 @@ mod lexer;
 mod packet;
 mod parser;
 mod pattern;
+mod words;
 
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use wire::gwlb::VpcEndpointId;
 
 use super::lexer::{NAMING, Placed, Token, tokens};
+use super::words::{LINK_LAYER, NUMBERS, SERVICES};
 use super::{
     Arithmetic, Base, Comparison, Direction, FilterError, MAX_DEPTH, MAX_PARTS, Operator, Pattern,
     Test, Version,
@@ -108,93 +109,6 @@ const PROTOCOLS: [(&str, Named); 13] = [
     ("ah", Named::Over(51)),
     ("pim", Named::Over(103)),
     ("vrrp", Named::OverIpv4(112)),
-];
-
-/// Words of the language that a packet without a link layer has no answer to.
-const LINK_LAYER: [&str; 22] = [
-    "arp",
-    "rarp",
-    "ether",
-    "fddi",
-    "tr",
-    "wlan",
-    "link",
-    "vlan",
-    "mpls",
-    "pppoed",
-    "pppoes",
-    "gateway",
-    "inbound",
-    "outbound",
-    "ifname",
-    "on",
-    "atalk",
-    "aarp",
-    "stp",
-    "ipx",
-    "broadcast",
-    "multicast",
-];
-
-const NUMBERS: [(&str, u32); 30] = [
-    ("tcpflags", 13),
-    ("tcp-fin", 0x01),
-    ("tcp-syn", 0x02),
-    ("tcp-rst", 0x04),
-    ("tcp-push", 0x08),
-    ("tcp-ack", 0x10),
-    ("tcp-urg", 0x20),
-    ("tcp-ece", 0x40),
-    ("tcp-cwr", 0x80),
-    ("icmptype", 0),
-    ("icmpcode", 1),
-    ("icmp-echoreply", 0),
-    ("icmp-unreach", 3),
-    ("icmp-sourcequench", 4),
-    ("icmp-redirect", 5),
-    ("icmp-echo", 8),
-    ("icmp-routeradvert", 9),
-    ("icmp-routersolicit", 10),
-    ("icmp-timxceed", 11),
-    ("icmp-paramprob", 12),
-    ("icmp-tstamp", 13),
-    ("icmp-tstampreply", 14),
-    ("icmp6type", 0),
-    ("icmp6code", 1),
-    ("icmp6-destinationunreach", 1),
-    ("icmp6-packettoobig", 2),
-    ("icmp6-timeexceeded", 3),
-    ("icmp6-parameterproblem", 4),
-    ("icmp6-echo", 128),
-    ("icmp6-echoreply", 129),
-];
-
-/// Ports that people write as words; no file of the host is read for them.
-const SERVICES: [(&str, u16); 24] = [
-    ("ftp-data", 20),
-    ("ftp", 21),
-    ("ssh", 22),
-    ("telnet", 23),
-    ("smtp", 25),
-    ("domain", 53),
-    ("bootps", 67),
-    ("bootpc", 68),
-    ("http", 80),
-    ("kerberos", 88),
-    ("pop3", 110),
-    ("ntp", 123),
-    ("imap2", 143),
-    ("imap", 143),
-    ("snmp", 161),
-    ("ldap", 389),
-    ("https", 443),
-    ("submission", 587),
-    ("ldaps", 636),
-    ("imaps", 993),
-    ("pop3s", 995),
-    ("mysql", 3306),
-    ("postgresql", 5432),
-    ("geneve", 6081),
 ];
 
 fn named<T: Copy>(table: &[(&str, T)], word: &str) -> Option<T> {
