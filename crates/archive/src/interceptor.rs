@@ -305,6 +305,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn threat_35_a_long_conversation_is_archived_in_parts_and_nothing_of_it_is_lost() {
+        let stage = Stage::new("body = '2KiB'\nmemory = '1MiB'");
+        let mut play = stage.play();
+        ask(&mut play, "GET / HTTP/1.1\nHost: h\n\n").await;
+        play.response("HTTP/1.1 101 Switching Protocols\n\n").await;
+        for number in 0..100 {
+            let message = Message {
+                direction: sdk::Direction::ToServer,
+                payload: sdk::Payload::Text(format!("{number:0500}")),
+            };
+            assert_eq!(play.message(message.clone()).await, Some(message));
+        }
+        drop(play);
+        let (entries, _) = stage.end();
+        assert!(entries.len() > 20, "{}", entries.len());
+        let said: Vec<u64> = entries
+            .iter()
+            .flat_map(|entry| entry["_webSocketMessages"].as_array().unwrap())
+            .map(|message| message["data"].as_str().unwrap().parse().unwrap())
+            .collect();
+        assert_eq!(said, (0..100).collect::<Vec<_>>());
+        let parts: Vec<_> = entries
+            .iter()
+            .map(|entry| entry["_part"].as_u64())
+            .collect();
+        assert_eq!(parts[..3], [None, Some(1), Some(2)]);
+    }
+
+    #[tokio::test]
     async fn objects_end_at_their_number_of_entries() {
         let stage = Stage::new("entries = 2");
         for _ in 0..5 {

@@ -305,9 +305,10 @@ impl Shared {
 
     /// A part of a WebSocket's conversation; what comes next belongs to the next part.
     fn hand_on_part(&self, state: &mut State) {
-        let budget = state.share.another();
-        let mut share = core::mem::replace(&mut state.share, budget);
-        let heads = head_cost(&state.request);
+        // The heads are in memory twice from now on.
+        let mut share = state.share.another();
+        let has_room = share.grow(head_cost(&state.request));
+        core::mem::swap(&mut share, &mut state.share);
         let next_part = state.messages.as_ref().map_or(0, |one| one.part) + 1;
         let messages = state.messages.replace(Messages {
             part: next_part,
@@ -322,8 +323,7 @@ impl Shared {
             headers: answer.headers.clone(),
             body: Captured::default(),
         });
-        // The heads are in memory twice from now on.
-        if !share.grow(heads) {
+        if !has_room {
             self.outlet.refuse();
             return;
         }
