@@ -10,7 +10,7 @@ use crate::lab::Lab;
 pub const ENDPOINT: &str = "http://127.0.0.1:5000";
 
 /// `inside COMMAND` runs a command in the appliance's network.
-const INSIDE: &str = "appliance=$(pgrep -P $PPID -f 'run --config')\n\
+const INSIDE: &str = "appliance=$(pgrep -P $PPID -x flowdog)\n\
                       inside() { nsenter --net=/proc/$appliance/ns/net \"$@\"; }\n";
 
 /// Arguments: its port, that of moto, a file that is there while it is away.

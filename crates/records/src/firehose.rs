@@ -180,7 +180,8 @@ fn delivery_stream(
 }
 
 #[cfg(not(feature = "aws"))]
-fn delivery_stream(_: &Keys, _: &str, _: Limits) -> Result<Arc<Pump<String>>, ConfigFault> {
+fn delivery_stream(keys: &Keys, _: &str, _: Limits) -> Result<Arc<Pump<String>>, ConfigFault> {
+    let _ = (&keys.region, &keys.endpoint);
     Err(ConfigFault::new(
         "stream",
         "this flowdog was built without its AWS feature",
