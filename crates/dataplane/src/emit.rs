@@ -65,22 +65,21 @@ pub(crate) struct Face {
     pub(crate) ident: u16,
 }
 
-/// Appends a whole datagram with a TCP segment to `out`; `fill` writes its payload. Answers the
-/// datagram's length.
+/// Appends a whole datagram with a TCP segment to `out`, its payload in parts. Answers the datagram's
+/// length.
 pub(crate) fn segment(
     header: &[u8],
     face: &Face,
     repr: &Repr,
-    payload_len: usize,
+    payload: [&[u8]; 2],
     out: &mut Vec<u8>,
-    fill: impl FnOnce(&mut [u8]),
 ) -> usize {
     let repr = Repr {
         src_port: face.src.port(),
         dst_port: face.dst.port(),
         ..*repr
     };
-    let tcp_len = repr.header_len() + payload_len;
+    let tcp_len = repr.header_len() + payload.iter().map(|part| part.len()).sum::<usize>();
     let ip = ip::Repr {
         src: face.src.ip(),
         dst: face.dst.ip(),
@@ -93,17 +92,20 @@ pub(crate) fn segment(
     };
     let start = out.len();
     let len = header.len() + ip.header_len() + tcp_len;
+    let headers = header.len() + ip.header_len() + repr.header_len();
+    out.reserve(len);
     out.extend_from_slice(header);
-    out.resize(start + len, 0);
+    // Only the headers are written over; zeroing a whole segment first would cost as much as its copy.
+    out.resize(start + headers, 0);
+    for part in payload {
+        out.extend_from_slice(part);
+    }
     let Some(packet) = out.get_mut(start + header.len()..) else {
         return len;
     };
     ip.emit(packet);
     if let Some(tcp) = packet.get_mut(ip.header_len()..) {
         repr.emit(tcp);
-        if let Some(payload) = tcp.get_mut(repr.header_len()..) {
-            fill(payload);
-        }
         fill_checksum(tcp, face.src.ip(), face.dst.ip());
     }
     len
@@ -135,7 +137,7 @@ pub(crate) fn reset_answer(seen: &Seen) -> Option<Repr> {
 /// A bare datagram with a segment that looks as if `face.src` had sent it.
 pub(crate) fn bare(flow: &Flow, id: FlowId, face: &Face, repr: &Repr) -> Queued {
     let mut bytes = Vec::new();
-    segment(flow.header.bytes(), face, repr, 0, &mut bytes, |_| {});
+    segment(flow.header.bytes(), face, repr, [&[]; 2], &mut bytes);
     Queued {
         bytes,
         outer: flow.outer,

@@ -331,9 +331,8 @@ pub(crate) fn next_segment(
         flow.header.bytes(),
         &face,
         &transmit.repr,
-        transmit.payload_len,
+        outgoing.connection.payload(transmit),
         out,
-        |payload| outgoing.connection.copy_payload(transmit, payload),
     );
     Some(len)
 }

@@ -31,17 +31,26 @@ impl Ring {
         self.extent = self.extent.max(end as u32);
     }
 
-    /// Copies bytes from `offset` on; what lies beyond the stored bytes is left alone.
-    pub(crate) fn copy_at(&self, offset: u32, out: &mut [u8]) {
+    /// Up to `length` stored bytes from `offset` on, in two parts where they wrap around.
+    pub(crate) fn parts(&self, offset: u32, length: usize) -> [&[u8]; 2] {
         let available = (self.extent as usize).saturating_sub(offset as usize);
-        let length = out.len().min(available);
+        let length = length.min(available);
         if length == 0 {
-            return;
+            return [&[]; 2];
         }
         let at = self.position(offset);
         let until_wrap = length.min(self.bytes.len() - at);
-        out[..until_wrap].copy_from_slice(&self.bytes[at..at + until_wrap]);
-        out[until_wrap..length].copy_from_slice(&self.bytes[..length - until_wrap]);
+        [
+            &self.bytes[at..at + until_wrap],
+            &self.bytes[..length - until_wrap],
+        ]
+    }
+
+    /// Copies bytes from `offset` on; what lies beyond the stored bytes is left alone.
+    pub(crate) fn copy_at(&self, offset: u32, out: &mut [u8]) {
+        let [first, second] = self.parts(offset, out.len());
+        out[..first.len()].copy_from_slice(first);
+        out[first.len()..first.len() + second.len()].copy_from_slice(second);
     }
 
     /// Forgets the first `count` bytes.

@@ -8,6 +8,10 @@ use wire::tcp::Seq;
 use crate::memory::UNDER_PRESSURE;
 use crate::ring::Ring;
 
+/// Bytes beyond those in flight that a writer may queue. 128 KiB: some rounds of a shard's work. What
+/// waits longer than that has left the processor's caches before it is sent, and grows old.
+const UNSENT: u32 = 128 << 10;
+
 /// What the next new segment could be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
@@ -188,17 +192,19 @@ impl Sender {
         length.min(end.since(seq).max(0) as u32)
     }
 
-    pub(crate) fn copy(&self, seq: Seq, out: &mut [u8]) {
-        let offset = seq.since(self.una);
-        if offset >= 0 {
-            self.ring.copy_at(offset as u32, out);
+    /// Up to `length` queued bytes from `seq` on, in two parts where they wrap around.
+    pub(crate) fn bytes(&self, seq: Seq, length: usize) -> [&[u8]; 2] {
+        match u32::try_from(seq.since(self.una)) {
+            Ok(offset) => self.ring.parts(offset, length),
+            Err(_) => [&[]; 2],
         }
     }
 
     /// Whether room appeared after a short write: once.
     pub(crate) fn take_room_event(&mut self) -> bool {
-        // A quarter of the queue is worth waking somebody for.
-        if self.wants_room && self.writable() as u32 >= self.effective_limit() / 4 {
+        // A quarter of the queue is worth waking somebody for, or half of what may wait unsent.
+        let worth = (self.effective_limit() / 4).min(UNSENT / 2);
+        if self.wants_room && self.writable() as u32 >= worth {
             self.wants_room = false;
             return true;
         }
@@ -207,10 +213,16 @@ impl Sender {
 
     pub(crate) fn writable(&self) -> usize {
         if self.fin == Fin::NotAsked {
-            self.effective_limit().saturating_sub(self.queued) as usize
+            let room = self.effective_limit().saturating_sub(self.queued);
+            room.min(UNSENT.saturating_sub(self.unsent())) as usize
         } else {
             0
         }
+    }
+    /// Bytes queued that were never sent.
+    fn unsent(&self) -> u32 {
+        self.queued
+            .saturating_sub(self.nxt.since(self.una).max(0) as u32)
     }
     pub(crate) fn queued(&self) -> u32 {
         self.queued

@@ -280,8 +280,16 @@ impl Connection {
     /// Copies the payload of `transmit` to the start of `out`, which has room for
     /// `transmit.payload_len` bytes.
     pub fn copy_payload(&self, transmit: &Transmit, out: &mut [u8]) {
-        let length = transmit.payload_len.min(out.len());
-        self.send.copy(transmit.payload_seq, &mut out[..length]);
+        let [first, second] = self.payload(transmit);
+        let (to_first, rest) = out.split_at_mut(first.len().min(out.len()));
+        to_first.copy_from_slice(&first[..to_first.len()]);
+        let length = second.len().min(rest.len());
+        rest[..length].copy_from_slice(&second[..length]);
+    }
+
+    /// The payload of `transmit`, in two parts where the queue wraps around.
+    pub fn payload(&self, transmit: &Transmit) -> [&[u8]; 2] {
+        self.send.bytes(transmit.payload_seq, transmit.payload_len)
     }
 
     /// When [`Self::handle_timeout`] wants to be called; earlier calls are harmless.

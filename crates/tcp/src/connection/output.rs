@@ -3,7 +3,7 @@
 use wire::tcp::{Flags, Options, Repr, Seq, Timestamps};
 
 use super::path_mtu::Attempt;
-use super::{Connection, Transmit};
+use super::{Connection, Events, Transmit};
 use crate::congestion::Congestion;
 use crate::recovery::{Doubt, Phase, Probe};
 use crate::sack::Lost;
@@ -253,6 +253,9 @@ impl Connection {
         }
         self.flight.board.push(seq, length, now);
         self.send.sent(length);
+        if self.send.take_room_event() {
+            self.events.insert(Events::WRITABLE);
+        }
         self.sent_data(seq, length, now)
     }
 
