@@ -18,7 +18,8 @@ use wire::gwlb::VpcEndpointId;
 use crate::fabric::{Action, Fabric};
 use crate::netns::{Device, Namespace};
 use crate::report::LabReport;
-use crate::sim::{GENEVE_PORT, Side};
+use crate::segments::{self, Run};
+use crate::sim::{GENEVE_PORT, Side, ToAppliance};
 use crate::stack::LabEnd;
 
 /// Packets read from one device or socket before the others get their turn.
@@ -213,24 +214,54 @@ impl Sockets {
                 }
                 socket.set_nonblocking(true)?;
                 socket.bind(&SocketAddr::V4(address).into())?;
-                sockets.sockets.push(socket.into());
+                let socket = socket.into();
+                segments::join_arrivals(&socket);
+                sockets.sockets.push(socket);
                 sockets.addresses.push(address);
             }
         }
         Ok(sockets)
     }
 
-    fn send(&self, source: SocketAddrV4, target: SocketAddrV4, payload: &[u8]) -> io::Result<()> {
+    fn send(&self, source: SocketAddrV4, target: SocketAddrV4, run: &mut Run) -> io::Result<()> {
         let at = self.addresses.iter().position(|address| *address == source);
         let Some(socket) = at.and_then(|at| self.sockets.get(at)) else {
             return Err(io::Error::other("no socket for this source"));
         };
-        socket.send_to(payload, target).map(|_| ())
+        run.send(socket, target)
+    }
+}
+
+/// Datagrams on their way to the appliance, as long as one follows the other on the same way.
+#[derive(Default)]
+struct Departures {
+    way: Option<(SocketAddrV4, SocketAddrV4)>,
+    run: Run,
+}
+
+impl Departures {
+    fn push(&mut self, shared: &Shared, sockets: &Sockets, datagram: &ToAppliance) {
+        let way = Some((datagram.source, datagram.target));
+        if self.way == way && self.run.push(&datagram.payload) {
+            return;
+        }
+        self.send(shared, sockets);
+        self.way = way;
+        self.run.push(&datagram.payload);
+    }
+
+    fn send(&mut self, shared: &Shared, sockets: &Sockets) {
+        if let Some((source, target)) = self.way.take()
+            && let Err(error) = sockets.send(source, target, &mut self.run)
+        {
+            shared.count_error("send to appliance", &error);
+        }
     }
 }
 
 fn run(shared: &Shared, mut ports: Vec<Port>, sockets: &Sockets, wake: &UnixStream) {
     let mut buffer = vec![0; 65_536];
+    let mut departures = Departures::default();
     while !shared.stop.load(Ordering::Relaxed) {
         let ready = match wait(shared, &ports, sockets, wake) {
             Ok(ready) => ready,
@@ -255,8 +286,16 @@ fn run(shared: &Shared, mut ports: Vec<Port>, sockets: &Sockets, wake: &UnixStre
             receive_answers(shared, socket, *address, &mut fabric, &mut buffer, now);
         }
         while let Some(action) = fabric.poll(shared.start.elapsed()) {
-            perform(shared, action, &mut ports, sockets);
+            match action {
+                Action::ToAppliance(datagram) => departures.push(shared, sockets, &datagram),
+                Action::ToHost {
+                    endpoint,
+                    side,
+                    packet,
+                } => deliver(shared, &mut ports, endpoint, side, packet),
+            }
         }
+        departures.send(shared, sockets);
     }
 }
 
@@ -303,40 +342,26 @@ fn receive_answers(
     now: Duration,
 ) {
     for _ in 0..BATCH {
-        match socket.recv_from(buffer) {
-            Ok((len, SocketAddr::V4(source))) => {
-                let datagram = buffer.get(..len).unwrap_or_default();
-                if let Err(violation) = fabric.from_appliance(source, address, datagram, now) {
-                    tracing::debug!(%violation, %source, "answer dropped");
-                }
+        let received = segments::receive(socket, buffer, |source, datagram| {
+            if let Err(violation) = fabric.from_appliance(source, address, datagram, now) {
+                tracing::debug!(%violation, %source, "answer dropped");
             }
-            Ok((_, SocketAddr::V6(_))) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+        });
+        match received {
+            Ok(true) => {}
+            Ok(false) => return,
             Err(error) => return shared.count_error("receive from appliance", &error),
         }
     }
 }
 
-fn perform(shared: &Shared, action: Action, ports: &mut [Port], sockets: &Sockets) {
-    match action {
-        Action::ToAppliance(datagram) => {
-            if let Err(error) = sockets.send(datagram.source, datagram.target, &datagram.payload) {
-                shared.count_error("send to appliance", &error);
-            }
-        }
-        Action::ToHost {
-            endpoint,
-            side,
-            packet,
-        } => {
-            let port = ports
-                .iter_mut()
-                .find(|port| port.endpoint == endpoint && port.side == side);
-            if let Some(port) = port
-                && let Err(error) = port.end.send(packet)
-            {
-                shared.count_error("send to host", &error);
-            }
-        }
+fn deliver(shared: &Shared, ports: &mut [Port], endpoint: usize, side: Side, packet: Vec<u8>) {
+    let port = ports
+        .iter_mut()
+        .find(|port| port.endpoint == endpoint && port.side == side);
+    if let Some(port) = port
+        && let Err(error) = port.end.send(packet)
+    {
+        shared.count_error("send to host", &error);
     }
 }

@@ -23,6 +23,7 @@ pub mod link;
 pub mod netns;
 pub mod origins;
 pub mod report;
+mod segments;
 pub mod sim;
 pub mod stack;
 pub mod tour;
