@@ -1,13 +1,19 @@
 //! Hooks at work: raw packets on the way through a shard, and the bytes of taken-over connections.
 
+use std::cell::{Cell, RefCell};
+use std::future::{Future as _, poll_fn};
 use std::io;
+use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, Wake};
+use std::thread::Thread;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use dataplane::{FlowId, FlowView, Leg};
+use dataplane::{FlowId, FlowView, Leg, Outer};
 use sdk::{
-    FlowInfo, HookSight, Hooks, InnerPacket, PacketStep, RecordQueue, StreamHooks, StreamOutput,
+    FlowInfo, Held, HookSight, Hooks, InnerPacket, RecordQueue, Shown, StreamHooks, StreamOutput,
     StreamStep,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
@@ -19,12 +25,78 @@ use crate::stream::{Core, LegStream};
 const HIGH_WATER: usize = 128 * 1024;
 /// Bytes read at once.
 const READ: usize = 16 * 1024;
+/// Packets that hooks have held at once, each shard for itself: 8.5 MB at most.
+const MOST_HELD: usize = 1000;
+/// Longest time that a packet is held, or that a connection waits for a hook. Those who ask for a
+/// name ask again after two seconds or more.
+const LONGEST_HOLD: Duration = Duration::from_secs(2);
 
 /// What a shard remembers of a flow whose packets are shown to hooks.
 #[derive(Debug)]
 pub(crate) struct Hooked {
     hooks: Hooks,
     info: FlowInfo,
+}
+
+/// Packets that hooks had held, on their way out.
+#[derive(Debug, Default)]
+pub(crate) struct Holding {
+    count: Cell<usize>,
+    released: RefCell<Vec<(Vec<u8>, Outer)>>,
+}
+
+impl Holding {
+    /// The packets that may go on now.
+    pub(crate) fn take_released(&self) -> Vec<(Vec<u8>, Outer)> {
+        self.released.take()
+    }
+}
+
+/// A packet that is held.
+struct HeldPacket {
+    hooked: Rc<Hooked>,
+    held: Held,
+    from: Leg,
+    datagram: Vec<u8>,
+    outer: Outer,
+    records: Option<Arc<RecordQueue>>,
+}
+
+impl HeldPacket {
+    /// Waits for the hook, and leaves what is to be sent where the shard looks for it.
+    async fn wait(self, core: Rc<Core>) {
+        let mut out = Vec::new();
+        let sight = HookSight {
+            flow: &self.hooked.info,
+            from: self.from,
+            now: core.clock.wall(core.clock.now()),
+            records: self.records.as_deref(),
+        };
+        if let Some((header, mut packet)) = parts(&self.datagram) {
+            let deadline = tokio::time::sleep(LONGEST_HOLD);
+            let hooks = &self.hooked.hooks;
+            if hooks
+                .on_held(self.held, &mut packet, &sight, deadline)
+                .await
+            {
+                out.extend_from_slice(header);
+                out.extend_from_slice(packet.bytes());
+            }
+        }
+        let holding = &core.holding;
+        holding.count.set(holding.count.get().saturating_sub(1));
+        if !out.is_empty() {
+            holding.released.borrow_mut().push((out, self.outer));
+            core.kick.give();
+        }
+    }
+}
+
+/// What goes before the inner packet of a datagram, and that packet.
+fn parts(datagram: &[u8]) -> Option<(&[u8], InnerPacket<'_>)> {
+    let outer = wire::geneve::Packet::parse(datagram).ok()?;
+    let packet = InnerPacket::parse(outer.endpoint(), outer.inner()).ok()?;
+    Some((outer.header(), packet))
 }
 
 impl Core {
@@ -44,26 +116,22 @@ impl Core {
             hooks: hooks.clone(),
             info: opening::info(self, view, &self.facts(view)),
         };
-        self.hooked.borrow_mut().insert(view.id, hooked);
+        self.hooked.borrow_mut().insert(view.id, Rc::new(hooked));
     }
 
     /// Shows a datagram of a hooked flow to its hooks and appends what is to be sent to `out`; false
-    /// if nothing is.
+    /// if nothing is, or not yet.
     pub(crate) fn show(
-        &self,
-        flow: FlowId,
-        from: Leg,
+        self: &Rc<Self>,
+        (flow, from): (FlowId, Leg),
         datagram: &[u8],
-        records: Option<&RecordQueue>,
+        outer: Outer,
+        records: Option<&Arc<RecordQueue>>,
         out: &mut Vec<u8>,
     ) -> bool {
         let hooked = self.hooked.borrow();
-        let outer = wire::geneve::Packet::parse(datagram).ok();
-        let inner = outer.as_ref().and_then(|outer| {
-            let packet = InnerPacket::parse(outer.endpoint(), outer.inner()).ok()?;
-            Some((outer.header(), packet))
-        });
-        let (Some(hooked), Some((header, mut packet))) = (hooked.get(&flow), inner) else {
+        let (Some(hooked), Some((header, mut packet))) = (hooked.get(&flow), parts(datagram))
+        else {
             out.extend_from_slice(datagram);
             return true;
         };
@@ -71,10 +139,31 @@ impl Core {
             flow: &hooked.info,
             from,
             now: self.clock.wall(self.clock.now()),
-            records,
+            records: records.map(|queue| &**queue),
         };
-        if hooked.hooks.on_packet(&mut packet, &sight) == PacketStep::Drop {
-            return false;
+        match hooked.hooks.on_packet(&mut packet, &sight) {
+            Shown::Pass => {}
+            Shown::Drop => return false,
+            Shown::Held(held) if self.holding.count.get() < MOST_HELD => {
+                let mut kept = header.to_vec();
+                kept.extend_from_slice(packet.bytes());
+                let held = HeldPacket {
+                    hooked: Rc::clone(hooked),
+                    held,
+                    from,
+                    datagram: kept,
+                    outer,
+                    records: records.cloned(),
+                };
+                self.holding.count.set(self.holding.count.get() + 1);
+                tokio::task::spawn_local(held.wait(Rc::clone(self)));
+                return false;
+            }
+            Shown::Held(held) => {
+                if !hooked.hooks.on_unheld(held, &mut packet, &sight) {
+                    return false;
+                }
+            }
         }
         if packet.is_edited() {
             out.extend_from_slice(header);
@@ -83,6 +172,36 @@ impl Core {
             out.extend_from_slice(datagram);
         }
         true
+    }
+}
+
+/// Waits on this very thread for the hook that has a packet held: for a replay, where nobody else
+/// waits. True if the packet goes on.
+pub(crate) fn settle(
+    hooks: &Hooks,
+    held: Held,
+    packet: &mut InnerPacket<'_>,
+    sight: &HookSight<'_>,
+) -> bool {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let begin = std::time::Instant::now();
+    let deadline = poll_fn(|_| match begin.elapsed() < LONGEST_HOLD {
+        true => Poll::Pending,
+        false => Poll::Ready(()),
+    });
+    let mut answer = pin!(hooks.on_held(held, packet, sight, deadline));
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    loop {
+        if let Poll::Ready(goes_on) = answer.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return goes_on;
+        }
+        // The deadline wakes nobody.
+        std::thread::park_timeout(Duration::from_millis(10));
     }
 }
 
@@ -133,6 +252,8 @@ impl End {
 pub(crate) enum HookedError {
     #[error("a hook reset it")]
     Reset,
+    #[error("a hook did not answer within {0:?}")]
+    Slow(Duration),
     #[error("neither end moved a byte for {0:?}")]
     Idle(Duration),
     #[error(transparent)]
@@ -144,6 +265,7 @@ impl HookedError {
     pub(crate) fn outcome(&self) -> &'static str {
         match self {
             Self::Reset => "hook_reset",
+            Self::Slow(_) => "hook_slow",
             Self::Idle(_) => "idle",
             Self::Io(_) => "io",
         }
@@ -190,11 +312,13 @@ impl HookedStream {
             match from {
                 Some(Leg::Client) => {
                     let bytes = from_client.split();
-                    self.show(core, Leg::Client, &bytes, &mut client, &mut server)?;
+                    self.show(core, Leg::Client, &bytes, &mut client, &mut server)
+                        .await?;
                 }
                 Some(Leg::Server) => {
                     let bytes = from_server.split();
-                    self.show(core, Leg::Server, &bytes, &mut server, &mut client)?;
+                    self.show(core, Leg::Server, &bytes, &mut server, &mut client)
+                        .await?;
                 }
                 None => {}
             }
@@ -204,7 +328,7 @@ impl HookedStream {
         Ok(())
     }
 
-    fn show(
+    async fn show(
         &mut self,
         core: &Core,
         from: Leg,
@@ -220,7 +344,13 @@ impl HookedStream {
         };
         let mut output = StreamOutput::default();
         let ended = sender.finished;
-        if self.streams.on_bytes(bytes, ended, &sight, &mut output) == StreamStep::Reset {
+        let mut step = self.streams.on_bytes(bytes, ended, &sight, &mut output);
+        if step == StreamStep::Wait {
+            let waited = self.streams.wait(&sight, &mut output);
+            let limit = tokio::time::timeout(LONGEST_HOLD, waited).await;
+            step = limit.map_err(|_| HookedError::Slow(LONGEST_HOLD))?;
+        }
+        if step == StreamStep::Reset {
             return Err(HookedError::Reset);
         }
         if !receiver.told {

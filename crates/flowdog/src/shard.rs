@@ -270,9 +270,24 @@ impl Shard {
         let mut worked = self.take_commands();
         worked |= self.take_events();
         worked |= self.take_strays();
+        worked |= self.send_released();
         worked |= self.transmit();
         worked |= self.receive();
         worked
+    }
+
+    /// Sends what hooks have held and let go; true when there was anything.
+    fn send_released(&mut self) -> bool {
+        let released = self.core.holding.take_released();
+        for (datagram, outer) in &released {
+            let pieces = [Piece {
+                range: 0..datagram.len(),
+                outer: *outer,
+            }];
+            watch_sent(&self.tap, self.index, datagram, &pieces);
+            self.sender.send(&self.socket, datagram, &pieces);
+        }
+        !released.is_empty()
     }
 
     async fn sleep(&mut self) {
@@ -613,11 +628,9 @@ impl Shard {
                         self.hooked.clear();
                         self.hooked.extend_from_slice(&self.outgoing[start..]);
                         self.outgoing.truncate(start);
-                        let records = self.records.as_deref();
-                        if !self
-                            .core
-                            .show(flow, from, &self.hooked, records, &mut self.outgoing)
-                        {
+                        let (records, outer) = (self.records.as_ref(), transmit.outer);
+                        let (packet, out) = (&self.hooked, &mut self.outgoing);
+                        if !self.core.show((flow, from), packet, outer, records, out) {
                             continue;
                         }
                         len = self.outgoing.len() - start;
@@ -732,12 +745,10 @@ impl Shard {
                     }),
                     // All packets of such a flow go this way, so that they keep their order.
                     Disposition::Hooked { flow, from, len } => {
-                        let (at, records) = (self.hooked.len(), self.records.as_deref());
+                        let (at, records) = (self.hooked.len(), self.records.as_ref());
                         let packet = datagram.get(..len).unwrap_or_default();
-                        if self
-                            .core
-                            .show(flow, from, packet, records, &mut self.hooked)
-                        {
+                        let out = &mut self.hooked;
+                        if self.core.show((flow, from), packet, outer, records, out) {
                             self.hooked_pieces.push(Piece {
                                 range: at..self.hooked.len(),
                                 outer,
@@ -785,12 +796,10 @@ impl Shard {
             Disposition::Hooked { flow, from, len } => {
                 self.hooked.clear();
                 self.hooked_pieces.clear();
-                let (packet, records) = (stray.bytes.get(..len), self.records.as_deref());
-                let packet = packet.unwrap_or_default();
-                if self
-                    .core
-                    .show(flow, from, packet, records, &mut self.hooked)
-                {
+                let (packet, records) = (stray.bytes.get(..len), self.records.as_ref());
+                let (packet, out) = (packet.unwrap_or_default(), &mut self.hooked);
+                let outer = stray.outer;
+                if self.core.show((flow, from), packet, outer, records, out) {
                     self.hooked_pieces.push(Piece {
                         range: 0..self.hooked.len(),
                         outer: stray.outer,

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
 use crate::directory::Lookup;
-use crate::hooks::Hooked;
+use crate::hooks::{Holding, Hooked};
 use crate::opening::Note;
 use crate::policy::Facts;
 use crate::secrets::Secrets;
@@ -119,7 +119,9 @@ pub(crate) struct Core {
     /// How flows were judged that have more to remember than their verdict.
     pub(crate) notes: RefCell<HashMap<FlowId, Note>>,
     /// The flows whose raw packets are shown to hooks.
-    pub(crate) hooked: RefCell<HashMap<FlowId, Hooked>>,
+    pub(crate) hooked: RefCell<HashMap<FlowId, Rc<Hooked>>>,
+    /// The packets that hooks have held.
+    pub(crate) holding: Holding,
 }
 
 #[derive(Debug, Default)]
@@ -145,6 +147,7 @@ impl Core {
             secrets,
             notes: RefCell::default(),
             hooked: RefCell::default(),
+            holding: Holding::default(),
         }
     }
 

@@ -2,20 +2,26 @@
 //! protocol, and the bytes of TCP connections that nothing else reads.
 
 use core::fmt;
+use core::future::{Future, poll_fn};
 use core::panic::AssertUnwindSafe;
+use core::pin::{Pin, pin};
+use core::task::Poll;
 use std::collections::BTreeMap;
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use async_trait::async_trait;
+
 use crate::{ConfigFault, ConfigTable, FlowInfo, InnerPacket, Leg, Record, RecordQueue};
 
 /// Sees and edits packets of flows that are not intercepted, and the bytes of TCP connections that
 /// are: DNS, ICMP, protocols of one's own.
 ///
-/// Called on the shard's own thread, so it must be quick; it cannot wait. Fragments after the first
-/// name no flow and are not shown.
+/// Called on the shard's own thread, so it must be quick. A hook that has to ask somebody elsewhere
+/// has the packet held ([`PacketStep::Hold`]) and decides about it in [`on_held`](Self::on_held).
+/// Fragments after the first name no flow and are not shown.
 ///
 /// ```
 /// use flowdog_sdk::{HookContext, InnerPacket, PacketHook, PacketStep, Protocol};
@@ -37,9 +43,24 @@ use crate::{ConfigFault, ConfigTable, FlowInfo, InnerPacket, Leg, Record, Record
 ///     }
 /// }
 /// ```
+#[async_trait(?Send)]
 pub trait PacketHook: Send + Sync + fmt::Debug {
     /// A packet is here, on its way to the other end.
     fn on_packet(&self, packet: &mut InnerPacket<'_>, context: &HookContext<'_>) -> PacketStep;
+
+    /// A copy of a packet that [`on_packet`](Self::on_packet) wants held: what is to become of it.
+    /// May wait, but not occupy the thread. Later packets of the flow overtake it.
+    async fn on_held(&self, packet: &mut InnerPacket<'_>, context: &HookContext<'_>) -> PacketStep {
+        let _ = (packet, context);
+        PacketStep::Pass
+    }
+
+    /// A packet that cannot be held, because too many are, or not any longer. To hold it is no
+    /// answer here.
+    fn on_unheld(&self, packet: &mut InnerPacket<'_>, context: &HookContext<'_>) -> PacketStep {
+        let _ = (packet, context);
+        PacketStep::Drop
+    }
 
     /// Asked once for each TCP connection of a rule that intercepts: who is to see its bytes.
     /// Without an answer they are not shown to this hook.
@@ -53,12 +74,15 @@ pub trait PacketHook: Send + Sync + fmt::Debug {
 pub enum PacketStep {
     /// Do not send it on.
     Drop,
+    /// Keep it until [`PacketHook::on_held`] says what to do.
+    Hold,
     /// Send it on, as it is now.
     Pass,
 }
 
 /// Sees and edits the bytes of one TCP connection, both directions. What it does not put into the
 /// output is gone; what it keeps for later is its own to bound.
+#[async_trait(?Send)]
 pub trait StreamHook: fmt::Debug {
     /// Bytes are here, in order; how they are cut means nothing.
     fn on_bytes(
@@ -67,6 +91,17 @@ pub trait StreamHook: fmt::Debug {
         output: &mut StreamOutput,
         context: &HookContext<'_>,
     ) -> StreamStep;
+
+    /// Asked after [`StreamStep::Wait`]; no more bytes are shown until it answers. May wait, but not
+    /// occupy the thread; to wait once more is no answer.
+    async fn on_wait(
+        &mut self,
+        output: &mut StreamOutput,
+        context: &HookContext<'_>,
+    ) -> StreamStep {
+        let _ = (output, context);
+        StreamStep::Continue
+    }
 
     /// One side has ended its bytes. What was kept of them goes on now or never.
     fn on_end(&mut self, output: &mut StreamOutput, context: &HookContext<'_>) {
@@ -81,6 +116,8 @@ pub enum StreamStep {
     Continue,
     /// Reset both ends.
     Reset,
+    /// Show nothing more until [`StreamHook::on_wait`] has answered.
+    Wait,
 }
 
 /// Bytes that leave a stream hook.
@@ -171,6 +208,8 @@ struct Counters {
     packets: AtomicU64,
     edited: AtomicU64,
     dropped: AtomicU64,
+    held: AtomicU64,
+    unheld: AtomicU64,
     streams: AtomicU64,
     panics: AtomicU64,
     notes: Mutex<BTreeMap<&'static str, u64>>,
@@ -185,6 +224,10 @@ pub struct HookStats {
     pub edited: u64,
     /// Packets it dropped.
     pub dropped: u64,
+    /// Packets it had held.
+    pub held: u64,
+    /// Packets that could not be held, or not until it answered.
+    pub unheld: u64,
     /// TCP connections it saw the bytes of.
     pub streams: u64,
     /// Calls that ended in a panic: a bug in the hook. The packet passed; the connection was reset.
@@ -219,6 +262,8 @@ impl HookLink {
             packets: read(&counters.packets),
             edited: read(&counters.edited),
             dropped: read(&counters.dropped),
+            held: read(&counters.held),
+            unheld: read(&counters.unheld),
             streams: read(&counters.streams),
             panics: read(&counters.panics),
             notes: notes.lock().unwrap_or_else(PoisonError::into_inner).clone(),
@@ -240,18 +285,63 @@ impl HookLink {
         count(&self.counters.packets);
         let was_edited = packet.is_edited();
         let call = AssertUnwindSafe(|| self.hook.on_packet(packet, &context));
-        // A bug in a hook costs its effect, never the shard.
-        let step = catch_unwind(call).unwrap_or_else(|_| {
-            count(&self.counters.panics);
-            PacketStep::Pass
-        });
-        if step == PacketStep::Drop {
-            count(&self.counters.dropped);
-        } else if packet.is_edited() && !was_edited {
-            count(&self.counters.edited);
+        let step = catch_unwind(call).unwrap_or_else(|_| self.panicked());
+        if step == PacketStep::Hold {
+            count(&self.counters.held);
+            return step;
         }
-        step
+        self.settled(step, packet, was_edited)
     }
+
+    async fn on_held(&self, packet: &mut InnerPacket<'_>, sight: &HookSight<'_>) -> PacketStep {
+        let context = self.context(sight);
+        let was_edited = packet.is_edited();
+        let call = caught(self.hook.on_held(packet, &context)).await;
+        let step = call.unwrap_or_else(|| self.panicked());
+        self.settled(step, packet, was_edited)
+    }
+
+    fn on_unheld(&self, packet: &mut InnerPacket<'_>, sight: &HookSight<'_>) -> PacketStep {
+        let context = self.context(sight);
+        count(&self.counters.unheld);
+        let was_edited = packet.is_edited();
+        let call = AssertUnwindSafe(|| self.hook.on_unheld(packet, &context));
+        let step = catch_unwind(call).unwrap_or_else(|_| self.panicked());
+        self.settled(step, packet, was_edited)
+    }
+
+    /// A bug in a hook costs its effect, never the shard.
+    fn panicked(&self) -> PacketStep {
+        count(&self.counters.panics);
+        PacketStep::Pass
+    }
+
+    /// Counts the last word of a hook about a packet.
+    fn settled(&self, step: PacketStep, packet: &InnerPacket<'_>, was_edited: bool) -> PacketStep {
+        match step {
+            // There is nothing more to wait for.
+            PacketStep::Drop | PacketStep::Hold => {
+                count(&self.counters.dropped);
+                PacketStep::Drop
+            }
+            PacketStep::Pass => {
+                if packet.is_edited() && !was_edited {
+                    count(&self.counters.edited);
+                }
+                PacketStep::Pass
+            }
+        }
+    }
+}
+
+/// Runs to the end of a future, or to its panic.
+async fn caught<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
+        polled.map_or(Poll::Ready(None), |polled| polled.map(Some))
+    })
+    .await
 }
 
 /// What hooks are shown beside the packet or the bytes.
@@ -290,15 +380,75 @@ impl Hooks {
         self.0.iter()
     }
 
-    /// Shows them a packet, until one drops it.
-    pub fn on_packet(&self, packet: &mut InnerPacket<'_>, sight: &HookSight<'_>) -> PacketStep {
-        for at in order(self.0.len(), sight.from) {
+    /// Shows them a packet, until one drops it or wants it held.
+    pub fn on_packet(&self, packet: &mut InnerPacket<'_>, sight: &HookSight<'_>) -> Shown {
+        self.show_from(0, packet, sight)
+    }
+
+    fn show_from(
+        &self,
+        first: usize,
+        packet: &mut InnerPacket<'_>,
+        sight: &HookSight<'_>,
+    ) -> Shown {
+        for (turn, at) in order(self.0.len(), sight.from).enumerate().skip(first) {
             let Some(link) = self.0.get(at) else { break };
-            if link.on_packet(packet, sight) == PacketStep::Drop {
-                return PacketStep::Drop;
+            match link.on_packet(packet, sight) {
+                PacketStep::Drop => return Shown::Drop,
+                PacketStep::Hold => return Shown::Held(Held { turn, at }),
+                PacketStep::Pass => {}
             }
         }
-        PacketStep::Pass
+        Shown::Pass
+    }
+
+    /// Waits for the hook that has a packet held, and shows it to those after it. True: send it.
+    /// When `deadline` ends first, the hook that it waits for says what becomes of it.
+    pub async fn on_held(
+        &self,
+        mut held: Held,
+        packet: &mut InnerPacket<'_>,
+        sight: &HookSight<'_>,
+        deadline: impl Future<Output = ()>,
+    ) -> bool {
+        let mut deadline = pin!(deadline);
+        loop {
+            let Some(link) = self.0.get(held.at) else {
+                return true;
+            };
+            let answered = sooner(pin!(link.on_held(packet, sight)), deadline.as_mut()).await;
+            let step = answered.unwrap_or_else(|| link.on_unheld(packet, sight));
+            if step != PacketStep::Pass {
+                return false;
+            }
+            match self.show_from(held.turn + 1, packet, sight) {
+                Shown::Pass => return true,
+                Shown::Drop => return false,
+                Shown::Held(next) => held = next,
+            }
+        }
+    }
+
+    /// Ends the holding of a packet before it begins: too many are held. True: send it.
+    pub fn on_unheld(
+        &self,
+        mut held: Held,
+        packet: &mut InnerPacket<'_>,
+        sight: &HookSight<'_>,
+    ) -> bool {
+        loop {
+            let Some(link) = self.0.get(held.at) else {
+                return true;
+            };
+            if link.on_unheld(packet, sight) != PacketStep::Pass {
+                return false;
+            }
+            match self.show_from(held.turn + 1, packet, sight) {
+                Shown::Pass => return true,
+                Shown::Drop => return false,
+                Shown::Held(next) => held = next,
+            }
+        }
     }
 
     /// Those that see the bytes of a new TCP connection; `None` if nobody does.
@@ -319,6 +469,7 @@ impl Hooks {
         (!streams.is_empty()).then_some(StreamHooks {
             streams,
             between: StreamOutput::default(),
+            waiting: None,
         })
     }
 
@@ -331,16 +482,56 @@ impl Hooks {
     }
 }
 
+/// What hooks made of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// It is not to be sent on.
+    Drop,
+    /// One of them wants it held: [`Hooks::on_held`].
+    Held(Held),
+    /// It is to be sent on.
+    Pass,
+}
+
+/// Which hook has a packet held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    turn: usize,
+    at: usize,
+}
+
+/// What a future gives, unless the other one ends first.
+async fn sooner<T>(
+    mut wanted: Pin<&mut impl Future<Output = T>>,
+    mut limit: Pin<&mut impl Future<Output = ()>>,
+) -> Option<T> {
+    poll_fn(|context| {
+        if let Poll::Ready(value) = wanted.as_mut().poll(context) {
+            return Poll::Ready(Some(value));
+        }
+        limit.as_mut().poll(context).map(|()| None)
+    })
+    .await
+}
+
 /// The hooks of one TCP connection.
 #[derive(Debug)]
 pub struct StreamHooks {
     streams: Vec<(HookLink, Box<dyn StreamHook>)>,
     between: StreamOutput,
+    waiting: Option<Waiting>,
+}
+
+/// Bytes that stopped at a hook.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    turn: usize,
+    ended: bool,
 }
 
 impl StreamHooks {
     /// Shows them bytes; `ended` says that no more come from that side. What leaves is appended to
-    /// `output`.
+    /// `output`. After [`StreamStep::Wait`], [`wait`](Self::wait) goes on.
     pub fn on_bytes(
         &mut self,
         bytes: &[u8],
@@ -348,8 +539,19 @@ impl StreamHooks {
         sight: &HookSight<'_>,
         output: &mut StreamOutput,
     ) -> StreamStep {
-        let mut input = bytes.to_vec();
-        for at in order(self.streams.len(), sight.from) {
+        self.show_from(0, bytes.to_vec(), ended, sight, output)
+    }
+
+    fn show_from(
+        &mut self,
+        first: usize,
+        mut input: Vec<u8>,
+        ended: bool,
+        sight: &HookSight<'_>,
+        output: &mut StreamOutput,
+    ) -> StreamStep {
+        let turns = order(self.streams.len(), sight.from).enumerate();
+        for (turn, at) in turns.skip(first) {
             let Some((link, stream)) = self.streams.get_mut(at) else {
                 break;
             };
@@ -371,13 +573,51 @@ impl StreamHooks {
                 count(&link.counters.panics);
                 StreamStep::Reset
             });
-            output.back.append(&mut between.back);
-            if step == StreamStep::Reset {
-                return StreamStep::Reset;
+            match step {
+                StreamStep::Continue => {}
+                StreamStep::Reset => return StreamStep::Reset,
+                StreamStep::Wait => {
+                    self.waiting = Some(Waiting { turn, ended });
+                    return StreamStep::Wait;
+                }
             }
+            output.back.append(&mut between.back);
             core::mem::swap(&mut input, &mut between.onward);
         }
         output.onward.append(&mut input);
+        StreamStep::Continue
+    }
+
+    /// Waits for the hook that has asked for it, and shows what it lets through to those after it.
+    pub async fn wait(&mut self, sight: &HookSight<'_>, output: &mut StreamOutput) -> StreamStep {
+        while let Some(Waiting { turn, ended }) = self.waiting.take() {
+            let at = order(self.streams.len(), sight.from).nth(turn);
+            let Some((link, stream)) = at.and_then(|at| self.streams.get_mut(at)) else {
+                break;
+            };
+            let context = link.context(sight);
+            let between = &mut self.between;
+            let step = caught(async {
+                let step = stream.on_wait(between, &context).await;
+                if ended && step != StreamStep::Reset {
+                    stream.on_end(between, &context);
+                }
+                step
+            })
+            .await;
+            let step = step.unwrap_or_else(|| {
+                count(&link.counters.panics);
+                StreamStep::Reset
+            });
+            if step == StreamStep::Reset {
+                return StreamStep::Reset;
+            }
+            output.back.append(&mut self.between.back);
+            let input = core::mem::take(&mut self.between.onward);
+            if self.show_from(turn + 1, input, ended, sight, output) == StreamStep::Reset {
+                return StreamStep::Reset;
+            }
+        }
         StreamStep::Continue
     }
 }
@@ -401,7 +641,25 @@ mod tests {
     #[derive(Debug)]
     struct Appends(&'static str);
 
+    #[async_trait(?Send)]
     impl PacketHook for Appends {
+        async fn on_held(&self, packet: &mut InnerPacket<'_>, _: &HookContext<'_>) -> PacketStep {
+            let data = packet.udp().map(|udp| udp.data.to_vec());
+            match data.as_deref() {
+                Some(b"held panic") => panic!("as a test asks"),
+                Some(b"late") => core::future::pending().await,
+                _ => {}
+            }
+            yields().await;
+            packet.set_udp_data(self.0.as_bytes()).unwrap();
+            PacketStep::Pass
+        }
+
+        fn on_unheld(&self, packet: &mut InnerPacket<'_>, _: &HookContext<'_>) -> PacketStep {
+            packet.set_udp_data(b"unheld").unwrap();
+            PacketStep::Pass
+        }
+
         fn on_packet(&self, packet: &mut InnerPacket<'_>, context: &HookContext<'_>) -> PacketStep {
             let Some(udp) = packet.udp() else {
                 return PacketStep::Pass;
@@ -409,6 +667,7 @@ mod tests {
             match udp.data {
                 b"panic" => panic!("as a test asks"),
                 b"drop" => return PacketStep::Drop,
+                b"hold" | b"late" | b"held panic" => return PacketStep::Hold,
                 _ => {}
             }
             let data = [udp.data, self.0.as_bytes()].concat();
@@ -422,7 +681,41 @@ mod tests {
         }
     }
 
+    /// Pending once.
+    async fn yields() {
+        let mut polled = false;
+        poll_fn(|context| {
+            if polled {
+                return Poll::Ready(());
+            }
+            polled = true;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Polls until there is an answer; a future that waits for nobody would spin here.
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        let mut context = core::task::Context::from_waker(core::task::Waker::noop());
+        for _ in 0..100 {
+            if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
+                return value;
+            }
+        }
+        panic!("it never ends");
+    }
+
+    #[async_trait(?Send)]
     impl StreamHook for Appends {
+        async fn on_wait(&mut self, output: &mut StreamOutput, _: &HookContext<'_>) -> StreamStep {
+            yields().await;
+            output.onward.extend_from_slice(b"waited ");
+            output.onward.extend_from_slice(self.0.as_bytes());
+            StreamStep::Continue
+        }
+
         fn on_bytes(
             &mut self,
             bytes: &[u8],
@@ -431,6 +724,7 @@ mod tests {
         ) -> StreamStep {
             match bytes {
                 b"panic" => panic!("as a test asks"),
+                b"wait" => return StreamStep::Wait,
                 b"?" => output.back.extend_from_slice(self.0.as_bytes()),
                 _ => {
                     output.onward.extend_from_slice(bytes);
@@ -469,7 +763,7 @@ mod tests {
         [&ip[..], &udp, data].concat()
     }
 
-    fn shown(hooks: &Hooks, data: &[u8], from: Leg) -> (PacketStep, Vec<u8>) {
+    fn shown(hooks: &Hooks, data: &[u8], from: Leg) -> (Shown, Vec<u8>) {
         let bytes = packet(data);
         let mut packet = InnerPacket::parse(crate::VpcEndpointId(1), &bytes).unwrap();
         let step = hooks.on_packet(&mut packet, &sight(&flow(), from));
@@ -481,7 +775,7 @@ mod tests {
         let hooks = hooks();
         assert_eq!(shown(&hooks, b"x", Leg::Client).1, b"xab");
         assert_eq!(shown(&hooks, b"x", Leg::Server).1, b"xba");
-        assert_eq!(shown(&hooks, b"drop", Leg::Client).0, PacketStep::Drop);
+        assert_eq!(shown(&hooks, b"drop", Leg::Client).0, Shown::Drop);
         let stats: Vec<_> = hooks.links().map(HookLink::stats).collect();
         assert_eq!(
             (stats[0].packets, stats[0].dropped, stats[0].edited),
@@ -499,7 +793,7 @@ mod tests {
         let hooks = hooks();
         assert_eq!(
             shown(&hooks, b"panic", Leg::Client),
-            (PacketStep::Pass, b"panic".to_vec())
+            (Shown::Pass, b"panic".to_vec())
         );
         let flow = flow();
         let mut output = StreamOutput::default();
@@ -527,5 +821,66 @@ mod tests {
         assert_eq!(show(b"2", false, Leg::Server).0, b"2ba");
         assert_eq!(show(b"?", false, Leg::Client), (vec![], b"a".to_vec()));
         assert_eq!(show(b"", true, Leg::Client).0, b".b.");
+    }
+
+    #[test]
+    fn held_packets_go_on_when_the_hook_answers_or_time_is_up() {
+        let (hooks, flow) = (hooks(), flow());
+        let held = |data: &[u8], room: bool| {
+            let bytes = packet(data);
+            let mut packet = InnerPacket::parse(crate::VpcEndpointId(1), &bytes).unwrap();
+            let sight = sight(&flow, Leg::Client);
+            let Shown::Held(held) = hooks.on_packet(&mut packet, &sight) else {
+                panic!("it is not held");
+            };
+            let is_sent = if room {
+                // The deadline is a few turns away.
+                let deadline = async {
+                    yields().await;
+                    yields().await;
+                };
+                block_on(hooks.on_held(held, &mut packet, &sight, deadline))
+            } else {
+                hooks.on_unheld(held, &mut packet, &sight)
+            };
+            (is_sent, packet.udp().unwrap().data.to_vec())
+        };
+        // What the first hook lets go, the second one sees.
+        assert_eq!(held(b"hold", true), (true, b"ab".to_vec()));
+        assert_eq!(held(b"late", true), (true, b"unheldb".to_vec()));
+        assert_eq!(held(b"hold", false), (true, b"unheldb".to_vec()));
+        let stats = hooks.links().next().unwrap().stats();
+        assert_eq!((stats.held, stats.unheld, stats.edited), (3, 2, 3));
+    }
+
+    #[test]
+    fn threat_73_a_hook_that_panics_while_it_holds_a_packet_costs_its_effect_and_no_more() {
+        let (hooks, flow) = (hooks(), flow());
+        let bytes = packet(b"held panic");
+        let mut packet = InnerPacket::parse(crate::VpcEndpointId(1), &bytes).unwrap();
+        let sight = sight(&flow, Leg::Client);
+        let Shown::Held(held) = hooks.on_packet(&mut packet, &sight) else {
+            panic!("it is not held");
+        };
+        assert!(block_on(hooks.on_held(
+            held,
+            &mut packet,
+            &sight,
+            core::future::pending()
+        )));
+        assert!(hooks.links().all(|link| link.stats().panics == 1));
+    }
+
+    #[test]
+    fn a_stream_that_waits_goes_on_through_the_hooks_after_it() {
+        let (hooks, flow) = (hooks(), flow());
+        let mut streams = hooks.streams().unwrap();
+        let mut output = StreamOutput::default();
+        let sight = sight(&flow, Leg::Client);
+        let step = streams.on_bytes(b"wait", true, &sight, &mut output);
+        assert_eq!((step, &output.onward[..]), (StreamStep::Wait, &b""[..]));
+        let step = block_on(streams.wait(&sight, &mut output));
+        assert_eq!(step, StreamStep::Continue);
+        assert_eq!(output.onward, b"waited a.b.");
     }
 }

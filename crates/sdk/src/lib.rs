@@ -70,8 +70,8 @@ pub use filter::{Filter, FilterError, Subject};
 pub use flow::{AttachmentId, FlowCookie, FlowId, FlowInfo, Leg, Protocol, TlsInfo, VpcEndpointId};
 pub use headers::{Field, FieldName, Headers, InvalidName};
 pub use hook::{
-    HookContext, HookKind, HookLink, HookSight, HookStats, Hooks, PacketHook, PacketStep,
-    StreamHook, StreamHooks, StreamOutput, StreamStep,
+    Held, HookContext, HookKind, HookLink, HookSight, HookStats, Hooks, PacketHook, PacketStep,
+    Shown, StreamHook, StreamHooks, StreamOutput, StreamStep,
 };
 pub use interceptor::{Exchange, Extensions, InterceptError, Interceptor, Step};
 pub use kind::{ConfigFault, InterceptorKind, from_table};

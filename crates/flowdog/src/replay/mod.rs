@@ -18,7 +18,7 @@ use dataplane::{
     Dataplane, Disposition, Event, FirstBytes, FlowEnd, FlowId, FlowKey, FlowView, Instant, Leg,
     Outer, Verdict, VpcEndpointId,
 };
-use sdk::{Chain, FlowInfo, HookSight, Hooks, InnerPacket, PacketStep};
+use sdk::{Chain, FlowInfo, HookSight, Hooks, InnerPacket, Shown};
 use serde::Serialize;
 
 use crate::config::{Config, Rule};
@@ -514,10 +514,14 @@ impl Replay {
                     + self.now.since(Instant::ZERO),
                 records: None,
             };
-            let step = hooks.on_packet(&mut packet, &sight);
+            let goes_on = match hooks.on_packet(&mut packet, &sight) {
+                Shown::Pass => true,
+                Shown::Drop => false,
+                Shown::Held(held) => crate::hooks::settle(hooks, held, &mut packet, &sight),
+            };
             report.packets += 1;
-            report.dropped += u64::from(step == PacketStep::Drop);
-            report.edited += u64::from(step != PacketStep::Drop && packet.is_edited());
+            report.dropped += u64::from(!goes_on);
+            report.edited += u64::from(goes_on && packet.is_edited());
         }
     }
 

@@ -82,7 +82,7 @@ fn shown(
     let before = packet.dst();
     let step = hooks.on_packet(&mut packet, &sight);
     let data = packet.udp().unwrap().data.to_vec();
-    (step == PacketStep::Pass).then_some((data, packet.dst() != before))
+    (step == sdk::Shown::Pass).then_some((data, packet.dst() != before))
 }
 
 const RULES: &str = r#"
