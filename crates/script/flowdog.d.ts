@@ -31,6 +31,8 @@ interface FlowdogInstance {
     AccountId?: string;
     VpcId?: string;
     SubnetId?: string;
+    InterfaceId?: string;
+    SecurityGroups?: string[];
     Tags?: { [key: string]: string };
 }
 /** The flow that an exchange belongs to. CloudFront has nothing like it. */
@@ -132,11 +134,49 @@ type FlowdogFlowAnswer =
           cacheKey?: string[];
       };
 
+/** A record of a DNS answer. */
+interface FlowdogDnsRecord {
+    /** `A`, `AAAA`, `CNAME` and so on, or `TYPE123`. */
+    readonly type: string;
+    ttl: number;
+    /** Of types whose data is an address or a name. Addresses may be changed. */
+    data?: string;
+}
+interface FlowdogDnsMessage {
+    readonly message: "query" | "answer";
+    readonly transport: "udp" | "tcp";
+    readonly id: number;
+    /** Without a dot at the end. */
+    readonly name: string;
+    readonly type: string;
+    /** Of answers. */
+    readonly rcode?: string;
+    readonly answers?: FlowdogDnsRecord[];
+    readonly truncated?: boolean;
+}
+interface FlowdogDnsEvent {
+    version: "1.0";
+    context: { eventType: "dns"; flow: FlowdogFlow };
+    viewer: { ip: string };
+    dns: FlowdogDnsMessage;
+}
+/** An answer in the place of the query or of the server's answer. */
+interface FlowdogDnsAnswer {
+    /** Default: NOERROR. */
+    rcode?: "NOERROR" | "FORMERR" | "SERVFAIL" | "NXDOMAIN" | "NOTIMP" | "REFUSED";
+    /** Those of the type that was asked for are told. */
+    addresses?: string[];
+    /** Seconds. Default: 60. */
+    ttl?: number;
+}
+
 type FlowdogOrPromise<T> = T | Promise<T>;
 type FlowdogOnRequest = (event: FlowdogRequestEvent) => FlowdogOrPromise<FlowdogRequest | FlowdogResponse>;
 type FlowdogOnResponse = (event: FlowdogResponseEvent) => FlowdogOrPromise<FlowdogResponse>;
 type FlowdogOnWebSocketMessage = (event: FlowdogMessageEvent) => FlowdogOrPromise<FlowdogMessage | null | { close: number }>;
 type FlowdogOnFlow = (event: FlowdogFlowEvent) => FlowdogOrPromise<FlowdogFlowAnswer>;
+/** `null` drops the message; `event.dns` lets it go on, with the changes made to `answers`. */
+type FlowdogOnDns = (event: FlowdogDnsEvent) => FlowdogOrPromise<FlowdogDnsMessage | FlowdogDnsAnswer | null>;
 
 declare module "cloudfront" {
     interface KeyValueStore {

@@ -217,3 +217,134 @@ fn truncated_answers_are_asked_for_again_over_tcp_and_queries_may_share_a_connec
     assert_eq!(outcome.metric("flowdog_hook_notes_total", "malformed"), 1.0);
     Ok(())
 }
+
+/// Blocks, answers, edits, drops and fails, by the name.
+const JUDGE: &str = r#"
+function onDns(event) {
+    const dns = event.dns;
+    if (event.context.flow.client.address !== event.viewer.ip) throw new Error("no flow");
+    if (dns.message === "query") {
+        console.log(dns.transport + " " + dns.name + " " + dns.type);
+        if (dns.name.endsWith(".ads.test")) return { rcode: "NXDOMAIN" };
+        if (dns.name === "mine.test") return { addresses: ["10.9.8.7", "2001:db8::7"], ttl: 42 };
+        if (dns.name === "silent.test") return null;
+        if (dns.name === "odd.test") return { rcode: "WHAT" };
+        if (dns.name === "loop.test") for (;;);
+        return dns;
+    }
+    for (const one of dns.answers) {
+        one.ttl = Math.min(one.ttl, 300);
+        if (one.data === "203.0.113.5") one.data = "10.0.0.5";
+    }
+    return dns.answers.some((one) => one.data === "203.0.113.8") ? { rcode: "REFUSED" } : dns;
+}
+"#;
+
+#[test]
+fn a_function_blocks_answers_edits_and_drops_over_udp_and_tcp() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("dns.js");
+    std::fs::write(&file, JUDGE)?;
+    let (outcome, records) = run(
+        &format!(
+            "[records]\noutput = \"records.jsonl\"\n\
+             [[hook]]\nname = 'js'\nuse = 'dns-function'\nfile = {file:?}\ncpu = '50ms'\nnames = ['*.test']\n\
+             [[hook]]\nname = 'log'\nuse = 'dns'\n\
+             [[rule]]\naction = 'intercept'\nport = 5353\nhooks = ['js', 'log']\n"
+        ),
+        "for way in +notcp +tcp; do
+            for name in two.test x.ads.test mine.test one.test null.test odd.test loop.test; do
+                ask $way $name A
+            done
+            ask $way mine.test AAAA
+            ask $way one.test AAAA
+            ask $way +timeout=1 +tries=1 silent.test A || true
+         done
+         echo CASE crowd
+         for at in $(seq 60); do echo two.test A; done > many
+         dig @any.lab.name -p 5353 +notcp +time=3 +tries=1 +short -f many | grep -c 203.0.113.6",
+    )?;
+    for way in ["+notcp", "+tcp"] {
+        for (query, wanted) in [
+            ("two.test A", &["NOERROR", "300\tIN\tA\t203.0.113.6\n"][..]),
+            ("x.ads.test A", &["NXDOMAIN", "EDE: 15 (Blocked)"]),
+            ("mine.test A", &["NOERROR", "42\tIN\tA\t10.9.8.7\n"]),
+            ("mine.test AAAA", &["42\tIN\tAAAA\t2001:db8::7\n"]),
+            ("one.test A", &["300\tIN\tA\t10.0.0.5\n"]),
+            ("one.test AAAA", &["300\tIN\tAAAA\t2001:db8::5\n"]),
+            ("null.test A", &["REFUSED", "ANSWER: 0"]),
+            ("odd.test A", &["SERVFAIL"]),
+            ("loop.test A", &["SERVFAIL"]),
+        ] {
+            let text = case(&outcome, &format!("{way} {query}"))?;
+            for wanted in wanted {
+                assert!(text.contains(wanted), "{wanted:?} is not in\n{text}");
+            }
+            assert!(!text.contains("WARNING"), "{text}");
+        }
+        let silent = case(
+            &outcome,
+            &format!("{way} +timeout=1 +tries=1 silent.test A"),
+        )?;
+        assert!(!silent.contains("HEADER"), "{silent}");
+    }
+    assert!(
+        case(&outcome, "crowd")?.contains("\n60\n"),
+        "{}",
+        outcome.stdout
+    );
+    let notes = |note: &str| outcome.metric("flowdog_hook_notes_total", note);
+    assert!(notes("hook=\"js\",note=\"answered\"") >= 8.0);
+    assert_eq!(notes("script-invalid-result"), 2.0);
+    // dig asks once more over UDP, and over TCP, where SERVFAIL is no answer to it.
+    assert!(notes("script-too-slow") >= 2.0 && notes("failed-servfail") >= 4.0);
+    assert!(outcome.metric("flowdog_hook_actions_total", "\"held\"") >= 70.0);
+    assert_eq!(
+        outcome.metric("flowdog_hook_actions_total", "\"unheld\""),
+        0.0
+    );
+    // What the function answers itself, neither the hook after it nor the server sees.
+    let seen = |name: &str| records.iter().any(|record| record["name"] == name);
+    assert!(seen("two.test") && !seen("x.ads.test") && !seen("mine.test"));
+    Ok(())
+}
+
+#[test]
+fn a_function_that_does_not_answer_lets_queries_go_where_that_is_asked_for() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("dns.js");
+    // Neither the engine's interrupt nor its clock reaches into this call.
+    std::fs::write(
+        &file,
+        "function onDns(event) { return event.dns.name === 'one.test' ? (new Array(3e8) + '') : event.dns; }",
+    )?;
+    let config = |more: &str| {
+        format!(
+            "[[hook]]\nname = 'js'\nuse = 'dns-function'\nfile = {file:?}\ncpu = '50ms'\nmemory = '256MiB'\ngive-up = '100ms'\n{more}\n\
+             [[rule]]\naction = 'pass'\nport = 5353\nhooks = ['js']\n"
+        )
+    };
+    let script = "ask +notcp one.test A || true; ask +notcp two.test A";
+    let (outcome, _) = run(&config("on-error = 'pass'\nmessages = ['query']"), script)?;
+    assert!(
+        case(&outcome, "+notcp one.test A")?.contains("203.0.113.5"),
+        "{}",
+        outcome.stdout
+    );
+    assert!(
+        case(&outcome, "+notcp two.test A")?.contains("203.0.113.6"),
+        "{}",
+        outcome.stdout
+    );
+    assert_eq!(
+        outcome.metric("flowdog_hook_notes_total", "failed-passed"),
+        1.0
+    );
+    let (outcome, _) = run(&config("on-error = 'drop'\nmessages = ['query']"), script)?;
+    let one = case(&outcome, "+notcp one.test A")?;
+    assert!(
+        one.contains("timed out") || one.contains("no servers"),
+        "{one}"
+    );
+    Ok(())
+}

@@ -207,6 +207,8 @@ fn events_of_real_traffic_fit_the_types_that_functions_are_written_against() -> 
                return event.request;\n}};\n\
              export const onFlow: FlowdogOnFlow = (event) => event.Destination.Port === 443 || {{ action: 'drop', ttl: 5 }};\n\
              export const onWebSocketMessage: FlowdogOnWebSocketMessage = (event) => event.message.encoding === 'text' ? event.message : null;\n\
+             export const onDns: FlowdogOnDns = (event) => event.dns.message === 'answer' ? event.dns : {{ rcode: 'NXDOMAIN' }};\n\
+             // @ts-expect-error\nexport const odd: FlowdogOnDns = (event) => ({{ rcode: 'NO' }});\n\
              // @ts-expect-error\nexport const wrong: FlowdogOnResponse = (event) => event.request;\n",
             plain.replace("\"endpointId\":", "\"endpoint\":"),
         ),
@@ -232,7 +234,7 @@ fn fn_test_prints_the_result_the_budget_and_the_log() -> Result<()> {
             .arg(file)
             .arg("--event")
             .arg(&event)
-            .args(["--cpu", "100"])
+            .args(["--cpu", "100", "--json"])
             .args(more)
             .output()
     };
@@ -254,6 +256,24 @@ fn fn_test_prints_the_result_the_budget_and_the_log() -> Result<()> {
             .as_f64()
             .is_some_and(|used| used > 0.0)
     );
+    let text = flowdog()
+        .args(["fn", "test"])
+        .arg(example("block-paths.js"))
+        .arg("--event")
+        .arg(&event)
+        .arg(format!("--kvs=paths={}", store.display()))
+        .args(["--cpu", "100"])
+        .output()?;
+    let text = String::from_utf8(text.stdout)?;
+    for expected in [
+        "Result: {",
+        "\"statusCode\": 451",
+        "Compute utilization: ",
+        " of 100 ms)",
+        "Log: 1 lines\n  blocked /admin 198.51.100.11\n",
+    ] {
+        assert!(text.contains(expected), "{expected:?} is not in {text}");
+    }
     let bad = folder.path().join("bad.js");
     std::fs::write(
         &bad,

@@ -7,7 +7,10 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+use aws_sigv4::http_request::{
+    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
+    UriPathNormalizationMode, sign,
+};
 use aws_sigv4::sign::v4;
 use bytes::Bytes;
 use http::{Method, Request, Response, Uri, header};
@@ -61,6 +64,8 @@ pub struct Client {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
+    /// What tells this version of the body from others.
+    pub(crate) etag: Option<String>,
     pub(crate) body: Bytes,
 }
 
@@ -99,8 +104,13 @@ impl Client {
         region: &Region,
     ) -> Result<serde_json::Value, Fault> {
         let body = Bytes::from(body.to_string());
+        // DynamoDB has an older version of the protocol, which differs in name only.
+        let content_type = match service {
+            "dynamodb" => "application/x-amz-json-1.0",
+            _ => "application/x-amz-json-1.1",
+        };
         let form = Form {
-            content_type: "application/x-amz-json-1.1",
+            content_type,
             target: Some(target),
         };
         let make = || signed(endpoint, service, &form, body.clone(), credentials, region);
@@ -134,7 +144,7 @@ impl Client {
         self.repeat(what, make, judge_xml).await
     }
 
-    async fn repeat<T>(
+    pub(crate) async fn repeat<T>(
         &self,
         what: &str,
         make: impl Fn() -> Result<Request<Full<Bytes>>, Fault>,
@@ -160,8 +170,10 @@ impl Client {
     /// One request as it is.
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Answer, Fault> {
         let response = self.send_whole(request).await?;
+        let etag = response.headers().get(header::ETAG);
         Ok(Answer {
             status: response.status().as_u16(),
+            etag: etag.and_then(|tag| tag.to_str().ok()).map(str::to_owned),
             body: response.into_body(),
         })
     }
@@ -295,8 +307,40 @@ fn signed(
     sign_request(request, &url, service, body, (credentials, region))
 }
 
+/// Adds a signature to a request without a body, as S3 wants it: the path is signed as it is sent, and
+/// a header says what the body's hash is.
+pub(crate) fn sign_object_request(
+    request: Request<()>,
+    signer: (&Credentials, &Region),
+) -> Result<Request<Full<Bytes>>, Fault> {
+    let mut settings = SigningSettings::default();
+    settings.percent_encoding_mode = PercentEncodingMode::Single;
+    settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+    settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+    let url = request.uri().to_string();
+    sign_with(settings, request, &url, "s3", Bytes::new(), signer)
+}
+
 /// Adds a signature to a request. `url` is the whole of what its own URI may hold only the path of.
 pub(crate) fn sign_request(
+    request: Request<()>,
+    url: &str,
+    service: &str,
+    body: Bytes,
+    signer: (&Credentials, &Region),
+) -> Result<Request<Full<Bytes>>, Fault> {
+    sign_with(
+        SigningSettings::default(),
+        request,
+        url,
+        service,
+        body,
+        signer,
+    )
+}
+
+fn sign_with(
+    settings: SigningSettings,
     mut request: Request<()>,
     url: &str,
     service: &str,
@@ -317,7 +361,7 @@ pub(crate) fn sign_request(
         .region(region.as_str())
         .name(service)
         .time(SystemTime::now())
-        .settings(SigningSettings::default())
+        .settings(settings)
         .build()
         .map_err(|error| wrong(&error))?;
     let headers: Vec<(&str, &str)> = request
@@ -357,8 +401,8 @@ fn judge(answer: &Answer) -> Result<serde_json::Value, Fault> {
 }
 
 /// Sorts an answer of the query protocol: EC2 has `<Response><Errors><Error>`, STS and SQS have
-/// `<ErrorResponse><Error>`.
-fn judge_xml(answer: &Answer) -> Result<Element, Fault> {
+/// `<ErrorResponse><Error>`, S3 has `<Error>`.
+pub(crate) fn judge_xml(answer: &Answer) -> Result<Element, Fault> {
     let text = std::str::from_utf8(&answer.body)
         .map_err(|_binary| Fault::Garbled("the body is not text".to_owned()));
     let root = text.and_then(Element::parse);
@@ -370,6 +414,8 @@ fn judge_xml(answer: &Answer) -> Result<Element, Fault> {
         let errors = root.child("Errors")?;
         errors.child("Error")
     });
+    // S3's error is the document itself.
+    let error = error.or_else(|| root.text("Code").map(|_| &root));
     let text = |key| error.and_then(|error| error.text(key)).unwrap_or_default();
     Err(refusal(answer.status, text("Code"), text("Message")))
 }
@@ -377,17 +423,19 @@ fn judge_xml(answer: &Answer) -> Result<Element, Fault> {
 /// An answer that is no success.
 fn refusal(status: u16, kind: &str, message: &str) -> Fault {
     let what = plain(format!("{status} {kind} {message}").trim_end());
-    /// What the services call "later": AWS's common errors, and those of KMS and EC2.
-    const LATER: [&str; 12] = [
+    /// What the services call "later": AWS's common errors, and those of KMS, EC2, S3 and DynamoDB.
+    const LATER: [&str; 14] = [
         "DependencyTimeoutException",
         "InternalError",
         "InternalFailure",
         "KMSInternalException",
         "KeyUnavailableException",
         "LimitExceededException",
+        "ProvisionedThroughputExceededException",
         "RequestLimitExceeded",
         "RequestThrottled",
         "ServiceUnavailable",
+        "SlowDown",
         "Throttling",
         "Unavailable",
         "ThrottlingException",
@@ -406,6 +454,7 @@ mod tests {
     fn answer(status: u16, body: &str) -> Answer {
         Answer {
             status,
+            etag: None,
             body: Bytes::copy_from_slice(body.as_bytes()),
         }
     }
@@ -436,6 +485,11 @@ mod tests {
         assert_eq!(
             judge_xml(&answer(403, sts)).unwrap_err(),
             Fault::Refused("403 AccessDenied no".to_owned())
+        );
+        let s3 = "<Error><Code>NoSuchKey</Code><Message>none</Message></Error>";
+        assert_eq!(
+            judge_xml(&answer(404, s3)).unwrap_err(),
+            Fault::Refused("404 NoSuchKey none".to_owned())
         );
         assert!(judge_xml(&answer(503, "<html>")).unwrap_err().is_passing());
         assert!(!judge_xml(&answer(200, "<html>")).unwrap_err().is_passing());

@@ -2,7 +2,8 @@
 //!
 //! What is here: where credentials and the region come from ([`Credentials`], [`Region`]), one
 //! signed request at a time over its own connection ([`Client`]), the certificate authority's key in
-//! KMS ([`KmsKey`], [`KmsSigner`]), invocations of a Lambda function ([`LambdaFunction`]), and what
+//! KMS ([`KmsKey`], [`KmsSigner`]), invocations of a Lambda function ([`LambdaFunction`]), small tables
+//! read whole ([`ObjectSource`], [`TableSource`]), and what
 //! an account has in EC2, with the events that say when it changes ([`Ec2Source`]).
 //!
 //! What it refuses: to keep traffic waiting (its callers are threads that may block), to log a
@@ -20,6 +21,7 @@ mod json_service;
 mod kms;
 mod lambda;
 mod session;
+mod snapshot;
 mod sources;
 mod store;
 mod xml;
@@ -32,5 +34,6 @@ pub use events::Ec2Events;
 pub use json_service::{JsonService, JsonSettings};
 pub use kms::{KmsKey, KmsSettings, KmsSigner};
 pub use lambda::{LambdaFunction, LambdaSettings};
+pub use snapshot::{ObjectSource, ObjectVersion, SnapshotSettings, TableSource};
 pub use sources::Environment;
 pub use store::CredentialSource;

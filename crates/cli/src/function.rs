@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use script::{Function, Limits, Profile, Settings, StoreSource, Trial};
+use script::{Function, Limits, Profile, Settings, StorePlace, StoreSource, Trial};
 
 use crate::exit;
 
@@ -45,13 +45,16 @@ struct Test {
     /// A key value store; may be repeated
     #[arg(long, value_name = "ID=FILE", value_parser = store)]
     kvs: Vec<StoreSource>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 fn store(text: &str) -> Result<StoreSource, &'static str> {
     let (id, file) = text.split_once('=').ok_or("expected ID=FILE")?;
     Ok(StoreSource {
         id: id.to_owned(),
-        file: file.into(),
+        place: StorePlace::File(file.into()),
     })
 }
 
@@ -65,7 +68,14 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         return ExitCode::from(exit::USAGE);
     };
     match trial(args, cpu) {
-        Ok(trial) => print(&trial, cpu),
+        Ok(trial) => {
+            if args.json {
+                print_json(&trial, cpu);
+            } else {
+                print(&trial, cpu);
+            }
+            ExitCode::from(u8::from(trial.fault.is_some()))
+        }
         Err(error) => {
             eprintln!("flowdog fn test: {error}");
             ExitCode::from(DATA)
@@ -99,21 +109,54 @@ fn trial(args: &Test, cpu: Duration) -> anyhow::Result<Trial> {
     Ok(function.try_on(&event, profile, SystemTime::now())?)
 }
 
-fn print(trial: &Trial, cpu: Duration) -> ExitCode {
-    let result: Option<serde_json::Value> = trial
-        .result
-        .as_deref()
-        .and_then(|text| serde_json::from_str(text).ok());
-    let used = trial.cpu.as_secs_f64();
+/// What the function gave, as JSON.
+fn result(trial: &Trial) -> Option<serde_json::Value> {
+    let text = trial.result.as_deref()?;
+    serde_json::from_str(text).ok()
+}
+
+/// Percent of what it may take, as in CloudFront.
+fn utilization(trial: &Trial, cpu: Duration) -> f64 {
+    let share = trial.cpu.as_secs_f64() / cpu.as_secs_f64();
+    (100.0 * share).round().min(100.0)
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn print_json(trial: &Trial, cpu: Duration) {
     let report = serde_json::json!({
-        "result": result,
+        "result": result(trial),
         "error": trial.fault.as_ref().map(ToString::to_string),
         "status": trial.fault.as_ref().map(|fault| fault.status().as_u16()),
         "log": trial.log,
-        "cpuMilliseconds": (used * 1e6).round() / 1e3,
-        // As in CloudFront: percent of what it may take.
-        "computeUtilization": (100.0 * used / cpu.as_secs_f64()).round().min(100.0),
+        "cpuMilliseconds": milliseconds(trial.cpu),
+        "computeUtilization": utilization(trial, cpu),
     });
     println!("{report:#}");
-    ExitCode::from(u8::from(trial.fault.is_some()))
+}
+
+fn print(trial: &Trial, cpu: Duration) {
+    match result(trial) {
+        Some(result) => println!("Result: {result:#}"),
+        None => println!("Result: none"),
+    }
+    if let Some(fault) = &trial.fault {
+        println!(
+            "Error: {fault}; the client gets {}",
+            fault.status().as_u16()
+        );
+    }
+    println!(
+        "Compute utilization: {} % ({} of {} ms)",
+        utilization(trial, cpu),
+        milliseconds(trial.cpu),
+        milliseconds(cpu)
+    );
+    println!("Log: {} lines", trial.log.len());
+    for line in &trial.log {
+        // A line is the function's own: it must not move the cursor.
+        println!("  {}", line.escape_debug());
+    }
 }

@@ -399,6 +399,8 @@ impl Appliance {
             draining: AtomicBool::new(false),
             broken: AtomicBool::new(false),
         });
+        #[cfg(feature = "script")]
+        script::start();
         let renewal = Renewal::spawn(Arc::clone(&self.config)).map_err(RunError::System)?;
         let (stop, stopped) = oneshot::channel();
         let health =

@@ -32,6 +32,8 @@ pub mod config;
 mod control;
 mod control_socket;
 mod directory;
+#[cfg(feature = "script")]
+mod dns_function;
 mod endpoints;
 mod flow_log;
 mod flow_task;
@@ -84,4 +86,13 @@ pub fn built_in() -> Vec<sdk::InterceptorKind> {
     #[cfg(feature = "archive")]
     let all = all.chain([archive::KIND]);
     all.collect()
+}
+
+/// The kinds of hooks that come with flowdog.
+#[must_use]
+pub fn built_in_hooks() -> Vec<sdk::HookKind> {
+    let all = interceptors::hooks();
+    #[cfg(feature = "script")]
+    let all = all.into_iter().chain([dns_function::KIND]).collect();
+    all
 }

@@ -357,6 +357,18 @@ fn scripts(text: &mut Exposition) {
         "Functions not read again because the changed file is broken; the one before stayed.",
         stats.reload_failures,
     );
+    text.single(
+        "flowdog_script_store_reads_total",
+        "counter",
+        "Key value stores in AWS that were read again, changed or not.",
+        stats.store_reads,
+    );
+    text.single(
+        "flowdog_script_store_failures_total",
+        "counter",
+        "Key value stores in AWS that could not be read again; the one before stayed.",
+        stats.store_failures,
+    );
 }
 
 fn acceptors(text: &mut Exposition, state: &State) {
@@ -786,10 +798,15 @@ fn hooks(text: &mut Exposition, state: &State) {
     text.family(
         "flowdog_hook_actions_total",
         "counter",
-        "Packets that a hook changed, answered or dropped.",
+        "Packets that a hook changed, answered, dropped or had held, and those that could not be held.",
     );
     for (name, s) in &stats {
-        for (action, count) in [("edited", s.edited), ("dropped", s.dropped)] {
+        for (action, count) in [
+            ("edited", s.edited),
+            ("dropped", s.dropped),
+            ("held", s.held),
+            ("unheld", s.unheld),
+        ] {
             text.sample(&[("hook", name), ("action", &action)], count);
         }
     }

@@ -17,7 +17,7 @@ mod same_host;
 mod sts_rickroll;
 
 pub use block::Block;
-pub use dns::Dns;
+pub use dns::{Dns, DnsAsk, DnsEdit, DnsJudge, DnsOnError, DnsVerdict};
 pub use edit_body::EditBody;
 pub use edit_headers::EditHeaders;
 pub use geneve_headers::GeneveHeaders;

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use sdk::{FlowInfo, HeaderValue, Headers, Request, RequestHead, Response, Target};
+use sdk::{Ec2Host, FlowInfo, HeaderValue, Headers, Request, RequestHead, Response, Target};
 use serde_json::Value;
 
 use crate::engine::Item;
@@ -351,6 +351,22 @@ pub(crate) fn message_event(
     out
 }
 
+/// The event of a DNS message, `message` being JSON.
+#[must_use]
+pub fn dns_event(message: &str, flow_info: &FlowInfo) -> String {
+    let mut out = format!(
+        "{{\"version\":\"1.0\",\"context\":{{\"eventType\":\"{}\",\"flow\":",
+        Entry::Dns.event_type()
+    );
+    flow(&mut out, flow_info);
+    let client = flow_info.client.ip();
+    let _ = write!(
+        out,
+        "}},\"viewer\":{{\"ip\":\"{client}\"}},\"dns\":{message}}}"
+    );
+    out
+}
+
 /// Everything up to the parts of the event: version, context, viewer.
 fn begin(entry: Entry, place: &Place) -> String {
     let mut out = String::with_capacity(2048);
@@ -407,22 +423,19 @@ pub(crate) fn flow(out: &mut String, flow: &FlowInfo) {
         }
         out.push('}');
     }
-    for (key, name) in [
-        ("source-instance", "sourceInstance"),
-        ("destination-instance", "destinationInstance"),
+    for (name, host) in [
+        ("sourceInstance", &flow.client_ec2),
+        ("destinationInstance", &flow.server_ec2),
     ] {
-        if let Some(instance) = flow.context.get(key) {
-            let _ = write!(out, ",\"{name}\":{instance}");
+        if let Some(host) = host {
+            let _ = write!(out, ",\"{name}\":");
+            instance(out, host);
         }
     }
     if !flow.context.is_empty() {
         out.push_str(",\"context\":{");
         let mut first = true;
-        for (key, value) in flow
-            .context
-            .iter()
-            .filter(|(key, _)| !key.ends_with("-instance"))
-        {
+        for (key, value) in &flow.context {
             if !core::mem::take(&mut first) {
                 out.push(',');
             }
@@ -432,6 +445,38 @@ pub(crate) fn flow(out: &mut String, flow: &FlowInfo) {
         out.push('}');
     }
     out.push('}');
+}
+
+/// What EC2 knows of a host, with the names that acceptors are told.
+fn instance(out: &mut String, host: &Ec2Host) {
+    out.push('{');
+    let facts = [
+        ("InstanceId", host.instance_id.as_deref()),
+        ("InterfaceId", host.interface_id.as_deref()),
+        ("AccountId", Some(host.account_id.as_str())),
+        ("VpcId", Some(host.vpc_id.as_str())),
+        ("SubnetId", Some(host.subnet_id.as_str())),
+    ];
+    for (key, value) in facts {
+        if let Some(value) = value {
+            let _ = write!(out, "\"{key}\":");
+            string(out, value);
+            out.push(',');
+        }
+    }
+    out.push_str("\"SecurityGroups\":[");
+    for (at, group) in host.security_groups.iter().enumerate() {
+        out.push_str(if at > 0 { "," } else { "" });
+        string(out, group);
+    }
+    out.push_str("],\"Tags\":{");
+    for (at, (key, value)) in host.tags.iter().enumerate() {
+        out.push_str(if at > 0 { "," } else { "" });
+        string(out, key);
+        out.push(':');
+        string(out, value);
+    }
+    out.push_str("}}");
 }
 
 fn names(out: &mut String, names: &Names) {
@@ -492,4 +537,43 @@ pub(crate) fn string(out: &mut String, text: &str) {
     }
     out.push_str(rest);
     out.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn context_flow_tells_what_ec2_and_acceptors_know() {
+        let mut info = sdk::testing::flow();
+        info.client_ec2 = Some(Arc::new(Ec2Host {
+            instance_id: Some("i-1".to_owned()),
+            interface_id: Some("eni-1".to_owned()),
+            account_id: "123456789012".to_owned(),
+            vpc_id: "vpc-1".to_owned(),
+            subnet_id: "subnet-1".to_owned(),
+            security_groups: vec!["sg-1".to_owned(), "sg-2".to_owned()],
+            tags: [("Name".to_owned(), "a \"b\"".to_owned())].into(),
+        }));
+        info.server_ec2 = Some(Arc::new(Ec2Host::default()));
+        info.context.insert("team".to_owned(), "blue".into());
+        let event = dns_event(r#"{"name":"a.b"}"#, &info);
+        let event: Value = serde_json::from_str(&event).unwrap();
+        assert_eq!(event["dns"]["name"], "a.b");
+        assert_eq!(event["context"]["eventType"], "dns");
+        assert_eq!(event["viewer"]["ip"], info.client.ip().to_string());
+        let flow = &event["context"]["flow"];
+        assert_eq!(
+            flow["sourceInstance"],
+            json!({"InstanceId": "i-1", "InterfaceId": "eni-1", "AccountId": "123456789012",
+                "VpcId": "vpc-1", "SubnetId": "subnet-1", "SecurityGroups": ["sg-1", "sg-2"],
+                "Tags": {"Name": "a \"b\""}})
+        );
+        assert!(flow["destinationInstance"].get("InstanceId").is_none());
+        assert_eq!(flow["context"], json!({"team": "blue"}));
+    }
 }

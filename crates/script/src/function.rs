@@ -3,9 +3,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use sdk::{FlowInfo, Request, Response};
@@ -14,14 +14,18 @@ use crate::apply;
 use crate::engine::{Call, Done, Limits, Realm, Reply};
 use crate::event::{self, Place, SeenRequest};
 use crate::fault::Fault;
-use crate::kvs::{StoreSource, Stores};
+use crate::kvs::{StorePlace, StoreSource, Stores};
+use crate::log::LogBudget;
 use crate::origin::OriginRules;
 use crate::pool;
 use crate::program::{Entry, Program};
 use crate::rules::Profile;
+use crate::snapshot::{self, Snapshot};
 
 /// Longest time that the top level of a file may take when the file is read.
 const LOAD_DEADLINE: Duration = Duration::from_secs(10);
+/// How soon a store in AWS that could not be read at all is asked for again, at most.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// Stack of a thread beside the one that scripts may fill.
 pub(crate) const NATIVE_STACK: usize = 1 << 20;
 
@@ -85,8 +89,13 @@ pub(crate) struct Inner {
     pub(crate) id: u64,
     /// Threads that it holds and that were given up.
     pub(crate) stuck: AtomicUsize,
+    log: LogBudget,
     /// The files as they were when they were last looked at, broken or not.
     looked_at: std::sync::Mutex<Vec<Stamp>>,
+    /// When each store was last asked for.
+    asked: std::sync::Mutex<Vec<Instant>>,
+    /// Whether stores are being read.
+    is_reading: AtomicBool,
 }
 
 impl fmt::Debug for Function {
@@ -105,15 +114,18 @@ impl Function {
     /// What is wrong with the file, or with that of a store.
     pub fn load(file: impl Into<PathBuf>, settings: Settings) -> Result<Self, LoadError> {
         let file = file.into();
-        let loaded = load(&file, &settings)?;
+        let loaded = load(&file, &settings, None)?;
         let function = Self(Arc::new(Inner {
             origins: Arc::new(OriginRules {
                 allowed: settings.origins.clone(),
             }),
             looked_at: std::sync::Mutex::new(loaded.stamps.clone()),
+            asked: std::sync::Mutex::new(vec![Instant::now(); settings.stores.len()]),
+            is_reading: AtomicBool::new(false),
             loaded: ArcSwap::from_pointee(loaded),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             stuck: AtomicUsize::new(0),
+            log: LogBudget::default(),
             file,
             settings,
         }));
@@ -141,6 +153,13 @@ impl Function {
     /// Calls it on one of the threads for scripts.
     pub async fn call(&self, call: Call) -> Done {
         pool::call(&self.0, call).await
+    }
+
+    /// As [`call`](Self::call), and writes what it logs to the log; `about` says what it was about.
+    pub async fn call_and_log(&self, call: Call, about: &str) -> Done {
+        let done = self.call(call).await;
+        self.0.log.write(&done.log, about);
+        done
     }
 
     /// As [`call`](Self::call), for threads that may wait.
@@ -183,9 +202,7 @@ impl Inner {
 
     /// Reads the files again if one has changed.
     pub(crate) fn look_at_files(&self) {
-        let files =
-            std::iter::once(&self.file).chain(self.settings.stores.iter().map(|store| &store.file));
-        let stamps: Vec<Stamp> = files.map(|file| Stamp::of(file)).collect();
+        let stamps = stamps(&self.file, &self.settings);
         {
             let mut looked_at = self
                 .looked_at
@@ -196,7 +213,8 @@ impl Inner {
             }
             looked_at.clone_from(&stamps);
         }
-        match load(&self.file, &self.settings) {
+        let known = Arc::clone(&self.loaded.load().stores);
+        match load(&self.file, &self.settings, Some(&known)) {
             Ok(loaded) => {
                 self.loaded.store(Arc::new(loaded));
                 pool::count_reload(true);
@@ -210,16 +228,94 @@ impl Inner {
     }
 }
 
-fn load(file: &Path, settings: &Settings) -> Result<Loaded, LoadError> {
+impl Inner {
+    /// Reads the stores in AWS that are due, on a thread of their own.
+    pub(crate) fn look_at_stores(self: &Arc<Self>) {
+        let due = self.due_stores();
+        if due.is_empty() || self.is_reading.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let inner = Arc::clone(self);
+        let read = std::thread::Builder::new()
+            .name("script-stores".to_owned())
+            .spawn(move || {
+                due.into_iter().for_each(|at| inner.read_store(at));
+                inner.is_reading.store(false, Ordering::Relaxed);
+            });
+        if let Err(error) = read {
+            self.is_reading.store(false, Ordering::Relaxed);
+            tracing::error!(%error, "cannot start a thread that reads key value stores");
+        }
+    }
+
+    fn due_stores(&self) -> Vec<usize> {
+        let asked = self.asked.lock();
+        let asked = asked.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let stores = &self.loaded.load().stores;
+        let sources = self.settings.stores.iter().zip(asked.iter()).enumerate();
+        let due = sources.filter(|(at, (source, asked))| match &source.place {
+            StorePlace::File(_) => false,
+            StorePlace::Remote(remote) => {
+                let is_there = stores.at(*at).is_some();
+                let pause = if is_there { Duration::MAX } else { TRY_AGAIN };
+                asked.elapsed() >= remote.interval.min(pause)
+            }
+        });
+        due.map(|(at, _)| at).collect()
+    }
+
+    fn read_store(&self, at: usize) {
+        let source = self.settings.stores.get(at);
+        let Some(StorePlace::Remote(remote)) = source.map(|source| &source.place) else {
+            return;
+        };
+        let known = self.loaded.load().stores.at(at);
+        let read = snapshot::read(remote, known.as_deref());
+        {
+            let mut asked = self
+                .asked
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            if let Some(asked) = asked.get_mut(at) {
+                *asked = Instant::now();
+            }
+        }
+        pool::count_store(read.is_ok());
+        match read {
+            Ok(Snapshot::Unchanged) => {}
+            Ok(Snapshot::New(store)) => {
+                self.loaded.rcu(|loaded| Loaded {
+                    program: Arc::clone(&loaded.program),
+                    stores: Arc::new(loaded.stores.with(at, Arc::clone(&store))),
+                    stamps: loaded.stamps.clone(),
+                });
+                tracing::info!(place = %remote.place, "key value store read");
+            }
+            Err(what) => tracing::warn!(%what, "key value store not read, the one before stays"),
+        }
+    }
+}
+
+/// The files of a function as they are now.
+fn stamps(file: &Path, settings: &Settings) -> Vec<Stamp> {
+    let stores = settings
+        .stores
+        .iter()
+        .filter_map(|store| match &store.place {
+            StorePlace::File(file) => Some(file.as_path()),
+            StorePlace::Remote(_) => None,
+        });
+    std::iter::once(file).chain(stores).map(Stamp::of).collect()
+}
+
+fn load(file: &Path, settings: &Settings, known: Option<&Stores>) -> Result<Loaded, LoadError> {
     let about = |what: String| LoadError {
         is_source: true,
         what,
     };
     // Before the files are read: a change in between is then seen as one.
-    let files =
-        std::iter::once(file).chain(settings.stores.iter().map(|store| store.file.as_path()));
-    let stamps = files.map(Stamp::of).collect();
-    let stores = Stores::load(&settings.stores).map_err(|what| LoadError {
+    let stamps = stamps(file, settings);
+    let stores = Stores::load(&settings.stores, known).map_err(|what| LoadError {
         is_source: false,
         what,
     })?;

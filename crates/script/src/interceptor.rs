@@ -5,7 +5,7 @@ use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use base64::Engine as _;
 use sdk::{
@@ -13,18 +13,18 @@ use sdk::{
     InterceptorKind, Message, MessageStep, Method, Payload, Request, Response, Step, Subject,
     async_trait, from_table,
 };
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 
 use crate::apply;
-use crate::engine::{Call, Done, Limits, Reply};
+use crate::engine::{Call, Done, Reply};
 use crate::event::{self, Place, SeenRequest, SeenResponse};
 use crate::fault::Fault;
 use crate::function::{Function, Settings};
 use crate::kvs::StoreSource;
 use crate::origin::OriginRules;
-use crate::pool::MAX_STACK;
 use crate::program::Entry;
 use crate::rules::Profile;
+use crate::settings::{LimitKeys, RealmKind, Time};
 
 /// `use = "cloudfront-function"`.
 pub const KIND: InterceptorKind = InterceptorKind {
@@ -32,9 +32,6 @@ pub const KIND: InterceptorKind = InterceptorKind {
     summary: "Runs a JavaScript function, written for CloudFront Functions or for flowdog, on requests, responses and WebSocket messages.",
     build: CloudfrontFunction::build,
 };
-
-/// Lines of log that functions may write in a second, each function for itself.
-const LOG_LINES: u32 = 200;
 
 /// A function that is called for exchanges.
 #[derive(Debug)]
@@ -48,7 +45,6 @@ pub struct CloudfrontFunction {
     domain: Option<Arc<str>>,
     id: Arc<str>,
     edge: String,
-    log: LogBudget,
 }
 
 #[derive(Debug, Deserialize)]
@@ -83,61 +79,6 @@ struct Config {
     edge_location: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum RealmKind {
-    #[default]
-    Auto,
-    Fresh,
-}
-
-/// A time with its unit: `1ms`.
-#[derive(Clone, Copy, Debug)]
-struct Time(Duration);
-
-impl<'de> Deserialize<'de> for Time {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text).map(Self).map_err(|_| {
-            de::Error::custom(format!(
-                "{text:?} is no time, expected a number and a unit: \"1ms\""
-            ))
-        })
-    }
-}
-
-fn limits(config: &Config) -> Result<Limits, ConfigFault> {
-    let default = Limits::default();
-    let time = |key: &str, time: Option<Time>, default, allowed: (u64, u64)| {
-        let time = time.map_or(default, |time| time.0);
-        let range = Duration::from_micros(allowed.0)..=Duration::from_micros(allowed.1);
-        if range.contains(&time) {
-            return Ok(time);
-        }
-        let fault = ConfigFault::new(key, format!("{time:?} is out of range"));
-        Err(fault.allowed(format!("{:?} to {:?}", range.start(), range.end())))
-    };
-    let size = |key: &str, size: Option<ByteSize>, default, least: usize, most: usize| {
-        let size = size.map_or(default, |size| size.0);
-        if (least..=most).contains(&size) {
-            return Ok(size);
-        }
-        let fault = ConfigFault::new(key, format!("{} is out of range", ByteSize(size)));
-        Err(fault.allowed(format!("{} to {}", ByteSize(least), ByteSize(most))))
-    };
-    Ok(Limits {
-        cpu: time("cpu", config.cpu, default.cpu, (50, 1_000_000))?,
-        memory: size("memory", config.memory, default.memory, 64 << 10, 256 << 20)?,
-        stack: size("stack", config.stack, default.stack, 32 << 10, MAX_STACK)?,
-        give_up: time(
-            "give-up",
-            config.give_up,
-            default.give_up,
-            (20_000, 10_000_000),
-        )?,
-    })
-}
-
 /// What is remembered between the events of one exchange.
 struct Remembered {
     request_id: Arc<str>,
@@ -147,8 +88,14 @@ struct Remembered {
 impl CloudfrontFunction {
     fn build(table: &ConfigTable) -> Result<Arc<dyn Interceptor>, ConfigFault> {
         let config: Config = from_table(table)?;
+        let limits = LimitKeys {
+            cpu: config.cpu,
+            memory: config.memory,
+            stack: config.stack,
+            give_up: config.give_up,
+        };
         let settings = Settings {
-            limits: limits(&config)?,
+            limits: limits.limits()?,
             stores: config.kvs,
             origins: config.origins.clone(),
             own_realm: matches!(config.realm, RealmKind::Fresh),
@@ -174,9 +121,7 @@ impl CloudfrontFunction {
                 .collect::<Result<Vec<_>, _>>()
         });
         let events = events.transpose()?;
-        let function = Function::load(&config.file, settings).map_err(|error| {
-            ConfigFault::new(if error.is_source { "file" } else { "kvs" }, error.what)
-        })?;
+        let function = Function::of_config(config.file, settings)?;
         for event in events.iter().flatten() {
             if !function.handles(*event) {
                 let what = format!("the file has no handler for {}", event.event_type());
@@ -199,7 +144,6 @@ impl CloudfrontFunction {
                 .distribution_id
                 .map_or_else(|| "FLOWDOG".into(), Into::into),
             edge: serde_json::json!({"name": edge, "serverIp": "", "region": ""}).to_string(),
-            log: LogBudget::default(),
         }))
     }
 
@@ -261,9 +205,7 @@ impl CloudfrontFunction {
         let mut call = Call::new(entry, event, SystemTime::now());
         call.raw_query = raw_query;
         call.edge.clone_from(&self.edge);
-        let done = self.function.call(call).await;
-        self.log.write(&done, request_id);
-        done
+        self.function.call_and_log(call, request_id).await
     }
 
     fn failed(fault: Fault, exchange: &mut Exchange) -> InterceptError {
@@ -441,46 +383,6 @@ fn message_step(reply: &Reply, message: &mut Message) -> Result<MessageStep, Fau
         }
         Err(_) => {
             invalid("onWebSocketMessage gave neither event.message, nor null, nor {close: code}")
-        }
-    }
-}
-
-/// Lines that may still be written in this second.
-#[derive(Debug)]
-struct LogBudget(std::sync::Mutex<(Instant, u32)>);
-
-impl Default for LogBudget {
-    fn default() -> Self {
-        Self(std::sync::Mutex::new((Instant::now(), 0)))
-    }
-}
-
-impl LogBudget {
-    fn take(&self) -> bool {
-        let mut state = self
-            .0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if state.0.elapsed() >= Duration::from_secs(1) {
-            *state = (Instant::now(), 0);
-        }
-        state.1 += 1;
-        if state.1 == LOG_LINES {
-            tracing::warn!("a function logs too much: the rest of this second is lost");
-        }
-        state.1 < LOG_LINES
-    }
-
-    fn write(&self, done: &Done, request_id: &str) {
-        for line in &done.log {
-            if self.take() {
-                // Control characters in a line would be lines of somebody else.
-                let line: String = line
-                    .chars()
-                    .map(|c| if c.is_control() { ' ' } else { c })
-                    .collect();
-                tracing::info!(target: "script", request_id, line, "console.log");
-            }
         }
     }
 }

@@ -54,6 +54,10 @@ pub struct PoolStats {
     pub reloads: u64,
     /// Functions not read again because the changed file is broken.
     pub reload_failures: u64,
+    /// Key value stores in AWS that were read, changed or not.
+    pub store_reads: u64,
+    /// Key value stores in AWS that could not be read.
+    pub store_failures: u64,
 }
 
 #[derive(Debug)]
@@ -95,6 +99,8 @@ static WATCHED: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
 /// Reloads of functions that are gone.
 static RELOADS: AtomicU64 = AtomicU64::new(0);
 static RELOAD_FAILURES: AtomicU64 = AtomicU64::new(0);
+static STORE_READS: AtomicU64 = AtomicU64::new(0);
+static STORE_FAILURES: AtomicU64 = AtomicU64::new(0);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -113,6 +119,8 @@ pub fn stats() -> PoolStats {
     let mut stats = PoolStats {
         reloads: RELOADS.load(Ordering::Relaxed),
         reload_failures: RELOAD_FAILURES.load(Ordering::Relaxed),
+        store_reads: STORE_READS.load(Ordering::Relaxed),
+        store_failures: STORE_FAILURES.load(Ordering::Relaxed),
         ..PoolStats::default()
     };
     if let Some(pool) = POOL.get() {
@@ -132,6 +140,24 @@ pub(crate) fn count_reload(is_success: bool) {
         &RELOAD_FAILURES
     };
     counter.fetch_add(1, Ordering::Relaxed);
+}
+
+pub(crate) fn count_store(is_success: bool) {
+    let counter = if is_success {
+        &STORE_READS
+    } else {
+        &STORE_FAILURES
+    };
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Starts the threads, if there is a function to call: whoever serves traffic begins with it, so that
+/// files and stores are looked at from then on.
+pub fn start() {
+    let has_functions = lock(&WATCHED).iter().any(|one| one.strong_count() > 0);
+    if has_functions {
+        POOL.get_or_init(Pool::start);
+    }
 }
 
 pub(crate) async fn call(function: &Arc<Inner>, call: Call) -> Done {
@@ -275,7 +301,10 @@ impl Pool {
             self.fill();
             if Instant::now() >= files_due {
                 let watched: Vec<_> = lock(&WATCHED).iter().filter_map(Weak::upgrade).collect();
-                watched.iter().for_each(|function| function.look_at_files());
+                for function in &watched {
+                    function.look_at_files();
+                    function.look_at_stores();
+                }
                 files_due = Instant::now() + FILES_TICK;
             }
             std::thread::sleep(if is_busy { BUSY_TICK } else { IDLE_TICK });

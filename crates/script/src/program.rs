@@ -18,15 +18,18 @@ pub enum Entry {
     WebSocketMessage,
     /// A flow that opens: whether it may.
     Flow,
+    /// A DNS message, either way.
+    Dns,
 }
 
 impl Entry {
     /// Every one.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::ViewerRequest,
         Self::ViewerResponse,
         Self::WebSocketMessage,
         Self::Flow,
+        Self::Dns,
     ];
 
     /// `context.eventType` of its events.
@@ -37,6 +40,7 @@ impl Entry {
             Self::ViewerResponse => "viewer-response",
             Self::WebSocketMessage => "websocket-message",
             Self::Flow => "flow",
+            Self::Dns => "dns",
         }
     }
 
@@ -55,6 +59,7 @@ impl Entry {
             Self::ViewerResponse => "onResponse",
             Self::WebSocketMessage => "onWebSocketMessage",
             Self::Flow => "onFlow",
+            Self::Dns => "onDns",
         }
     }
 

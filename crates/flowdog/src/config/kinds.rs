@@ -17,7 +17,7 @@ impl<'k> From<&'k [InterceptorKind]> for Kinds<'k> {
     fn from(interceptors: &'k [InterceptorKind]) -> Self {
         Self {
             interceptors,
-            hooks: interceptors::hooks(),
+            hooks: crate::built_in_hooks(),
         }
     }
 }

@@ -2,8 +2,10 @@
 
 use core::net::IpAddr;
 
+use super::ask::DnsVerdict;
 use super::message::{Message, kind};
-use super::rewrite::{Edits, NXDOMAIN, Reply, reply};
+use super::record::{Transport, told};
+use super::rewrite::{Edits, NXDOMAIN, Reply, edit, reply};
 
 /// What holds of every message that can be read.
 pub(crate) fn message(bytes: &[u8]) {
@@ -25,6 +27,7 @@ pub(crate) fn message(bytes: &[u8]) {
             assert!(again.is_response() && again.id() == message.id());
         }
     }
+    judged(&message);
     let edits = Edits {
         addresses: [(IpAddr::from([192, 0, 2, 1]), IpAddr::from([10, 0, 0, 1]))].into(),
         max_ttl: Some(60),
@@ -43,5 +46,27 @@ pub(crate) fn message(bytes: &[u8]) {
         assert_eq!(kinds(&again), kinds(&message));
         let ttls = again.records.iter().filter(|one| one.kind != kind::OPT);
         assert!(ttls.into_iter().all(|one| again.ttl(one) <= 60));
+    }
+}
+
+/// What a judge is told of a message can be said back, and changed where that is allowed.
+fn judged(message: &Message<'_>) {
+    let event = told(message, Transport::Udp, true);
+    let mut said = serde_json::Value::Object(event.clone());
+    assert_eq!(DnsVerdict::from_json(&said, &event), Ok(DnsVerdict::Pass));
+    let Some(answers) = said["answers"].as_array_mut() else {
+        return;
+    };
+    for answer in answers.iter_mut() {
+        answer["ttl"] = 7.into();
+        if answer["type"] == "A" && !answer["data"].is_null() {
+            answer["data"] = "10.0.0.1".into();
+        }
+    }
+    let verdict = DnsVerdict::from_json(&said, &event);
+    assert!(verdict.is_ok(), "an edit that is allowed is refused");
+    if let Ok(DnsVerdict::Edit(edits)) = verdict {
+        let edited = edit(message, &edits);
+        assert_eq!(edited.map(|bytes| bytes.len()), Some(message.bytes().len()));
     }
 }

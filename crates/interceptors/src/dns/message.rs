@@ -70,13 +70,21 @@ pub(super) fn kind_name(kind: u16) -> String {
     known.map_or_else(|| format!("TYPE{kind}"), |(name, _)| (*name).to_owned())
 }
 
-/// The name of a response code (RFC 6895 §2.3).
+/// Response codes (RFC 6895 §2.3), the number being the place.
+const RCODES: [&str; 11] = [
+    "NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "YXDOMAIN", "YXRRSET",
+    "NXRRSET", "NOTAUTH", "NOTZONE",
+];
+
+/// The number of a response code by its name.
+pub(super) fn rcode_of(name: &str) -> Option<u16> {
+    let at = RCODES.iter().position(|known| *known == name)?;
+    u16::try_from(at).ok()
+}
+
+/// The name of a response code.
 pub(super) fn rcode_name(code: u16) -> String {
-    let names = [
-        "NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "YXDOMAIN", "YXRRSET",
-        "NXRRSET", "NOTAUTH", "NOTZONE",
-    ];
-    let known = names.get(usize::from(code));
+    let known = RCODES.get(usize::from(code));
     known.map_or_else(|| format!("RCODE{code}"), |name| (*name).to_owned())
 }
 

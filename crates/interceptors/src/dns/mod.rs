@@ -1,6 +1,7 @@
 //! `dns`: queries and answers as records; answers blocked, given or edited by rule; the keys of
 //! Encrypted ClientHello taken out.
 
+mod ask;
 pub(crate) mod fuzzing;
 mod message;
 mod record;
@@ -18,6 +19,7 @@ use sdk::{
 };
 use serde::Deserialize;
 
+pub use ask::{DnsAsk, DnsEdit, DnsJudge, DnsOnError, DnsVerdict};
 use message::{Message, Question, kind_of};
 use record::Transport;
 use rewrite::{Edits, NXDOMAIN, REFUSED, Reply};

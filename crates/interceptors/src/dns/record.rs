@@ -74,6 +74,31 @@ pub(super) fn record(
     }
 }
 
+/// A message as a judge sees it; all of its answers.
+pub(super) fn told(
+    message: &Message<'_>,
+    transport: Transport,
+    is_answer: bool,
+) -> Map<String, Value> {
+    let mut fields = Map::new();
+    let mut put = |key: &str, value: Value| fields.insert(key.to_owned(), value);
+    put("message", if is_answer { "answer" } else { "query" }.into());
+    put("transport", transport.as_str().into());
+    put("id", message.id().into());
+    if let Some(question) = &message.question {
+        put("name", question.name.clone().into());
+        put("type", kind_name(question.kind).into());
+    }
+    if is_answer {
+        put("rcode", rcode_name(message.rcode()).into());
+        let found = message.records.get(..message.answers).unwrap_or_default();
+        let answers: Vec<Value> = found.iter().map(|found| answer(message, found)).collect();
+        put("answers", answers.into());
+        put("truncated", message.is_truncated().into());
+    }
+    fields
+}
+
 fn answer(message: &Message<'_>, found: &Found) -> Value {
     let mut fields = Map::new();
     fields.insert("type".to_owned(), kind_name(found.kind).into());

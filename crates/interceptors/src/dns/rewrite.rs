@@ -4,11 +4,13 @@ use core::net::IpAddr;
 use core::ops::Range;
 use std::collections::BTreeMap;
 
+use super::ask::DnsEdit;
 use super::message::{Found, Message, flag, kind, read_u16, skip_name};
 
 /// What our OPT record says that we take (RFC 9715 §3.1: avoids fragments).
 const UDP_SIZE: u16 = 1232;
-/// Codes of Extended DNS Errors (RFC 8914 §4.5, §4.16).
+/// Codes of Extended DNS Errors (RFC 8914 §4.1, §4.5, §4.16).
+const OTHER: u16 = 0;
 const FORGED: u16 = 4;
 const BLOCKED: u16 = 15;
 /// The code of that option (RFC 8914 §2).
@@ -29,7 +31,9 @@ pub(super) enum Reply {
     Addresses(Vec<IpAddr>, u32),
 }
 
-/// NXDOMAIN (RFC 1035 §4.1.1).
+/// SERVFAIL (RFC 1035 §4.1.1): nobody meant to block.
+pub(super) const SERVFAIL: u16 = 2;
+/// NXDOMAIN.
 pub(super) const NXDOMAIN: u16 = 3;
 /// REFUSED.
 pub(super) const REFUSED: u16 = 5;
@@ -82,6 +86,7 @@ pub(super) fn reply(query: &Message<'_>, reply: &Reply) -> Option<Vec<u8>> {
     // RFC 6891 §6.1.1: a query with OPT is answered with OPT.
     if query.opt().is_some() {
         let reason = match reply {
+            Reply::Code(SERVFAIL) => OTHER,
             Reply::Code(_) => BLOCKED,
             Reply::Addresses(..) => FORGED,
         };
@@ -90,6 +95,35 @@ pub(super) fn reply(query: &Message<'_>, reply: &Reply) -> Option<Vec<u8>> {
             out.extend_from_slice(&value.to_be_bytes());
         }
     }
+    Some(out)
+}
+
+/// An answer with some of its records changed, each keeping its length; `None` if a change does not
+/// fit its record.
+pub(super) fn edit(answer: &Message<'_>, edits: &[DnsEdit]) -> Option<Vec<u8>> {
+    let mut out = answer.bytes().to_vec();
+    let records = answer.records.get(..answer.answers)?;
+    for edit in edits {
+        let found = records.get(edit.record)?;
+        if let Some(ttl) = edit.ttl {
+            let at = found.fixed_at + 4;
+            out.get_mut(at..at + 4)?.copy_from_slice(&ttl.to_be_bytes());
+        }
+        let data = out.get_mut(found.data.clone())?;
+        match edit.address {
+            None => {}
+            Some(IpAddr::V4(to)) if found.kind == kind::A && data.len() == 4 => {
+                data.copy_from_slice(&to.octets());
+            }
+            Some(IpAddr::V6(to)) if found.kind == kind::AAAA && data.len() == 16 => {
+                data.copy_from_slice(&to.octets());
+            }
+            Some(_) => return None,
+        }
+    }
+    // Nobody has verified what stands there now (RFC 4035 §3.2.3).
+    let flags = answer.flags() & !flag::AUTHENTIC;
+    out.get_mut(2..4)?.copy_from_slice(&flags.to_be_bytes());
     Some(out)
 }
 

@@ -63,12 +63,12 @@ impl StreamHook for DnsStream {
 }
 
 /// The first whole message and what follows it.
-fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<2>()?;
     rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))
 }
 
-fn frame(message: &[u8], out: &mut Vec<u8>) {
+pub(super) fn frame(message: &[u8], out: &mut Vec<u8>) {
     // What came was framed, and what is made of it is never longer than 65,535 bytes.
     let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
     out.extend_from_slice(&length.to_be_bytes());

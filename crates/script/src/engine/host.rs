@@ -77,9 +77,7 @@ pub(crate) fn host<'js>(ctx: &Ctx<'js>, state: &Rc<CallState>) -> Result<Object<
         Func::from(
             move |ctx: Ctx<'js>, id: String, what: String, key: rquickjs::function::Opt<String>| {
                 let stores = kvs.stores.borrow();
-                let store = stores
-                    .find(&id)
-                    .ok_or_else(|| thrown(&ctx, &stores.unknown(&id)))?;
+                let store = stores.find(&id).map_err(|what| thrown(&ctx, &what))?;
                 Ok::<_, Error>(match what.as_str() {
                     "get" => key.0.and_then(|key| store.value(&key).map(str::to_owned)),
                     "meta" => Some(store.meta()),

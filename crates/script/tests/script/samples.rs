@@ -169,3 +169,144 @@ async fn the_origin_follows_the_viewers_country() {
     );
     assert_eq!(run(source, None, GET).await, GET);
 }
+
+#[tokio::test]
+async fn add_security_headers() {
+    let source = include_str!("../../../../examples/functions/security-headers.js");
+    let sent = respond(
+        source,
+        GET,
+        "HTTP/1.1 200 OK\nX-Frame-Options: SAMEORIGIN\n\nx",
+    )
+    .await;
+    for line in [
+        "X-Frame-Options: SAMEORIGIN\n",
+        "X-Content-Type-Options: nosniff\n",
+        "Strict-Transport-Security: max-age=",
+    ] {
+        assert!(sent.contains(line), "{line} is not in {sent}");
+    }
+    assert!(!sent.contains("DENY"), "{sent}");
+}
+
+#[tokio::test]
+async fn redirect_by_country_and_keep_the_query() {
+    let source = include_str!("../../../../examples/functions/redirect-by-country.js");
+    let request = |uri: &str, country: &str| {
+        format!("GET {uri} HTTP/1.1\nHost: a\nCloudFront-Viewer-Country: {country}\n\n")
+    };
+    for (uri, expected) in [
+        ("/x", "/de/x"),
+        ("/x?a=1&b=%20&a=2", "/de/x?a=1&b=%20&a=2"),
+        ("/?", "/de/"),
+    ] {
+        let sent = run(source, None, &request(uri, "DE")).await;
+        let location = format!("Location: {expected}\n");
+        assert!(
+            sent.starts_with("HTTP/1.1 302 Found\n") && sent.contains(&location),
+            "{sent}"
+        );
+    }
+    let elsewhere = request("/x", "US");
+    assert_eq!(run(source, None, &elsewhere).await, elsewhere);
+}
+
+#[tokio::test]
+async fn one_domain_for_all_viewers() {
+    let source = "function handler(event) { const request = event.request, host = request.headers.host.value;\n\
+        if (host === 'www.example.com') return request;\n\
+        const pairs = Object.entries(request.querystring).flatMap(([name, entry]) =>\n\
+            (entry.multiValue || [entry]).map((one) => one.value === '' ? name : name + '=' + one.value));\n\
+        const query = pairs.length ? '?' + pairs.join('&') : '';\n\
+        return {statusCode: 301, headers: {location: {value: 'https://www.example.com' + request.uri + query}}}; }";
+    let request = |host: &str| format!("GET /p?a=1&a=2&b HTTP/1.1\nHost: {host}\n\n");
+    assert_eq!(
+        run(source, None, &request("example.com")).await,
+        "HTTP/1.1 301 Moved Permanently\nLocation: https://www.example.com/p?a=1&a=2&b\n\n"
+    );
+    let www = request("www.example.com");
+    assert_eq!(run(source, None, &www).await, www);
+}
+
+#[tokio::test]
+async fn a_store_has_two_variants_and_a_cookie_keeps_a_viewer_with_one() {
+    let source = "import cf from 'cloudfront'; const store = cf.kvs();\n\
+        async function handler(event) { const request = event.request;\n\
+        if (!await store.exists(request.uri)) return request;\n\
+        const weights = await store.get(request.uri, {format: 'json'});\n\
+        const cookie = request.cookies.variant;\n\
+        const draw = cookie ? Number(cookie.value) : parseInt(event.context.requestId.length, 10) % 100;\n\
+        request.uri = draw < weights.share ? weights.b : weights.a;\n\
+        return request; }";
+    let store = r#"{"/": {"share": 50, "a": "/a.html", "b": "/b.html"}}"#;
+    for (draw, expected) in [(10, "/b.html"), (90, "/a.html")] {
+        let request = format!("GET / HTTP/1.1\nHost: a\nCookie: variant={draw}\n\n");
+        let sent = run(source, Some(store), &request).await;
+        assert_eq!(
+            sent,
+            request.replacen("GET /", &format!("GET {expected}"), 1)
+        );
+    }
+    let other = "GET /x HTTP/1.1\nHost: a\n\n";
+    assert_eq!(run(source, Some(store), other).await, other);
+}
+
+#[tokio::test]
+async fn a_share_of_viewers_by_hash_goes_to_the_new_origin() {
+    let source = "import cf from 'cloudfront'; import crypto from 'crypto';\n\
+        function handler(event) { const id = event.request.headers['x-viewer'];\n\
+        const hash = parseInt(crypto.createHash('sha256').update(id ? id.value : event.viewer.ip).digest('hex').slice(0, 8), 16);\n\
+        if (hash % 100 < 50) cf.updateRequestOrigin({domainName: 'new.example.com', originAccessControlConfig: {enabled: false}});\n\
+        return event.request; }";
+    let mut hosts = Vec::new();
+    for viewer in 0..20 {
+        let request = format!("GET / HTTP/1.1\nHost: old.example\nX-Viewer: {viewer}\n\n");
+        let sent = run(source, None, &request).await;
+        assert_eq!(
+            sent,
+            run(source, None, &request).await,
+            "the same viewer, the same origin"
+        );
+        hosts.push(sent.contains("new.example.com"));
+    }
+    assert!(hosts.contains(&true) && hosts.contains(&false), "{hosts:?}");
+}
+
+#[tokio::test]
+async fn origins_that_cloudfront_has_by_name_are_refused_with_the_reason() {
+    for call in [
+        "selectRequestOriginById('a')",
+        "createRequestOriginGroup({originIds: ['a', 'b']})",
+    ] {
+        let source = format!(
+            "import cf from 'cloudfront'; function handler(event) {{ try {{ cf.{call}; }} catch (e) {{ return {{statusCode: 500, body: e.message}}; }} }}"
+        );
+        let sent = run(&source, None, GET).await;
+        assert!(sent.contains("is not possible here"), "{sent}");
+    }
+}
+
+#[tokio::test]
+async fn parameters_of_the_query_are_validated_as_a_bundler_leaves_the_code() {
+    // What compilers of TypeScript emit: classes, helpers, and the handler as a variable's value.
+    let source = "\"use strict\";\nvar Invalid = class extends Error { constructor(name, why) { super(name + ' ' + why); this.name = 'Invalid'; } };\n\
+        var __checks = { id: (v) => /^[0-9]+$/.test(v), sort: (v) => ['asc', 'desc'].includes(v) };\n\
+        function validate(q) { for (const [name, one] of Object.entries(q)) { const check = __checks[name];\n\
+          if (!check) throw new Invalid(name, 'is unknown'); if (!check(one.value)) throw new Invalid(name, 'is invalid'); } }\n\
+        var handler = (event) => { try { validate(event.request.querystring); return event.request; }\n\
+          catch (e) { if (e instanceof Invalid) return { statusCode: 400, body: { encoding: 'text', data: e.message } }; throw e; } };";
+    let fine = "GET /?id=12&sort=asc HTTP/1.1\nHost: a\n\n";
+    assert_eq!(run(source, None, fine).await, fine);
+    for (query, expected) in [("id=x", "id is invalid"), ("other=1", "other is unknown")] {
+        let sent = run(
+            source,
+            None,
+            &format!("GET /?{query} HTTP/1.1\nHost: a\n\n"),
+        )
+        .await;
+        assert!(
+            sent.starts_with("HTTP/1.1 400 Bad Request\n") && sent.ends_with(expected),
+            "{sent}"
+        );
+    }
+}
