@@ -304,6 +304,20 @@ fn tags_of(item: &Element, set: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
+pub(crate) mod fuzzing {
+    use super::*;
+
+    /// Reads a page of any of EC2's lists.
+    pub(crate) fn page(answer: &Element) {
+        for item in items(answer) {
+            let interface = interface(item);
+            assert!(interface.host.tags.len() <= MOST_TAGS, "tags have a limit");
+            let tags = tags_of(item, "tagSet");
+            assert!(tags.len() <= MOST_TAGS, "tags have a limit");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -55,24 +55,7 @@ impl Ec2Source {
             )
             .await
             .map_err(|fault| error("sqs:ReceiveMessage", fault))?;
-        let mut events = Ec2Events::default();
-        let (mut instances, mut interfaces) = (BTreeSet::new(), BTreeSet::new());
-        let result = answer.child("ReceiveMessageResult");
-        for message in result.into_iter().flat_map(|one| one.children("Message")) {
-            events.count += 1;
-            events.receipts.push(message.string("ReceiptHandle"));
-            let named = instances.len() + interfaces.len();
-            let body = message.text("Body").unwrap_or_default();
-            read(body, &mut instances, &mut interfaces);
-            events.anything |= instances.len() + interfaces.len() == named;
-        }
-        events.anything &= events.count > 0;
-        if instances.len() + interfaces.len() > MOST_IDS {
-            events.anything = true;
-        }
-        events.instances = instances.into_iter().collect();
-        events.interfaces = interfaces.into_iter().collect();
-        Ok(Some(events))
+        Ok(Some(batch(&answer)))
     }
 
     /// Takes events out of the queue: what they are about is known now.
@@ -113,6 +96,28 @@ impl Ec2Source {
     }
 }
 
+/// What the messages of an answer of SQS are about.
+fn batch(answer: &crate::xml::Element) -> Ec2Events {
+    let mut events = Ec2Events::default();
+    let (mut instances, mut interfaces) = (BTreeSet::new(), BTreeSet::new());
+    let result = answer.child("ReceiveMessageResult");
+    for message in result.into_iter().flat_map(|one| one.children("Message")) {
+        events.count += 1;
+        events.receipts.push(message.string("ReceiptHandle"));
+        let named = instances.len() + interfaces.len();
+        let body = message.text("Body").unwrap_or_default();
+        read(body, &mut instances, &mut interfaces);
+        events.anything |= instances.len() + interfaces.len() == named;
+    }
+    events.anything &= events.count > 0;
+    if instances.len() + interfaces.len() > MOST_IDS {
+        events.anything = true;
+    }
+    events.instances = instances.into_iter().collect();
+    events.interfaces = interfaces.into_iter().collect();
+    events
+}
+
 /// The ids of instances and interfaces anywhere in an event.
 fn read(body: &str, instances: &mut BTreeSet<String>, interfaces: &mut BTreeSet<String>) {
     let Ok(event) = serde_json::from_str::<Value>(body) else {
@@ -141,6 +146,43 @@ fn is_id(text: &str, prefix: &str) -> bool {
     text.strip_prefix(prefix).is_some_and(|digits| {
         matches!(digits.len(), 8 | 17) && digits.bytes().all(|b| b.is_ascii_hexdigit())
     })
+}
+
+/// Checks for the fuzzer, which may end it.
+pub(crate) mod fuzzing {
+    use super::*;
+
+    pub(crate) fn messages(answer: &crate::xml::Element) {
+        let events = batch(answer);
+        assert_eq!(
+            events.count,
+            events.receipts.len(),
+            "each message is done with"
+        );
+        let names = !events.instances.is_empty() || !events.interfaces.is_empty();
+        assert!(
+            events.count == 0 || names || events.anything,
+            "no message is for nothing"
+        );
+        check(&events.instances, "i-");
+        check(&events.interfaces, "eni-");
+    }
+
+    pub(crate) fn body(text: &str) {
+        let (mut instances, mut interfaces) = (BTreeSet::new(), BTreeSet::new());
+        read(text, &mut instances, &mut interfaces);
+        check(&instances, "i-");
+        check(&interfaces, "eni-");
+    }
+
+    /// What is asked of EC2 are ids and nothing else.
+    fn check<'t>(ids: impl IntoIterator<Item = &'t String>, prefix: &str) {
+        for id in ids {
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+            assert!(id.starts_with(prefix) && id.bytes().all(is_plain), "{id}");
+            assert!(id.len() <= 21, "{id}");
+        }
+    }
 }
 
 #[cfg(test)]

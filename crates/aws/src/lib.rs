@@ -16,6 +16,8 @@ mod credentials;
 mod ec2;
 mod error;
 mod events;
+#[doc(hidden)]
+pub mod fuzzing;
 mod ini;
 mod json_service;
 mod kms;

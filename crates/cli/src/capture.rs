@@ -43,7 +43,7 @@ impl Service {
             readers: config.readers,
             queue: config.queue,
             queue_bytes: config.queue_memory.as_usize(),
-            rate: config.rate.0,
+            rate: config.rate.0 as u64,
         };
         let hub = Arc::new(Hub::new(limits, config.secrets));
         let access = Access {

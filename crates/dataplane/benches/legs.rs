@@ -285,7 +285,7 @@ impl Interception {
             let before = sent.len();
             while let Some(event) = self.dataplane.poll_event() {
                 match event {
-                    Event::Parked { .. } => {}
+                    Event::Parked { .. } | Event::ServerSpoke { .. } => {}
                     Event::FlowOpened { flow, .. } => {
                         self.dataplane.set_verdict(flow, Verdict::Inspect, self.now);
                     }

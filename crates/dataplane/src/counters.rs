@@ -196,6 +196,8 @@ counters! {
     verdicts_reset,
     /// Verdicts: inspect.
     verdicts_inspect,
+    /// Guarded flows refused because their client's first bytes could not be had.
+    guarded_refused,
     /// Known flows whose cookie changed.
     cookie_changes,
     /// Known flows whose load balancer address, port or our own address changed.

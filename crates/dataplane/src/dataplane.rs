@@ -25,7 +25,7 @@ use crate::timer::TimerWheel;
 use crate::tracker::Phase;
 use crate::{
     Config, Congestion, Disposition, Event, FirstBytes, FlowId, FlowView, Instant, Leg, Outer,
-    Protocol, ReadOutcome, Transmit, Verdict, WriteOutcome,
+    Protocol, ReadOutcome, Transmit, Unseen, Verdict, WriteOutcome,
 };
 
 /// Segments of one flow in a row before another flow's turn; enough for the shell to join into one
@@ -72,6 +72,7 @@ impl Dataplane {
                 events: VecDeque::new(),
                 dirty: VecDeque::new(),
                 load: Load::default(),
+                in_hand: Load::default(),
                 round_trips: Default::default(),
                 random,
                 is_draining: false,
@@ -229,6 +230,14 @@ impl Dataplane {
         self.change_id(flow, |flow, _, _| flow.is_hooked = true);
     }
 
+    /// Before [`set_verdict`](Self::set_verdict) with an inspection: it matters that the client's first
+    /// bytes are seen before anything passes. `unseen` holds where they cannot be had (fragments,
+    /// options that forbid a take-over, a full hold or table of legs, ...), and a server that speaks
+    /// before its client is held and told of by [`Event::ServerSpoke`].
+    pub fn guard(&mut self, flow: FlowId, unseen: Unseen) {
+        self.change_id(flow, |flow, _, _| flow.guard = Some(unseen));
+    }
+
     /// A look at a flow.
     pub fn flow(&self, flow: FlowId) -> Option<FlowView> {
         Some(self.table.get(flow)?.view(flow))
@@ -361,7 +370,7 @@ impl Dataplane {
             self.change(index, |flow, id, shared| match &flow.state {
                 State::Pending(_) => lifecycle::decide(flow, id, shared, Verdict::Pass, now),
                 State::Tracking(_) => {
-                    lifecycle::release(flow, id, shared, BypassReason::Draining);
+                    lifecycle::give_up(flow, id, shared, BypassReason::Draining, now);
                 }
                 _ => lifecycle::abort(flow, id, shared),
             });
@@ -681,6 +690,7 @@ impl Dataplane {
             generation: flow.generation,
         };
         let before = Load::of(flow);
+        self.shared.in_hand = before;
         let result = action(flow, id, &mut self.shared);
         lifecycle::settle(flow, before, &mut self.shared);
         Some(result)

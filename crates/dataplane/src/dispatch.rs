@@ -167,9 +167,8 @@ fn tracked(
             all
         }
         Step::Bypass(reason) => {
-            lifecycle::release(flow, id, shared, reason);
-            // What made the flow bypass counts for its end too.
-            bypassed(flow, shared, datagram, seen, from)
+            lifecycle::give_up(flow, id, shared, reason, now);
+            given_up(flow, id, shared, datagram, seen, from, now)
         }
         Step::Reset => reset(flow, id, shared, from, all),
         Step::Hold { needs_ack } => {
@@ -179,6 +178,24 @@ fn tracked(
             hold(flow, id, shared, datagram, seen, now)
         }
         Step::HoldGreeting => hold_greeting(flow, id, shared, datagram, seen, from, now),
+    }
+}
+
+/// The packet that ended the inspection of its flow.
+fn given_up(
+    flow: &mut Flow,
+    id: FlowId,
+    shared: &mut Shared,
+    datagram: &[u8],
+    seen: &Seen,
+    from: Leg,
+    now: Instant,
+) -> Fate {
+    match &flow.state {
+        // What made the flow bypass counts for its end too.
+        State::Bypassed(_) => bypassed(flow, shared, datagram, seen, from),
+        State::Denied(_) => denied(flow, id, shared, datagram, seen, flow.outer, now),
+        _ => Fate::Dropped(DropReason::Denied),
     }
 }
 
@@ -192,17 +209,24 @@ fn hold_greeting(
     from: Leg,
     now: Instant,
 ) -> Fate {
+    let has_room = shared.may_hold(flow, datagram.len());
     let (State::Tracking(track), Some(tcp)) = (&mut flow.state, seen.tcp()) else {
         return Fate::Absorbed;
     };
+    // The client's preface may be on its way.
+    let may_wait = Greeting::begins(seen, tcp, datagram, track.server.next);
     let greeting = track
         .greeting
         .get_or_insert_with(|| Box::new(Greeting::new(&shared.config, now)));
-    let has_room = shared.load.held_bytes + datagram.len() <= shared.config.hold_total_bytes;
     if has_room && greeting.add(seen, tcp, datagram) {
         shared.counters.held_packets += 1;
-        if track.takes_greeting && matches!(track.phase, Phase::Open) {
-            lifecycle::greet(flow, id, shared, now);
+        if matches!(track.phase, Phase::Open) {
+            if track.takes_greeting {
+                lifecycle::greet(flow, id, shared, now);
+            } else if track.holds_greeting && !may_wait && !greeting.is_announced {
+                greeting.is_announced = true;
+                shared.events.push_back(Event::ServerSpoke { flow: id });
+            }
         }
         return Fate::Absorbed;
     }
@@ -211,7 +235,10 @@ fn hold_greeting(
     } else {
         BypassReason::HoldTotalFull
     };
-    lifecycle::release(flow, id, shared, reason);
+    lifecycle::give_up(flow, id, shared, reason, now);
+    if !matches!(flow.state, State::Bypassed(_)) {
+        return given_up(flow, id, shared, datagram, seen, from, now);
+    }
     // What is released is queued; behind it, not before it, goes this segment.
     bypassed(flow, shared, datagram, seen, from);
     let queued = with_newest_header(flow, id, from, datagram.to_vec(), seen.inner_at);
@@ -275,12 +302,15 @@ fn hold(
     seen: &Seen,
     now: Instant,
 ) -> Fate {
+    // The payload is kept once more, in order.
+    let takes = datagram.len() + seen.tcp().map_or(0, |tcp| tcp.payload_len as usize);
+    let has_room = shared.may_hold(flow, takes);
     let (State::Tracking(track), Some(tcp)) = (&mut flow.state, seen.tcp()) else {
         return Fate::Absorbed;
     };
-    if shared.load.held_bytes + datagram.len() > shared.config.hold_total_bytes {
-        lifecycle::release(flow, id, shared, BypassReason::HoldTotalFull);
-        return Fate::Forward(datagram.len());
+    if !has_room {
+        lifecycle::give_up(flow, id, shared, BypassReason::HoldTotalFull, now);
+        return given_up(flow, id, shared, datagram, seen, Leg::Client, now);
     }
     if !matches!(track.phase, Phase::Hold(_)) {
         let until = now + track.hold_time(&shared.config);
@@ -307,7 +337,7 @@ fn hold(
     // The leg, not the hold, judges the segment that ended the holding.
     match &flow.state {
         State::Intercepted(_) => intercepted(flow, id, shared, datagram, seen, Leg::Client, now),
-        _ => Fate::Forward(datagram.len()),
+        _ => given_up(flow, id, shared, datagram, seen, Leg::Client, now),
     }
 }
 

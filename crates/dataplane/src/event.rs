@@ -78,7 +78,18 @@ pub enum Verdict {
     InspectEither,
 }
 
-/// The answer to [`Event::FirstBytes`].
+/// What becomes of a [guarded](crate::Dataplane::guard) flow whose client's first bytes cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unseen {
+    /// It is forwarded raw.
+    Pass,
+    /// Its packets are swallowed.
+    Drop,
+    /// Both ends are reset.
+    Reset,
+}
+
+/// The answer to [`Event::FirstBytes`] and [`Event::ServerSpoke`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FirstBytes {
     /// Release the held packets and forward raw for ever.
@@ -126,6 +137,13 @@ pub enum Event {
     /// Held client bytes grew: read [`held`](crate::Dataplane::held), answer with
     /// [`set_first_bytes`](crate::Dataplane::set_first_bytes).
     FirstBytes {
+        /// The flow.
+        flow: FlowId,
+    },
+    /// The server of a [guarded](crate::Dataplane::guard) flow spoke before its client did, and what it
+    /// said is held: answer with [`set_first_bytes`](crate::Dataplane::set_first_bytes). `NeedMore`
+    /// leaves the flow to the end of the holding, after which it is taken over.
+    ServerSpoke {
         /// The flow.
         flow: FlowId,
     },
@@ -212,6 +230,9 @@ pub struct FlowSummary {
     pub bytes: [u64; 2],
     /// Whether it was taken over.
     pub intercepted: bool,
+    /// How it was refused, if it was guarded and could not be inspected. Also there if it was judged,
+    /// and refused then.
+    pub refused: Option<Unseen>,
     /// Segments that were sent again to the client and to the server, if it was taken over.
     pub retransmits: [u32; 2],
     /// How it ended.

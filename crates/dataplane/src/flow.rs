@@ -7,7 +7,7 @@ use wire::gwlb::{AttachmentId, FlowCookie, VpcEndpointId};
 use wire::tcp::Seq;
 
 use crate::bypass::Bypass;
-use crate::event::{FlowEnd, FlowState, FlowSummary, FlowView, Outer};
+use crate::event::{FlowEnd, FlowState, FlowSummary, FlowView, Outer, Unseen};
 use crate::key::{KeptKey, PackedKey};
 use crate::legs::Legs;
 use crate::park::Park;
@@ -65,6 +65,8 @@ pub(crate) struct Flow {
     pub(crate) is_measured: bool,
     /// Whether the shell wants to see its raw packets before they leave.
     pub(crate) is_hooked: bool,
+    /// What becomes of it if its first bytes cannot be had and that matters.
+    pub(crate) guard: Option<Unseen>,
 }
 
 /// What is being done with a flow, and what is remembered for it.
@@ -128,6 +130,7 @@ impl Flow {
             is_dirty: false,
             is_measured: false,
             is_hooked: false,
+            guard: None,
         }
     }
 
@@ -253,6 +256,10 @@ impl Flow {
             packets: self.packets.map(u64::from),
             bytes: self.bytes,
             intercepted: self.was_intercepted,
+            refused: self.guard.filter(|_| {
+                let is_denied = matches!(self.state, State::Denied(_) | State::Tomb(_));
+                is_denied && !self.was_intercepted
+            }),
             retransmits: match &self.state {
                 State::Tomb(tomb) => tomb.retransmits,
                 _ => [0; 2],

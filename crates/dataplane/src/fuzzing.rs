@@ -19,8 +19,8 @@ use wire::ip::{self, Family, Protocol};
 use wire::tcp::{Flags, Options, Repr, Segment, Seq, Timestamps, fill_checksum};
 
 use crate::{
-    Config, Dataplane, Disposition, Event, FirstBytes, FlowId, Leg, Outer, ReadOutcome, Verdict,
-    WriteOutcome,
+    Config, Dataplane, Disposition, Event, FirstBytes, FlowId, Leg, Outer, ReadOutcome, Unseen,
+    Verdict, WriteOutcome,
 };
 
 const HOSTS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 1, 0, 2)];
@@ -110,9 +110,8 @@ impl World {
             _ => {}
         }
         self.drain();
-        // What one flow had parked becomes held at once when its verdict comes.
         assert!(
-            self.dataplane.held_bytes() <= HELD + HELD,
+            self.dataplane.held_bytes() <= HELD,
             "what is held has a limit"
         );
         assert!(
@@ -132,6 +131,12 @@ impl World {
             2 => Verdict::Reset,
             _ => Verdict::Inspect,
         };
+        match choice >> 3 & 7 {
+            1 => self.dataplane.guard(flow, Unseen::Pass),
+            2 => self.dataplane.guard(flow, Unseen::Drop),
+            3 => self.dataplane.guard(flow, Unseen::Reset),
+            _ => {}
+        }
         self.dataplane.set_verdict(flow, verdict, self.now);
     }
 
@@ -139,6 +144,7 @@ impl World {
         let answer = match choice & 3 {
             0 => FirstBytes::Bypass,
             1 => FirstBytes::NeedMore,
+            2 if choice & 4 != 0 => FirstBytes::Reset,
             _ => FirstBytes::Intercept,
         };
         self.dataplane.set_first_bytes(flow, answer, self.now);
@@ -220,10 +226,14 @@ impl World {
                         self.waiting = Some(flow);
                     }
                     Event::FlowOpened { flow, .. } => self.verdict(flow, 3),
-                    Event::FirstBytes { flow } if self.setup & 16 != 0 => {
+                    Event::FirstBytes { flow } | Event::ServerSpoke { flow }
+                        if self.setup & 16 != 0 =>
+                    {
                         self.undecided = Some(flow);
                     }
-                    Event::FirstBytes { flow } => self.first_bytes(flow, 2),
+                    Event::FirstBytes { flow } | Event::ServerSpoke { flow } => {
+                        self.first_bytes(flow, 3);
+                    }
                     Event::LegsReady { flow } => {
                         self.legs = Some(flow);
                         self.pending = [Vec::new(), Vec::new()];

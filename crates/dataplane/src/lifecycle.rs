@@ -6,7 +6,7 @@ use crate::bypass::Bypass;
 use crate::counters::BypassReason;
 use crate::dispatch::{self, Fate};
 use crate::emit;
-use crate::event::{Event, FirstBytes, FlowEnd, Verdict};
+use crate::event::{Event, FirstBytes, FlowEnd, Unseen, Verdict};
 use crate::flow::{Denied, Flow, State, Tomb};
 use crate::legs::Legs;
 use crate::park::Park;
@@ -58,12 +58,15 @@ pub(crate) fn decide(
             counters.verdicts_inspect += 1;
             match first.as_ref().and_then(Seen::tcp) {
                 Some(syn) if isn.is_some() => {
-                    if shared.load.intercepted >= shared.config.max_intercepted {
+                    let is_full = shared.load.intercepted >= shared.config.max_intercepted;
+                    // A guarded one may be judged without being taken over.
+                    if is_full && flow.guard.is_none() {
                         counters.count_bypass(BypassReason::TooManyIntercepted);
                         State::Bypassed(raw(flow, true))
                     } else {
                         let mut track = Track::new(syn);
                         track.takes_greeting = verdict == Verdict::InspectEither;
+                        track.holds_greeting = flow.guard.is_some();
                         State::Tracking(Box::new(track))
                     }
                 }
@@ -107,16 +110,20 @@ pub(crate) fn classify(
 ) {
     match (&mut flow.state, answer) {
         (State::Tracking(track), answer) => {
-            let Phase::Hold(hold) = &mut track.phase else {
-                return;
+            let reason = match &mut track.phase {
+                Phase::Hold(hold) => {
+                    hold.is_announced = false;
+                    BypassReason::Classified
+                }
+                Phase::Open if track.greeting.is_some() => BypassReason::ServerFirst,
+                Phase::Syn | Phase::SynAck | Phase::Open => return,
             };
-            hold.is_announced = false;
             match answer {
                 FirstBytes::NeedMore => {}
-                FirstBytes::Bypass => release(flow, id, shared, BypassReason::Classified),
+                FirstBytes::Bypass => release(flow, id, shared, reason),
                 FirstBytes::Intercept => {
                     if shared.load.intercepted >= shared.config.max_intercepted {
-                        release(flow, id, shared, BypassReason::TooManyIntercepted);
+                        give_up(flow, id, shared, BypassReason::TooManyIntercepted, now);
                     } else {
                         shared.counters.takeovers += 1;
                         take_over(flow, id, shared, now);
@@ -143,6 +150,36 @@ pub(crate) fn classify(
             abort(flow, id, shared);
         }
         _ => {}
+    }
+}
+
+/// Ends the inspection of a flow that was not judged: it is forwarded raw, unless it is guarded and the
+/// shell said that this must not be.
+pub(crate) fn give_up(
+    flow: &mut Flow,
+    id: FlowId,
+    shared: &mut Shared,
+    reason: BypassReason,
+    now: Instant,
+) {
+    let State::Tracking(track) = &flow.state else {
+        return;
+    };
+    let is_told = match flow.guard {
+        None | Some(Unseen::Pass) => return release(flow, id, shared, reason),
+        Some(Unseen::Drop) => false,
+        Some(Unseen::Reset) => true,
+    };
+    shared.counters.guarded_refused += 1;
+    if is_told && !matches!(track.phase, Phase::Syn) {
+        reset_observed(flow, id, shared, now);
+    } else {
+        // The server knows nothing of it, or is to learn nothing.
+        flow.state = State::Denied(Denied {
+            is_told,
+            isn: Some(track.client.isn),
+            answer_at: Instant::ZERO,
+        });
     }
 }
 
@@ -181,7 +218,7 @@ pub(crate) fn release(flow: &mut Flow, id: FlowId, shared: &mut Shared, reason: 
 /// Takes a connection over although nobody has decided: holding on would stall it.
 pub(crate) fn relay(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: Instant) {
     if shared.load.intercepted >= shared.config.max_intercepted {
-        release(flow, id, shared, BypassReason::TooManyIntercepted);
+        give_up(flow, id, shared, BypassReason::TooManyIntercepted, now);
         return;
     }
     shared.counters.relays += 1;
@@ -191,7 +228,7 @@ pub(crate) fn relay(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: Insta
 /// Takes a connection over in which the server speaks first and somebody wants to hear it.
 pub(crate) fn greet(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: Instant) {
     if shared.load.intercepted >= shared.config.max_intercepted {
-        release(flow, id, shared, BypassReason::TooManyIntercepted);
+        give_up(flow, id, shared, BypassReason::TooManyIntercepted, now);
         return;
     }
     shared.counters.takeovers += 1;
@@ -289,7 +326,7 @@ pub(crate) fn report(flow: &mut Flow, id: FlowId, shared: &mut Shared, end: Flow
 pub(crate) fn make_way(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: Instant) {
     match &mut flow.state {
         State::Tracking(track) if matches!(track.phase, Phase::Hold(_)) => {
-            release(flow, id, shared, BypassReason::Inconsistent);
+            give_up(flow, id, shared, BypassReason::Inconsistent, now);
         }
         State::Intercepted(legs) => {
             legs.abort_leg(Leg::Server);
@@ -366,7 +403,7 @@ pub(crate) fn on_timer(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: In
                 true
             }
             Phase::Open if track.greeting.is_some() => {
-                release(flow, id, shared, BypassReason::ServerFirst);
+                greeting_is_over(flow, id, shared, now);
                 true
             }
             Phase::Syn | Phase::SynAck | Phase::Open => false,
@@ -383,6 +420,25 @@ pub(crate) fn on_timer(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: In
             true
         }
         State::Bypassed(_) | State::Denied(_) | State::Tomb(_) => false,
+    }
+}
+
+/// A server spoke first and its client had the time to answer.
+fn greeting_is_over(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: Instant) {
+    let State::Tracking(track) = &mut flow.state else {
+        return;
+    };
+    match track.greeting.as_deref_mut() {
+        Some(greeting) if track.holds_greeting && !greeting.is_announced => {
+            greeting.is_announced = true;
+            greeting.prolong(&shared.config, now);
+            shared.events.push_back(Event::ServerSpoke { flow: id });
+        }
+        Some(_) if track.holds_greeting => {
+            shared.counters.relays_time += 1;
+            relay(flow, id, shared, now);
+        }
+        _ => release(flow, id, shared, BypassReason::ServerFirst),
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) struct Shared {
     /// Flows whose legs may have something to send, each at most once.
     pub(crate) dirty: VecDeque<FlowId>,
     pub(crate) load: Load,
+    /// What the flow in hand took when its turn began; `load` still says so.
+    pub(crate) in_hand: Load,
     pub(crate) round_trips: RoundTrips,
     pub(crate) random: Random,
     pub(crate) is_draining: bool,
@@ -76,6 +78,12 @@ impl Load {
 }
 
 impl Shared {
+    /// Whether the flow in hand may hold so many bytes more. What it has held in this very turn counts.
+    pub(crate) fn may_hold(&self, flow: &Flow, bytes: usize) -> bool {
+        let others = self.load.held_bytes.saturating_sub(self.in_hand.held_bytes);
+        others + Load::of(flow).held_bytes + bytes <= self.config.hold_total_bytes
+    }
+
     /// Queues a datagram of a flow, or counts that there was no room.
     pub(crate) fn send(&mut self, flow: &mut Flow, datagram: Queued) {
         if self.queue.push(datagram) {

@@ -619,7 +619,7 @@ fn log_start(config: &Config, sockets: &[PacketSocket], health: Option<SocketAdd
             gro = granted.gro,
             "packet socket open"
         );
-        if (granted.receive_buffer as u64) < config.gwlb.receive_buffer.0 {
+        if granted.receive_buffer < config.gwlb.receive_buffer.0 {
             tracing::warn!(
                 asked = config.gwlb.receive_buffer.0,
                 granted = granted.receive_buffer,

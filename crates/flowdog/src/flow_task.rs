@@ -6,18 +6,19 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use dataplane::{Congestion, FlowId, FlowState, FlowView, Leg, ReadOutcome};
+use dataplane::{Congestion, FlowId, FlowState, FlowView, Leg, ReadOutcome, Unseen};
 use proxy::starttls::{self, Clear, StartTls, StartTlsSet, Watch};
 use proxy::{Protocol, ProxyError};
 use sdk::{Chain, FlowInfo, RecordQueue, StreamHooks};
 use tls::{Handling, Impersonator, Scope, TlsError, Verify};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
+use crate::acceptor::{Desk, TOTAL_DEADLINE};
 use crate::clear::Told;
 use crate::config::{Application, Config, Ech, Rule};
 use crate::hooks::HookedStream;
-use crate::opening::Note;
-use crate::policy::{self, Decision, Protocols};
+use crate::opening::{Judged, Note};
+use crate::policy::{self, Decision, Facts, First, Judgement, Protocols};
 use crate::stream::{Core, LegEnd, LegStream};
 use crate::tap::{ClearConnection, ClearText, OptionalTap};
 use crate::telemetry::{self, Telemetry};
@@ -30,6 +31,7 @@ pub(crate) struct FlowTask {
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) records: Option<Arc<RecordQueue>>,
     pub(crate) tap: OptionalTap,
+    pub(crate) desk: Desk,
     pub(crate) flow: FlowId,
 }
 
@@ -64,7 +66,8 @@ impl FlowTask {
         let mut server = LegStream::new(Rc::clone(&self.core), self.flow, Leg::Server);
         let ends = [client.end(), server.end()];
         // One configuration for the whole life of the flow, whatever is reloaded meanwhile.
-        let config = self.config.load_full();
+        let config = self.core.config_of(self.flow);
+        let config = config.unwrap_or_else(|| self.config.load_full());
         let mut plan = self
             .recognise(&mut client, &mut server, &view, &config, None)
             .await;
@@ -190,7 +193,7 @@ impl FlowTask {
         client: &mut LegStream,
         server: &mut LegStream,
         view: &FlowView,
-        config: &Config,
+        config: &Arc<Config>,
         protocols: StartTlsSet,
     ) -> Plan {
         let count = |protocol: Option<StartTls>, outcome| {
@@ -238,7 +241,7 @@ impl FlowTask {
         client: &mut LegStream,
         server: &mut LegStream,
         view: &FlowView,
-        config: &Config,
+        config: &Arc<Config>,
         via: Option<StartTls>,
     ) -> Plan {
         let facts = self.core.facts(view);
@@ -246,35 +249,68 @@ impl FlowTask {
             None => policy::followed(config, &facts),
             Some(_) => StartTlsSet::default(),
         };
+        // Whether the server may not be heard before somebody has judged.
+        let guard = match via {
+            None if !self.core.wants_interception(self.flow) => {
+                let notes = self.core.notes.borrow();
+                let passed = notes.get(&self.flow).map_or(&[][..], |note| &note.passed);
+                policy::guard(config, &facts, passed)
+            }
+            _ => None,
+        };
         let mut seen = BytesMut::with_capacity(2048);
         let mut greeting = BytesMut::new();
         let deadline = tokio::time::sleep(config.proxy.sniff_time);
         tokio::pin!(deadline);
-        let accepted = self.core.wants_interception(self.flow);
+        let mut left = TOTAL_DEADLINE;
+        let mut is_late = false;
         let judgement = loop {
-            let judgement = policy::at_first_bytes(config, &facts, &seen, accepted);
-            if judgement.decision != Decision::NeedMore || seen.len() >= hello_limit() {
+            // One that is greeted speaks none of the protocols in which clients begin.
+            let is_greeted = !greeting.is_empty() && (is_late || !is_settings(&greeting));
+            let mut judgement = self
+                .judge(config, view, &facts, First::Client(&seen), &mut left)
+                .await;
+            if judgement.decision == Decision::NeedMore && is_greeted {
+                let first = First::Server;
+                judgement = self.judge(config, view, &facts, first, &mut left).await;
+            }
+            if is_greeted && followed.has_greeting() {
+                client.unread(seen.freeze());
+                server.unread(greeting.freeze());
+                return match judgement.decision {
+                    Decision::Drop | Decision::Reset => {
+                        self.note(|note| note.learn(&judgement));
+                        Plan::Abort
+                    }
+                    _ => Plan::Follow(followed),
+                };
+            }
+            if judgement.decision != Decision::NeedMore || is_late || seen.len() >= hello_limit() {
                 break judgement;
             }
+            let hears_server = greeting.is_empty() && (followed.has_greeting() || guard.is_some());
             let more = tokio::select! {
                 biased;
                 read = client.read_buf(&mut seen) => matches!(read, Ok(count) if count > 0),
-                _ = server.read_buf(&mut greeting), if followed.has_greeting() => {
-                    client.unread(seen.freeze());
-                    server.unread(greeting.freeze());
-                    return Plan::Follow(followed);
+                read = server.read_buf(&mut greeting), if hears_server => {
+                    matches!(read, Ok(count) if count > 0)
                 }
                 () = &mut deadline => {
                     proxy::SoftLimit::SniffTime.count();
                     false
                 }
             };
-            if !more {
-                // Nobody will ever know: relayed as it is.
-                break judgement;
-            }
+            is_late = !more;
         };
+        server.unread(greeting.freeze());
         self.note(|note| note.learn(&judgement));
+        if let (Decision::NeedMore, Some(Unseen::Drop | Unseen::Reset)) =
+            (judgement.decision, guard)
+        {
+            telemetry::add(&self.telemetry.refused_unseen);
+            self.note(|note| note.verdict = "reset");
+            return Plan::Abort;
+        }
         let chain = || {
             let accepted = self.core.notes.borrow();
             let accepted = accepted.get(&self.flow).and_then(|note| note.chain.clone());
@@ -285,7 +321,7 @@ impl FlowTask {
         self.choose_congestion(judgement.rule.map(|rule| rule.congestion));
         let agreed = |protocol| {
             let listed = |rule: &Rule| rule.starttls.contains(protocol);
-            accepted || judgement.rule.is_some_and(listed)
+            self.core.wants_interception(self.flow) || judgement.rule.is_some_and(listed)
         };
         let plan = match judgement.decision {
             Decision::Drop | Decision::Reset => Plan::Abort,
@@ -341,10 +377,33 @@ impl FlowTask {
                 }
                 Plan::Relay
             }
-            Decision::NeedMore => Plan::Relay,
+            // Nobody will ever know: relayed as it is.
+            Decision::NeedMore | Decision::Ask(_) => Plan::Relay,
         };
         client.unread(seen.freeze());
         plan
+    }
+
+    /// Judges what was said, and asks whom that takes.
+    async fn judge<'c>(
+        &self,
+        config: &'c Arc<Config>,
+        view: &FlowView,
+        facts: &Facts,
+        first: First<'_>,
+        left: &mut Duration,
+    ) -> Judgement<'c> {
+        loop {
+            match opening::judge(&self.core, config, view, facts, first) {
+                Judged::Done(judgement) => return judgement,
+                Judged::Ask(pending) => {
+                    let asked = pending.ask(&self.core, config, &self.desk, left);
+                    if let Some(judgement) = asked.await {
+                        return judgement;
+                    }
+                }
+            }
+        }
     }
 
     /// The legs begin with the default, and nothing was written to them yet.
@@ -524,6 +583,12 @@ const LAST_WORDS: Duration = Duration::from_millis(2);
 const HALF_OPEN: Duration = Duration::from_secs(5);
 /// How long a peer may take to acknowledge anything at all before the flow is reset.
 const SILENT: Duration = Duration::from_secs(60);
+
+/// Whether a server's first bytes are a frame that HTTP/2 servers send without waiting for the client
+/// (RFC 9113 §3.4): the client's preface is on its way.
+fn is_settings(bytes: &[u8]) -> bool {
+    matches!(bytes, [0, 0, length, 4, 0, 0, 0, 0, 0, ..] if length % 6 == 0)
+}
 
 fn hello_limit() -> usize {
     tls::hello::MAX_BYTES

@@ -36,6 +36,7 @@ mod directory;
 mod dns_function;
 mod endpoints;
 mod flow_log;
+mod flow_metrics;
 mod flow_task;
 mod health;
 mod hooks;

@@ -36,11 +36,54 @@ pub(crate) fn render(state: &State, snapshots: &[Snapshot]) -> String {
     for metric in state.tap.iter().flat_map(|tap| tap.metrics()) {
         text.single(metric.name, metric.kind, metric.help, metric.value);
     }
+    flows_by_label(&mut text, state);
     #[cfg(feature = "script")]
     scripts(&mut text);
     #[cfg(feature = "images")]
     layer7::images(&mut text);
     text.out
+}
+
+fn flows_by_label(text: &mut Exposition, state: &State) {
+    let config = state.config.load();
+    let Some(metrics) = &config.flow_metrics else {
+        return;
+    };
+    let counts = metrics.snapshot();
+    let labels = |values: &'_ [String]| -> Vec<(String, String)> {
+        let names = metrics.names().iter().cloned();
+        names.zip(values.iter().cloned()).collect()
+    };
+    text.family(
+        "flowdog_labelled_flows_total",
+        "counter",
+        "Flows that have ended, by the labels of [flow-metrics].",
+    );
+    for (values, count) in &counts {
+        let labels = labels(values);
+        let labels: Vec<(&str, &dyn Display)> = labels
+            .iter()
+            .map(|(name, value)| (name.as_str(), value as &dyn Display))
+            .collect();
+        text.sample(&labels, count.flows);
+    }
+    text.family(
+        "flowdog_labelled_bytes_total",
+        "counter",
+        "Inner bytes of flows that have ended, by who sent them and the labels of [flow-metrics].",
+    );
+    for (values, count) in &counts {
+        let labels = labels(values);
+        for (from, bytes) in ["client", "server"].iter().zip(count.bytes) {
+            let mut all: Vec<(&str, &dyn Display)> = vec![("from", from)];
+            all.extend(
+                labels
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), value as &dyn Display)),
+            );
+            text.sample(&all, bytes);
+        }
+    }
 }
 
 fn shell(text: &mut Exposition, state: &State) {
@@ -156,6 +199,12 @@ fn shell(text: &mut Exposition, state: &State) {
     text.sample(
         &[("reason", &"encrypted_hello")],
         read(&telemetry.passed_encrypted_hello),
+    );
+    text.single(
+        "flowdog_flows_refused_undecided_total",
+        "counter",
+        "Taken-over flows that were reset because their first bytes never told what they are, and no rule lets such pass.",
+        read(&telemetry.refused_unseen),
     );
     text.single(
         "flowdog_flows_served_total",

@@ -1,16 +1,19 @@
-//! The opening of a flow whose rule asks an acceptor: question, answer, the rules below.
+//! A flow whose rule asks an acceptor, when it opens or when its first bytes are seen: question, answer,
+//! the rules below.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dataplane::{Congestion, FlowId, FlowState, FlowView, Verdict};
-use sdk::{Chain, Ec2Host, FlowInfo, Hooks, TlsInfo};
+use sdk::{Chain, Ec2Host, FlowInfo, Hooks, Recognised, TlsInfo};
 use serde_json::{Map, Value};
 
 use crate::acceptor::{AcceptorLink, Answer, Desk, Ruling, Source, TOTAL_DEADLINE};
 use crate::config::{Config, Rule};
-use crate::policy::{self, Application, Decision, Facts, Judgement, OpenStep, QuicSight};
+use crate::policy::{
+    self, Application, Decision, Facts, First, Heard, Judgement, OpenStep, PassReason, QuicSight,
+};
 use crate::stream::Core;
 
 /// What is remembered of how a flow was judged, for later stages and for its record.
@@ -24,6 +27,9 @@ pub(crate) struct Note {
     pub(crate) reason: Option<Arc<str>>,
     /// What acceptors had to say.
     pub(crate) context: Map<String, Value>,
+    /// The rules whose acceptors have accepted the flow, and the configuration in which they stand.
+    pub(crate) passed: Vec<usize>,
+    pub(crate) config: Option<Arc<Config>>,
     /// The interceptors to run, if an acceptor says to intercept.
     pub(crate) chain: Option<Chain>,
     /// How the legs share the path, if an acceptor says to intercept.
@@ -68,10 +74,31 @@ impl Note {
         }
     }
 
+    /// Notes what an acceptor said, or what was said in its place.
+    fn hear(&mut self, rule: &Rule, number: usize, answer: &Answer) {
+        self.rule = Some(Arc::clone(&rule.name));
+        self.acceptor = rule.acceptor_name();
+        self.reason = answer.reason.clone().or_else(|| {
+            let failed = answer.source == Source::Failed;
+            failed.then(|| Arc::from("the acceptor gave no answer"))
+        });
+        for (key, value) in answer.context.iter() {
+            self.context.insert(key.clone(), value.clone());
+        }
+        match answer.ruling {
+            Ruling::Accept => self.passed.push(number),
+            Ruling::Verdict(Verdict::Inspect | Verdict::InspectEither) => {
+                self.chain = Some(rule.chain.clone());
+                self.congestion = Some(rule.congestion);
+            }
+            Ruling::Verdict(_) => {}
+        }
+    }
+
     /// Adds what the first bytes said.
     pub(crate) fn learn(&mut self, judgement: &Judgement<'_>) {
         self.verdict = match judgement.decision {
-            Decision::NeedMore => return,
+            Decision::NeedMore | Decision::Ask(_) => return,
             Decision::Pass(_) => "pass",
             Decision::Drop => "drop",
             Decision::Reset => "reset",
@@ -101,11 +128,151 @@ pub(crate) fn info(core: &Core, view: &FlowView, facts: &Facts) -> FlowInfo {
         client_ec2: facts.client_ec2.clone(),
         server_ec2: facts.server_ec2.clone(),
         opened_at: core.clock.wall(view.opened_at),
+        recognised: None,
         tls: None,
         context: notes
             .get(&view.id)
             .map(|note| note.context.clone())
             .unwrap_or_default(),
+    }
+}
+
+/// The judgement on a flow in which somebody has spoken.
+pub(crate) enum Judged<'c> {
+    Done(Judgement<'c>),
+    /// It takes an answer that is not known yet.
+    Ask(Box<Pending<'c>>),
+}
+
+/// A question about a flow whose first bytes are known.
+pub(crate) struct Pending<'c> {
+    judgement: Judgement<'c>,
+    rule: &'c Rule,
+    number: usize,
+    link: Arc<AcceptorLink>,
+    info: FlowInfo,
+}
+
+/// Judges a flow as far as the answers of acceptors are known.
+pub(crate) fn judge<'c>(
+    core: &Core,
+    config: &'c Arc<Config>,
+    view: &FlowView,
+    facts: &Facts,
+    first: First<'_>,
+) -> Judged<'c> {
+    loop {
+        let judgement = {
+            let notes = core.notes.borrow();
+            let note = notes.get(&view.id);
+            let heard = Heard {
+                intercept: note.is_some_and(|note| note.chain.is_some()),
+                passed: note.map_or(&[], |note| &note.passed),
+            };
+            policy::at_first_bytes(config, facts, first, heard)
+        };
+        let (Decision::Ask(number), Some(rule)) = (judgement.decision, judgement.rule) else {
+            return Judged::Done(judgement);
+        };
+        let mut info = info(core, view, facts);
+        info.recognised = judgement.recognised().map(Arc::new);
+        let answer = match &rule.acceptor {
+            None => no_answer(rule),
+            Some(link) => match link.known(&info) {
+                Some(answer) => answer,
+                None => {
+                    let link = Arc::clone(link);
+                    return Judged::Ask(Box::new(Pending {
+                        judgement,
+                        rule,
+                        number,
+                        link,
+                        info,
+                    }));
+                }
+            },
+        };
+        if let Some(decision) = hear(core, config, view.id, rule, number, &answer) {
+            return Judged::Done(Judgement {
+                decision,
+                ..judgement
+            });
+        }
+    }
+}
+
+/// Whether a flow is gone that was taken over. While the shard judges, which has the data plane in hand,
+/// it is not.
+fn is_over(core: &Core, flow: FlowId) -> bool {
+    core.dataplane.try_borrow().is_ok_and(|dataplane| {
+        let view = dataplane.flow(flow);
+        view.is_none_or(|view| view.state != FlowState::Intercepted)
+    })
+}
+
+/// Notes an answer about a flow whose first bytes are known. `None` if the rules below have the word.
+fn hear(
+    core: &Core,
+    config: &Arc<Config>,
+    flow: FlowId,
+    rule: &Rule,
+    number: usize,
+    answer: &Answer,
+) -> Option<Decision> {
+    tracing::debug!(
+        %flow,
+        rule = &*rule.name,
+        acceptor = rule.acceptor_name(),
+        reason = answer.reason.as_deref(),
+        ruling = ?answer.ruling,
+        "acceptor heard about first bytes"
+    );
+    if is_over(core, flow) {
+        // Nobody would take the note away any more.
+        return Some(Decision::Reset);
+    }
+    let mut notes = core.notes.borrow_mut();
+    let note = notes.entry(flow).or_default();
+    note.config = Some(Arc::clone(config));
+    note.hear(rule, number, answer);
+    match answer.ruling {
+        Ruling::Accept | Ruling::Verdict(Verdict::Inspect | Verdict::InspectEither) => None,
+        Ruling::Verdict(Verdict::Pass) => Some(Decision::Pass(PassReason::Rule)),
+        Ruling::Verdict(Verdict::Drop) => Some(Decision::Drop),
+        Ruling::Verdict(Verdict::Reset) => Some(Decision::Reset),
+    }
+}
+
+impl<'c> Pending<'c> {
+    /// Asks, and gives a judgement if that was the last word. `left` is the time for all questions.
+    pub(crate) async fn ask(
+        self,
+        core: &Core,
+        config: &Arc<Config>,
+        desk: &Desk,
+        left: &mut Duration,
+    ) -> Option<Judgement<'c>> {
+        let (began, flow) = (Instant::now(), self.info.id);
+        let answer = desk.ask(&self.link, self.info, *left).await;
+        *left = left.saturating_sub(began.elapsed());
+        let answer = answer.unwrap_or_else(|_| no_answer(self.rule));
+        let decision = hear(core, config, flow, self.rule, self.number, &answer)?;
+        Some(Judgement {
+            decision,
+            ..self.judgement
+        })
+    }
+}
+
+impl Judgement<'_> {
+    /// What acceptors are told.
+    pub(crate) fn recognised(&self) -> Option<Recognised> {
+        Some(Recognised {
+            application: self.application?.as_str(),
+            server_name: self.server_name.clone(),
+            http_host: self.http_host.clone(),
+            ja4: self.ja4.clone(),
+        })
     }
 }
 
@@ -145,14 +312,19 @@ impl Opening {
         mid_flow: bool,
         quic: Option<QuicSight>,
     ) -> Self {
-        let mut note = Note::default();
+        let mut note = Note {
+            config: Some(Arc::clone(&config)),
+            ..Note::default()
+        };
         note.learn_quic(quic.as_ref());
+        let mut info = info(core, view, &facts);
+        info.recognised = quic.as_ref().map(|quic| Arc::new(quic.recognised()));
         Self {
             core: Rc::clone(core),
             config,
             mid_flow,
             flow: view.id,
-            info: info(core, view, &facts),
+            info,
             facts,
             note,
             quic,
@@ -233,29 +405,19 @@ impl Opening {
 
     /// Obeys an answer; true when that was the last word.
     fn take(&mut self, rule: &Rule, number: usize, answer: Answer) -> bool {
-        self.note.rule = Some(Arc::clone(&rule.name));
-        self.note.acceptor = rule.acceptor_name();
-        self.note.reason = answer.reason.or_else(|| {
-            let failed = answer.source == Source::Failed;
-            failed.then(|| Arc::from("the acceptor gave no answer"))
-        });
-        for (key, value) in answer.context.iter() {
-            self.info.context.insert(key.clone(), value.clone());
-        }
-        self.note.context.clone_from(&self.info.context);
+        self.note.hear(rule, number, &answer);
+        self.info.context.clone_from(&self.note.context);
         match answer.ruling {
             Ruling::Accept => {
                 self.from = number + 1;
                 false
             }
+            Ruling::Verdict(Verdict::Inspect) => {
+                self.finish(policy::inspection(&self.config, &self.facts));
+                true
+            }
             Ruling::Verdict(verdict) => {
-                if verdict == Verdict::Inspect {
-                    self.note.chain = Some(rule.chain.clone());
-                    self.note.congestion = Some(rule.congestion);
-                    self.finish(policy::inspection(&Arc::clone(&self.config), &self.facts));
-                } else {
-                    self.finish(verdict);
-                }
+                self.finish(verdict);
                 true
             }
         }
@@ -280,6 +442,13 @@ impl Opening {
             waited = ?self.began.elapsed(),
             "acceptor heard"
         );
+        let is_wanted = note.chain.is_some();
+        if matches!(verdict, Verdict::Inspect | Verdict::InspectEither)
+            && !is_wanted
+            && let Some(unseen) = policy::guard(&self.config, &self.facts, &note.passed)
+        {
+            dataplane.guard(self.flow, unseen);
+        }
         self.core.notes.borrow_mut().insert(self.flow, note);
         if verdict == Verdict::Pass {
             self.core.hook(&mut dataplane, &view, &self.hooks);

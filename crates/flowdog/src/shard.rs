@@ -27,8 +27,8 @@ use crate::directory::Lookup;
 use crate::endpoints::Endpoints;
 use crate::flow_log::{FlowLog, FlowRecord, Stage};
 use crate::flow_task::FlowTask;
-use crate::opening::{self, Note, Opening};
-use crate::policy::{self, Application, Datagrams, Decision, OpenStep, PassReason};
+use crate::opening::{self, Judged, Note, Opening};
+use crate::policy::{self, Application, Datagrams, Decision, First, OpenStep, PassReason};
 use crate::secrets::Secrets;
 use crate::socket::reply::ReplyCounters;
 use crate::socket::send::{Piece, SendCounters, Sender};
@@ -346,7 +346,8 @@ impl Shard {
     /// The record of a flow that goes on.
     fn living(&self, flow: FlowId, stage: Stage, now: Instant) -> Option<FlowRecord> {
         let view = self.core.dataplane.borrow().flow(flow)?;
-        if view.state == FlowState::Ended {
+        // One that ended and lingers has its record with its end, unless the appliance ends first.
+        if view.state == FlowState::Ended && stage == Stage::Lives {
             return None;
         }
         let note = self.core.notes.borrow().get(&flow).cloned();
@@ -362,6 +363,7 @@ impl Shard {
                 packets: view.packets,
                 bytes: view.bytes,
                 intercepted: view.state == FlowState::Intercepted,
+                refused: None,
                 retransmits: [0; 2],
                 end: FlowEnd::Idle,
             },
@@ -441,7 +443,8 @@ impl Shard {
                 self.decide_at_open(flow, mid_flow, false);
             }
             Event::Parked { flow, is_late } => self.decide_at_open(flow, false, is_late),
-            Event::FirstBytes { flow } => self.decide_at_first_bytes(flow),
+            Event::FirstBytes { flow } => self.decide_at_first_bytes(flow, false),
+            Event::ServerSpoke { flow } => self.decide_at_first_bytes(flow, true),
             Event::Handshake { flow, round_trips } => {
                 if let Some(note) = self.core.notes.borrow_mut().get_mut(&flow) {
                     note.round_trips = round_trips;
@@ -459,6 +462,10 @@ impl Shard {
                 self.core.wake_all(flow);
                 let note = self.core.notes.borrow_mut().remove(&flow);
                 self.core.hooked.borrow_mut().remove(&flow);
+                if let Some(metrics) = &self.config.load().flow_metrics {
+                    let nothing = Note::default();
+                    metrics.count(&summary, note.as_ref().unwrap_or(&nothing));
+                }
                 if let Some(log) = &self.flow_log {
                     log.push(FlowRecord {
                         start: self.core.clock.wall(summary.opened_at),
@@ -526,7 +533,7 @@ impl Shard {
         );
         match opening.step {
             OpenStep::Verdict(verdict) => {
-                if self.flow_log.is_some() {
+                if self.flow_log.is_some() || config.flow_metrics.is_some() {
                     let mut note = Note {
                         rule: opening.rule.map(|rule| Arc::clone(&rule.name)),
                         verdict: opening::word(verdict),
@@ -535,6 +542,11 @@ impl Shard {
                     };
                     note.learn_quic(quic.as_ref());
                     self.core.notes.borrow_mut().insert(flow, note);
+                }
+                if matches!(verdict, Verdict::Inspect | Verdict::InspectEither)
+                    && let Some(unseen) = policy::guard(&config, &facts, &[])
+                {
+                    dataplane.guard(flow, unseen);
                 }
                 if let (Some(rule), Verdict::Pass) = (opening.rule, verdict) {
                     self.core.hook(&mut dataplane, &view, &rule.hooks);
@@ -549,16 +561,32 @@ impl Shard {
         }
     }
 
-    fn decide_at_first_bytes(&mut self, flow: FlowId) {
+    fn decide_at_first_bytes(&mut self, flow: FlowId, is_server: bool) {
         let mut dataplane = self.core.dataplane.borrow_mut();
-        let (Some(view), Some(held)) = (dataplane.flow(flow), dataplane.held(flow)) else {
+        let Some(view) = dataplane.flow(flow) else {
             return;
         };
-        let config = self.config.load();
-        let accepted = self.core.wants_interception(flow);
-        let judgement = policy::at_first_bytes(&config, &self.core.facts(&view), held, accepted);
+        let first = match dataplane.held(flow) {
+            // The client may have spoken since.
+            Some(held) => First::Client(held),
+            None if is_server => First::Server,
+            None => return,
+        };
+        let config = self.core.config_of(flow);
+        let config = config.unwrap_or_else(|| self.config.load_full());
+        let judged = opening::judge(&self.core, &config, &view, &self.core.facts(&view), first);
+        let judgement = match judged {
+            Judged::Done(judgement) => judgement,
+            Judged::Ask(_) => {
+                // The task of the flow asks. Its client is answered meanwhile as if by the server, and
+                // the server hears nothing.
+                tracing::debug!(%flow, "taken over until an acceptor has answered");
+                dataplane.set_first_bytes(flow, FirstBytes::Intercept, self.core.now());
+                return;
+            }
+        };
         let answer = match &judgement.decision {
-            Decision::NeedMore => FirstBytes::NeedMore,
+            Decision::NeedMore | Decision::Ask(_) => FirstBytes::NeedMore,
             Decision::Drop => FirstBytes::Drop,
             Decision::Reset => FirstBytes::Reset,
             Decision::Intercept(_) => FirstBytes::Intercept,
@@ -569,7 +597,7 @@ impl Shard {
         };
         tracing::debug!(
             %flow,
-            bytes = held.len(),
+            is_server,
             application = judgement.application.map(Application::as_str),
             server_name = judgement.server_name,
             http_host = judgement.http_host,
@@ -577,9 +605,7 @@ impl Shard {
             ?answer,
             "first bytes"
         );
-        if self.flow_log.is_some()
-            && let Some(note) = self.core.notes.borrow_mut().get_mut(&flow)
-        {
+        if let Some(note) = self.core.notes.borrow_mut().get_mut(&flow) {
             note.learn(&judgement);
         }
         if let (Some(rule), FirstBytes::Bypass) = (judgement.rule, answer) {
@@ -595,6 +621,7 @@ impl Shard {
             telemetry: Arc::clone(&self.telemetry),
             records: self.records.clone(),
             tap: self.tap.clone(),
+            desk: self.desk.clone(),
             flow,
         };
         let (core, telemetry) = (Rc::clone(&self.core), Arc::clone(&self.telemetry));

@@ -15,6 +15,7 @@ use dataplane::{Dataplane, FlowId, FlowView, Instant, Leg, ReadOutcome, WriteOut
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
+use crate::config::Config;
 use crate::directory::Lookup;
 use crate::hooks::{Holding, Hooked};
 use crate::opening::Note;
@@ -214,6 +215,11 @@ impl Core {
     pub(crate) fn wants_interception(&self, flow: FlowId) -> bool {
         let notes = self.notes.borrow();
         notes.get(&flow).is_some_and(|note| note.chain.is_some())
+    }
+
+    /// The configuration by which acceptors were asked about a flow: it holds for all its life.
+    pub(crate) fn config_of(&self, flow: FlowId) -> Option<Arc<Config>> {
+        self.notes.borrow().get(&flow)?.config.clone()
     }
 
     /// Resets both legs.

@@ -15,6 +15,8 @@ pub(crate) struct Telemetry {
     pub(crate) passed_encrypted_hello: AtomicU64,
     /// Flows to be intercepted that were passed because earlier ones could not be.
     pub(crate) passed_learned: AtomicU64,
+    /// Taken-over flows that were reset because their first bytes never told enough.
+    pub(crate) refused_unseen: AtomicU64,
     /// Intercepted flows that ended in good order.
     pub(crate) served: AtomicU64,
     /// Intercepted flows that ended in an error, by the proxy's word for it.

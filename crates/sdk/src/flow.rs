@@ -33,10 +33,26 @@ pub struct FlowInfo {
     pub server_ec2: Option<Arc<Ec2Host>>,
     /// When the flow's first packet came.
     pub opened_at: SystemTime,
+    /// What the client's first bytes say, for acceptors that are asked once they are seen; `None`
+    /// elsewhere.
+    pub recognised: Option<Arc<Recognised>>,
     /// What the two handshakes said, when the flow is TLS and was impersonated.
     pub tls: Option<TlsInfo>,
     /// What the acceptor had to say about the flow: free-form, seen by all later stages.
     pub context: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What the first bytes of a client say about the flow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Recognised {
+    /// What it speaks, in the words of the configuration: `http1`, `http2`, `tls`, `quic`, `other`.
+    pub application: &'static str,
+    /// The name in the ClientHello's server_name extension (RFC 6066 §3).
+    pub server_name: Option<String>,
+    /// The host of the first HTTP/1 request in clear, without its port.
+    pub http_host: Option<String>,
+    /// The JA4 fingerprint of the ClientHello.
+    pub ja4: Option<String>,
 }
 
 /// What the two TLS handshakes of an impersonated flow agreed on.

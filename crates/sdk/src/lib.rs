@@ -67,7 +67,9 @@ pub use content::{Content, ContentError, ContentLimits};
 pub use dataplane::Verdict;
 pub use ec2::{Ec2Host, Ec2Interface, Ec2Listing};
 pub use filter::{Filter, FilterError, Subject};
-pub use flow::{AttachmentId, FlowCookie, FlowId, FlowInfo, Leg, Protocol, TlsInfo, VpcEndpointId};
+pub use flow::{
+    AttachmentId, FlowCookie, FlowId, FlowInfo, Leg, Protocol, Recognised, TlsInfo, VpcEndpointId,
+};
 pub use headers::{Field, FieldName, Headers, InvalidName};
 pub use hook::{
     Held, HookContext, HookKind, HookLink, HookSight, HookStats, Hooks, PacketHook, PacketStep,

@@ -10,6 +10,26 @@ use serde::{Deserialize, Deserializer, de};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub usize);
 
+impl ByteSize {
+    /// This many mebibytes.
+    #[must_use]
+    pub const fn mib(count: usize) -> Self {
+        Self(count.saturating_mul(1 << 20))
+    }
+
+    /// This many kibibytes.
+    #[must_use]
+    pub const fn kib(count: usize) -> Self {
+        Self(count.saturating_mul(1 << 10))
+    }
+
+    /// The number of bytes.
+    #[must_use]
+    pub const fn as_usize(self) -> usize {
+        self.0
+    }
+}
+
 /// What units there are, the longer names first so that `KiB` is not read as `B`.
 const UNITS: [(&str, usize); 7] = [
     ("KiB", 1 << 10),
@@ -32,6 +52,7 @@ impl FromStr for ByteSize {
     type Err = InvalidSize;
     fn from_str(text: &str) -> Result<Self, InvalidSize> {
         let invalid = || InvalidSize(text.to_owned());
+        let text = text.trim();
         let (number, unit) = UNITS
             .iter()
             .find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit)))
@@ -86,6 +107,7 @@ mod tests {
             ("1GiB", 1 << 30, "1GiB"),
             ("64kB", 64_000, "64000B"),
             ("2048B", 2048, "2KiB"),
+            (" 16MiB ", 16 << 20, "16MiB"),
             ("0B", 0, "0B"),
         ] {
             let size: ByteSize = text.parse().unwrap();

@@ -218,6 +218,7 @@ pub fn flow() -> FlowInfo {
         client_ec2: None,
         server_ec2: None,
         opened_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+        recognised: None,
         tls: None,
         context: serde_json::Map::new(),
     }

@@ -5,7 +5,8 @@
 //! a short path they overtake it. Forwarded, they would make the connection one in which the server
 //! speaks first, and it could not be taken over. Other servers' greetings are held only where whoever
 //! decides about the flow wants to hear them
-//! ([`Verdict::InspectEither`](crate::Verdict::InspectEither)).
+//! ([`Verdict::InspectEither`](crate::Verdict::InspectEither)), or where it matters that the client's
+//! first bytes are seen ([`Dataplane::guard`](crate::Dataplane::guard)).
 
 use wire::tcp::{Flags, Seq};
 
@@ -24,6 +25,8 @@ pub(crate) struct Greeting {
     segments: Vec<Held>,
     bytes: usize,
     until: Instant,
+    /// Whether the shell was told of it.
+    pub(crate) is_announced: bool,
 }
 
 impl Greeting {
@@ -47,6 +50,7 @@ impl Greeting {
             segments: Vec::new(),
             bytes: 0,
             until: now + config.hold_time,
+            is_announced: false,
         }
     }
 
@@ -66,6 +70,11 @@ impl Greeting {
     /// Memory that the datagrams take.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Keeps it once more as long, for the shell to answer.
+    pub(crate) fn prolong(&mut self, config: &Config, now: Instant) {
+        self.until = now + config.hold_time;
     }
 
     /// When the client had its chance to speak.

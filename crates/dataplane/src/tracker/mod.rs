@@ -38,6 +38,8 @@ pub(crate) struct Track {
     pub(crate) greeting: Option<Box<Greeting>>,
     /// Whether the server's first bytes are reason enough to take over.
     pub(crate) takes_greeting: bool,
+    /// Whether a server that speaks first is held and told of.
+    pub(crate) holds_greeting: bool,
     /// The client's last SYN; `None` once it sent more than one, which makes a round trip ambiguous.
     syn_at: Option<Instant>,
     syn_count: u8,
@@ -94,6 +96,7 @@ impl Track {
             server: Half::new(Seq(0)),
             greeting: None,
             takes_greeting: false,
+            holds_greeting: false,
             syn_at: None,
             syn_count: 0,
             syn_ack_at: None,
@@ -204,6 +207,7 @@ impl Track {
         if has_data {
             let is_open = matches!(self.phase, Phase::Open | Phase::Hold(_));
             let is_greeting = self.takes_greeting
+                || self.holds_greeting
                 || self.greeting.is_some()
                 || Greeting::begins(seen, tcp, datagram, self.server.next);
             return if is_open && is_greeting {

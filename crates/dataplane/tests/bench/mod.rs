@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use flowdog_dataplane::{
     AttachmentId, Config, Dataplane, Disposition, DropReason, Event, FirstBytes, FlowCookie,
-    FlowId, Instant, Leg, Outer, Protocol, ReadOutcome, Verdict, VpcEndpointId, WriteOutcome,
+    FlowId, Instant, Leg, Outer, Protocol, ReadOutcome, Unseen, Verdict, VpcEndpointId,
+    WriteOutcome,
 };
 use wire::ip::{self, Family};
 use wire::tcp::{Flags, Options, Repr, Seq, Timestamps, fill_checksum};
@@ -375,6 +376,8 @@ pub struct Bench {
     pub now: Instant,
     /// What `FlowOpened` is answered with, if anything.
     pub verdict: Option<Verdict>,
+    /// What is said to hold when first bytes cannot be had, if anything.
+    pub guard: Option<Unseen>,
     /// What `FirstBytes` is answered with, if anything.
     pub first_bytes: Option<FirstBytes>,
     pub events: Vec<Event>,
@@ -387,6 +390,7 @@ impl Bench {
             dataplane: Dataplane::new(config, 7),
             now: Instant::from_millis(1_000_000),
             verdict: None,
+            guard: None,
             first_bytes: None,
             events: Vec::new(),
             sent: Vec::new(),
@@ -485,6 +489,9 @@ impl Bench {
                 self.events.push(event);
                 match event {
                     Event::FlowOpened { flow, .. } => {
+                        if let Some(unseen) = self.guard {
+                            self.dataplane.guard(flow, unseen);
+                        }
                         if let Some(verdict) = self.verdict {
                             self.dataplane.set_verdict(flow, verdict, self.now);
                         }

@@ -458,7 +458,7 @@ impl World {
                 Policy::NeverDecide => dataplane.set_first_bytes(flow, FirstBytes::NeedMore, now),
                 Policy::Absent | Policy::Pass | Policy::Silent => {}
             },
-            Event::Handshake { .. } | Event::Parked { .. } => {}
+            Event::Handshake { .. } | Event::Parked { .. } | Event::ServerSpoke { .. } => {}
             Event::LegsReady { flow } => {
                 self.relayed += 1;
                 self.splices.insert(flow, Splice::default());

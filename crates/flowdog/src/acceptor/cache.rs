@@ -25,15 +25,24 @@ pub enum KeyField {
     Destination,
     /// The port there.
     DestinationPort,
+    /// What the client speaks, where the rule knows.
+    Application,
+    /// The name in the ClientHello, where the rule knows.
+    ServerName,
+    /// The host of the first HTTP/1 request, where the rule knows.
+    HttpHost,
 }
 
 impl KeyField {
     /// The words of the configuration and of answers.
-    pub(crate) const WORDS: [(&'static str, Self); 6] = [
+    pub(crate) const WORDS: [(&'static str, Self); 9] = [
+        ("application", Self::Application),
         ("destination", Self::Destination),
         ("destination-port", Self::DestinationPort),
         ("endpoint", Self::Endpoint),
+        ("http-host", Self::HttpHost),
         ("protocol", Self::Protocol),
+        ("server-name", Self::ServerName),
         ("source", Self::Source),
         ("source-port", Self::SourcePort),
     ];
@@ -44,14 +53,14 @@ impl KeyField {
         found.map(|(_, field)| *field)
     }
 
-    fn bit(self) -> u8 {
-        1 << self as u8
+    fn bit(self) -> u16 {
+        1 << self as u16
     }
 }
 
 /// Which fields of a flow make up its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct KeyFields(u8);
+pub(crate) struct KeyFields(u16);
 
 impl KeyFields {
     pub(crate) fn of(fields: &[KeyField]) -> Self {
@@ -81,6 +90,10 @@ pub(crate) struct Key {
     source_port: Option<u16>,
     destination: Option<(IpAddr, Option<Host>)>,
     destination_port: Option<u16>,
+    /// Not the fingerprint: clients have too many.
+    application: Option<&'static str>,
+    server_name: Option<String>,
+    http_host: Option<String>,
 }
 
 /// What EC2 knows of the host behind an address, which questions tell: an address that another instance
@@ -102,6 +115,7 @@ impl Key {
             let host = host.as_ref().map(|host| Host(Arc::clone(host)));
             (address.ip(), host)
         };
+        let recognised = flow.recognised.as_deref();
         Self {
             fields,
             endpoint: fields.has(KeyField::Endpoint).then_some(flow.endpoint),
@@ -118,6 +132,15 @@ impl Key {
             destination_port: fields
                 .has(KeyField::DestinationPort)
                 .then_some(flow.server.port()),
+            application: recognised
+                .filter(|_| fields.has(KeyField::Application))
+                .map(|recognised| recognised.application),
+            server_name: recognised
+                .filter(|_| fields.has(KeyField::ServerName))
+                .and_then(|recognised| recognised.server_name.clone()),
+            http_host: recognised
+                .filter(|_| fields.has(KeyField::HttpHost))
+                .and_then(|recognised| recognised.http_host.clone()),
         }
     }
 }
@@ -256,6 +279,22 @@ mod tests {
         ];
         others[3].endpoint = VpcEndpointId(77);
         others[4].protocol = sdk::Protocol(17);
+        let known = |application, server_name: &str| {
+            let mut one = flow("10.0.0.1:1000", "192.0.2.1:443");
+            let recognised = sdk::Recognised {
+                application,
+                server_name: Some(server_name.to_owned()),
+                ..sdk::Recognised::default()
+            };
+            one.recognised = Some(recognised.into());
+            one
+        };
+        let named = known("tls", "a.example");
+        others.push(named.clone());
+        for other in [known("tls", "b.example"), known("quic", "a.example")] {
+            assert_ne!(Key::new(fields, &named), Key::new(fields, &other));
+            others.push(other);
+        }
         for other in &others {
             assert_ne!(Key::new(fields, &one), Key::new(fields, other), "{other:?}");
         }

@@ -23,6 +23,21 @@ struct Question<'a> {
     transport_protocol: &'static str,
     source: Endpoint<'a>,
     destination: Endpoint<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    application: Option<Seen<'a>>,
+}
+
+/// What the first bytes say. Only in questions that are asked after them.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Seen<'a> {
+    protocol: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http_host: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ja4: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -98,6 +113,12 @@ pub(crate) fn question(flow: &FlowInfo) -> Vec<u8> {
         },
         source: Endpoint::new(flow.client, has_ports, flow.client_ec2.as_deref()),
         destination: Endpoint::new(flow.server, has_ports, flow.server_ec2.as_deref()),
+        application: flow.recognised.as_deref().map(|recognised| Seen {
+            protocol: recognised.application,
+            server_name: recognised.server_name.as_deref(),
+            http_host: recognised.http_host.as_deref(),
+            ja4: recognised.ja4.as_deref(),
+        }),
     };
     // Strings and numbers only: there is nothing in it that could not be written.
     serde_json::to_vec(&question).unwrap_or_default()
@@ -224,6 +245,19 @@ mod tests {
         assert_eq!(
             text,
             r#"{"GeneveOptions":{"VpcEndpointId":"vpce-00000000000000001","FlowCookie":"0000002a"},"NetworkProtocol":"IPv4","TransportProtocol":"TCP","Source":{"IpAddress":"10.0.0.5","Port":1234},"Destination":{"IpAddress":"192.0.2.1","Port":443}}"#
+        );
+        one.recognised = Some(
+            sdk::Recognised {
+                application: "tls",
+                server_name: Some("a.example".into()),
+                ..sdk::Recognised::default()
+            }
+            .into(),
+        );
+        let value: Value = serde_json::from_slice(&question(&one)).unwrap();
+        assert_eq!(
+            value["Application"],
+            serde_json::json!({"Protocol": "tls", "ServerName": "a.example"})
         );
         one.attachment = sdk::AttachmentId(0xab);
         one.protocol = Protocol(58);

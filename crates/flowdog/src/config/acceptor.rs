@@ -9,9 +9,9 @@ use aws::{Environment, LambdaSettings, Region};
 use dataplane::Verdict;
 use sdk::Acceptor;
 
+use super::Action;
 use super::read::{HOUR, Reader};
 use super::section::{Section, list};
-use super::{Action, Rule};
 #[cfg(feature = "script")]
 use crate::acceptor::JavascriptAcceptor;
 #[cfg(feature = "aws")]
@@ -185,11 +185,10 @@ impl Reader<'_> {
         }
     }
 
-    /// Whom a rule asks, and what holds when there is no answer. `above` are the rules before it.
+    /// Whom a rule asks, and what holds when there is no answer.
     pub(super) fn asked(
         &mut self,
         section: &mut Section<'_>,
-        above: &[Rule],
         acceptors: &Acceptors,
         root: &Section<'_>,
     ) -> (Option<Arc<AcceptorLink>>, bool) {
@@ -220,24 +219,6 @@ impl Reader<'_> {
         if section.peek("acceptor").is_none() {
             let (offset, key) = (section.offset(), section.name_of("acceptor"));
             faults.add(offset, key, "is missing", Some(&known));
-        }
-        // The question is asked before the first bytes are there.
-        for key in ["application", "http-host", "server-name"] {
-            if let Some(entry) = section.peek(key) {
-                let what = "acceptors are asked when a flow opens, before its first bytes are seen";
-                let allowed = "conditions on endpoint, source, destination, port and protocol";
-                faults.add(entry.offset, entry.key, what, Some(allowed));
-            }
-        }
-        if let Some(late) = above.iter().find(|rule| rule.needs_first_bytes()) {
-            let (offset, key) = (section.offset_of("action"), section.name_of("action"));
-            let what = format!(
-                "acceptors are asked when a flow opens, but {} above, on line {}, needs its first bytes",
-                late.name, late.line
-            );
-            let allowed =
-                "rules that ask, above all rules with server-name, http-host or application";
-            faults.add(offset, key, what, Some(allowed));
         }
         let acceptor = name.and_then(|name| acceptors.get(&name).cloned());
         (acceptor, accept_on_error.unwrap_or(false))

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::fault::Collector;
 use super::section::Section;
-use super::value::ByteSize;
+use sdk::ByteSize;
 
 /// `[capture]`: who may watch packets. Nobody, unless `listen` says where.
 ///

@@ -9,7 +9,7 @@ use proxy::respond::ErrorPage;
 use super::fault::Collector;
 use super::read::{HOUR, Reader, SECOND};
 use super::section::Section;
-use super::value::ByteSize;
+use sdk::ByteSize;
 
 impl Reader<'_> {
     pub(super) fn proxy(&mut self, mut section: Section<'_>) -> proxy::Limits {
@@ -43,7 +43,7 @@ impl Reader<'_> {
                 .unwrap_or(default.head_time),
             body_rate: s
                 .size("body-rate", ByteSize(0), ByteSize::mib(1), faults)
-                .map_or(default.body_rate, |n| n.0),
+                .map_or(default.body_rate, |n| n.0 as u64),
             body_time: s
                 .duration("body-time", SECOND, HOUR, faults)
                 .unwrap_or(default.body_time),
@@ -55,7 +55,7 @@ impl Reader<'_> {
                 .map_or(default.interim_count, |n| n as usize),
             drain_bytes: s
                 .size("drain", ByteSize(0), ByteSize::mib(64), faults)
-                .map_or(default.drain_bytes, |n| n.0),
+                .map_or(default.drain_bytes, |n| n.0 as u64),
             sniff_time: s
                 .duration("sniff-time", Duration::from_millis(10), HOUR, faults)
                 .unwrap_or(default.sniff_time),

@@ -9,6 +9,7 @@ mod authority;
 mod capture;
 mod extensions;
 mod fault;
+mod flow_metrics;
 pub(crate) mod hosts;
 mod http;
 mod kinds;
@@ -33,10 +34,12 @@ pub use capture::{Capture, CaptureListen};
 pub use fault::{Fault, Faults};
 pub use hosts::HostConditions;
 pub use kinds::Kinds;
+pub use sdk::ByteSize;
 pub use sdk::NameGlob;
-pub use value::{ByteSize, endpoint_id, protocol_number};
+pub use value::{endpoint_id, protocol_number};
 
 use crate::acceptor::AcceptorLink;
+use crate::flow_metrics::FlowMetrics;
 pub use crate::policy::Application;
 use crate::policy::index::Index;
 
@@ -62,6 +65,8 @@ pub struct Config {
     pub log: Log,
     /// `[flow-log]`: a line for each flow.
     pub flow_log: FlowLog,
+    /// `[flow-metrics]`: flows counted by labels of one's own. `None`: they are not.
+    pub flow_metrics: Option<Arc<FlowMetrics>>,
     /// `[records]`: where hooks' records go.
     pub records: Records,
     /// `[drain]`: how the appliance stops.
@@ -168,9 +173,9 @@ impl Default for Flows {
             max_intercepted: engine.max_intercepted,
             pass_when_full: engine.on_table_full == dataplane::Verdict::Pass,
             park_packets: engine.park_packets,
-            park_total: ByteSize(engine.park_total_bytes as u64),
-            hold_total: ByteSize(engine.hold_total_bytes as u64),
-            tcp_memory: ByteSize(engine.tcp_memory_bytes as u64),
+            park_total: ByteSize(engine.park_total_bytes),
+            hold_total: ByteSize(engine.hold_total_bytes),
+            tcp_memory: ByteSize(engine.tcp_memory_bytes),
             hold_time: engine.hold_time,
             mss_ipv4: engine.mss_clamp_v4,
             mss_ipv6: engine.mss_clamp_v6,
@@ -485,6 +490,9 @@ pub struct Rule {
     pub acceptor: Option<Arc<AcceptorLink>>,
     /// `on-error`: whether a flow is accepted about which the acceptor gives no answer. `refuse`.
     pub accept_on_error: bool,
+    /// `unseen`: whether a rule with conditions on first bytes matches a flow that cannot show them:
+    /// `match` or `skip`. `skip`.
+    pub unseen_matches: bool,
     /// `endpoint`: VPC endpoint ids.
     pub endpoint: Option<Vec<VpcEndpointId>>,
     /// `source`: networks of the host that opens the flow.
@@ -526,6 +534,7 @@ pub struct Rules {
     list: Arc<[Rule]>,
     index: Arc<Index>,
     follow_starttls: bool,
+    refuse_or_ask: bool,
 }
 
 impl Rules {
@@ -534,6 +543,9 @@ impl Rules {
     pub fn new(list: Vec<Rule>) -> Self {
         Self {
             index: Arc::new(Index::new(&list)),
+            refuse_or_ask: list
+                .iter()
+                .any(|rule| matches!(rule.action, Action::Ask | Action::Drop | Action::Reset)),
             follow_starttls: list.iter().any(|rule| !rule.starttls.is_empty()),
             list: list.into(),
         }
@@ -541,6 +553,11 @@ impl Rules {
 
     pub(crate) fn index(&self) -> &Index {
         &self.index
+    }
+
+    /// Whether any rule refuses flows, or asks about them.
+    pub(crate) fn refuse_or_ask(&self) -> bool {
+        self.refuse_or_ask
     }
 
     /// Whether any rule follows a protocol to TLS.

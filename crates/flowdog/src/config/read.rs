@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use proxy::starttls::StartTls;
-use sdk::{Chain, HookLink, Hooks};
+use sdk::{ByteSize, Chain, HookLink, Hooks};
 use toml::de::{DeTable, DeValue};
 
 use super::acceptor::Acceptors;
@@ -15,7 +15,7 @@ use super::extensions::{ExtensionNames, Named, names_in};
 use super::fault::{Collector, Faults};
 use super::hosts;
 use super::section::{Section, integer, list};
-use super::value::{self, ByteSize};
+use super::value;
 use super::{
     Action, Application, Config, Drain, Ech, FlowLog, FlowLogFormat, FlowLogOutput, Flows, Gwlb,
     Health, Kinds, Log, LogFormat, MidFlow, Records, ReplyMode, Root, Rule, Rules, Tls,
@@ -75,6 +75,7 @@ impl Reader<'_> {
         let proxy = root.table("proxy", &mut self.faults);
         let log = root.table("log", &mut self.faults);
         let flow_log = root.table("flow-log", &mut self.faults);
+        let flow_metrics = root.table("flow-metrics", &mut self.faults);
         let records = root.table("records", &mut self.faults);
         let drain = root.table("drain", &mut self.faults);
         let mut capture = root.table("capture", &mut self.faults);
@@ -98,6 +99,7 @@ impl Reader<'_> {
             proxy: self.proxy(proxy),
             log: self.log(log),
             flow_log: self.flow_log(flow_log),
+            flow_metrics: self.flow_metrics(flow_metrics),
             records: self.records(records),
             drain: self.drain(drain),
             capture: {
@@ -408,7 +410,7 @@ impl Reader<'_> {
             return Rules::default();
         }
         for (index, mut section) in sections.into_iter().enumerate() {
-            let asked = self.asked(&mut section, &rules, acceptors, root);
+            let asked = self.asked(&mut section, acceptors, root);
             rules.extend(
                 self.rule(&mut section, index + 1, named, &declared)
                     .map(|rule| Rule {
@@ -484,6 +486,16 @@ impl Reader<'_> {
                 Some("action = \"pass\" or \"intercept\", or a rule without `hooks`"),
             );
         }
+        if let (Some(entry), Some(action)) = (section.peek("unseen"), action)
+            && !matches!(action, Action::Drop | Action::Reset)
+        {
+            faults.add(
+                entry.offset,
+                entry.key,
+                "only rules that refuse have it; a rule that asks has `on-error`",
+                Some("action = \"drop\" or \"reset\", or a rule without `unseen`"),
+            );
+        }
         let client_certificate = client_certificate(section, faults);
         let starttls = section.optional_list("starttls", STARTTLS, faults, |v| {
             StartTls::from_word(v.as_str()?)
@@ -510,6 +522,9 @@ impl Reader<'_> {
             line,
             acceptor: None,
             accept_on_error: false,
+            unseen_matches: section
+                .word("unseen", &[("match", true), ("skip", false)], faults)
+                .unwrap_or(false),
             action: action.unwrap_or(Action::Pass),
             chain: Chain::new(chain),
             hooks_streams: hooks.sees_streams(),

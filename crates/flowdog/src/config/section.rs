@@ -9,7 +9,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::fault::Collector;
-use super::value::{self, ByteSize};
+use super::value;
+use sdk::ByteSize;
 
 /// A table of the document and the name it has there.
 #[derive(Debug)]
@@ -198,8 +199,9 @@ impl<'d> Section<'d> {
         high: ByteSize,
         faults: &mut Collector<'_>,
     ) -> Option<ByteSize> {
-        let allowed =
-            format!("a size with its unit (B, KiB, MiB, GiB), from \"{low}\" to \"{high}\"");
+        let allowed = format!(
+            "a size with its unit (B, KiB, MiB, GiB, kB, MB, GB), from \"{low}\" to \"{high}\""
+        );
         self.parsed(key, &allowed, faults, |text| {
             text.parse().ok().filter(|size| (low..=high).contains(size))
         })

@@ -524,16 +524,9 @@ fn threat_71_faults_of_acceptors_are_told_at_their_keys() {
             "rule[1].on-error",
         ),
         (
-            &format!("{acceptor}[[rule]]\naction = 'ask'\nacceptor = 'gate'\nserver-name = 'a'\n"),
+            &format!("{acceptor}[[rule]]\naction = 'ask'\nacceptor = 'gate'\nunseen = 'match'\n"),
             8,
-            "rule[1].server-name",
-        ),
-        (
-            &format!(
-                "{acceptor}[[rule]]\naction = 'pass'\nserver-name = 'a'\n[[rule]]\naction = 'ask'\nacceptor = 'gate'\n"
-            ),
-            9,
-            "rule[2].action",
+            "rule[1].unseen",
         ),
         (
             "[[rule]]\naction = 'drop'\napplication = 'carrier-pigeon'\n",

@@ -1,64 +1,11 @@
-//! Values with their unit in them: durations, sizes, networks, ports.
+//! Values with their unit in them: durations, networks, ports.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::str::FromStr;
 use std::time::Duration;
 
 use dataplane::VpcEndpointId;
 use ipnet::IpNet;
-
-/// A number of bytes, written with its unit: `"16MiB"`, `"64KiB"`, `"1500B"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ByteSize(pub u64);
-
-impl ByteSize {
-    /// This many mebibytes.
-    pub const fn mib(count: u64) -> Self {
-        Self(count * 1024 * 1024)
-    }
-
-    /// This many kibibytes.
-    pub const fn kib(count: u64) -> Self {
-        Self(count * 1024)
-    }
-
-    /// As a length in memory; saturates where addresses are narrower.
-    pub fn as_usize(self) -> usize {
-        usize::try_from(self.0).unwrap_or(usize::MAX)
-    }
-}
-
-impl FromStr for ByteSize {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let text = text.trim();
-        let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or(())?;
-        let (number, unit) = text.split_at(digits);
-        let factor: u64 = match unit.trim() {
-            "B" => 1,
-            "KiB" => 1 << 10,
-            "MiB" => 1 << 20,
-            "GiB" => 1 << 30,
-            _ => return Err(()),
-        };
-        let number: u64 = number.parse().map_err(|_| ())?;
-        number.checked_mul(factor).map(Self).ok_or(())
-    }
-}
-
-impl fmt::Display for ByteSize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            n if n >= 1 << 30 && n % (1 << 30) == 0 => write!(f, "{}GiB", n >> 30),
-            n if n >= 1 << 20 && n % (1 << 20) == 0 => write!(f, "{}MiB", n >> 20),
-            n if n >= 1 << 10 && n % (1 << 10) == 0 => write!(f, "{}KiB", n >> 10),
-            n => write!(f, "{n}B"),
-        }
-    }
-}
 
 /// A duration with its unit: `"350s"`, `"200ms"`, `"5m"`.
 pub(crate) fn duration(text: &str) -> Option<Duration> {
@@ -163,18 +110,6 @@ fn edit_distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_need_a_unit_and_print_as_they_are_written() {
-        for text in ["16MiB", "64KiB", "1500B", "2GiB", "0B"] {
-            let size: ByteSize = text.parse().unwrap();
-            assert_eq!(size.to_string(), text);
-        }
-        assert_eq!("16MiB".parse(), Ok(ByteSize(16_777_216)));
-        for text in ["", "16", "16MB", "MiB", "-1B", "99999999999GiB", "1.5MiB"] {
-            assert_eq!(text.parse::<ByteSize>(), Err(()), "{text}");
-        }
-    }
 
     #[test]
     fn ports_are_numbers_or_ranges_in_order() {

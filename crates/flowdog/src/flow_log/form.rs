@@ -2,11 +2,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use dataplane::FlowEnd;
+use dataplane::{FlowEnd, FlowSummary, Unseen};
 use sdk::{Record, TlsInfo};
 use serde_json::{Map, Value, json};
 
 use super::{FlowRecord, Stage};
+use crate::opening::Note;
 
 fn end_word(end: FlowEnd) -> &'static str {
     match end {
@@ -27,7 +28,7 @@ fn seconds(time: SystemTime) -> f64 {
 
 /// The record of a flow; keys without a value are left out.
 pub(super) fn record(flow: FlowRecord) -> Record {
-    let verdict = verdict(&flow);
+    let verdict = verdict(&flow.summary, &flow.note);
     let FlowRecord {
         start,
         stage,
@@ -119,13 +120,17 @@ fn tls(info: &TlsInfo) -> Value {
 }
 
 /// What became of the flow.
-fn verdict(record: &FlowRecord) -> &'static str {
-    match (record.summary.intercepted, record.note.verdict) {
-        (true, _) => "intercept",
-        (false, "drop") => "drop",
-        (false, "reset") => "reset",
+pub(crate) fn verdict(summary: &FlowSummary, note: &Note) -> &'static str {
+    match (note.verdict, summary.refused) {
+        ("drop", _) => "drop",
+        ("reset", _) => "reset",
+        (_, Some(Unseen::Drop)) => "drop",
+        (_, Some(Unseen::Reset)) => "reset",
+        // Perhaps one that was taken over to ask about it.
+        ("pass", _) => "pass",
+        _ if summary.intercepted => "intercept",
         // Never taken over, so it was passed.
-        (false, _) => "pass",
+        _ => "pass",
     }
 }
 

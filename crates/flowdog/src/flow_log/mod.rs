@@ -18,6 +18,7 @@ use sdk::{RecordQueue, Sink};
 use tokio::sync::Notify;
 
 pub(crate) use file::LineSink;
+pub(crate) use form::verdict;
 
 use crate::config::FlowLog as Settings;
 use crate::opening::Note;

@@ -17,6 +17,16 @@ pub(crate) struct QuicSight {
 }
 
 impl QuicSight {
+    /// What acceptors are told.
+    pub(crate) fn recognised(&self) -> sdk::Recognised {
+        sdk::Recognised {
+            application: Application::Quic.as_str(),
+            server_name: self.server_name.clone(),
+            http_host: None,
+            ja4: self.ja4.clone(),
+        }
+    }
+
     fn first_sight(&self) -> FirstSight<'_> {
         FirstSight {
             application: Application::Quic,

@@ -155,7 +155,19 @@ pub fn explain(config: &Config, question: &Question) -> Explanation {
         http_host: question.http_host.as_deref(),
     };
     let (rule, outcome, why) = if inspected {
-        let rule = decider(config, &facts, &sight);
+        let mut passed = Vec::new();
+        let rule = loop {
+            let found = decider(config, &facts, &sight, &passed);
+            match found {
+                Some((number, rule)) if rule.action == Action::Ask => {
+                    if number >= from {
+                        acceptors.extend(rule.acceptor_name());
+                    }
+                    passed.push(number);
+                }
+                _ => break found.map(|(_, rule)| rule),
+            }
+        };
         let (outcome, why) = at_bytes(config, rule, application);
         (rule, outcome, why)
     } else {
@@ -479,7 +491,11 @@ mod tests {
         [[rule]]\nname = 'web'\naction = 'intercept'\napplication = ['http1', 'tls']\n";
 
     fn ask(to: &str, change: impl FnOnce(&mut Question)) -> Explanation {
-        let config = Config::parse(RULES, Path::new("flowdog.toml"), &[]).unwrap();
+        ask_of(RULES, to, change)
+    }
+
+    fn ask_of(rules: &str, to: &str, change: impl FnOnce(&mut Question)) -> Explanation {
+        let config = Config::parse(rules, Path::new("flowdog.toml"), &[]).unwrap();
         let mut question = Question {
             endpoint: VpcEndpointId(1),
             protocol: 6,
@@ -494,6 +510,25 @@ mod tests {
         };
         change(&mut question);
         explain(&config, &question)
+    }
+
+    #[test]
+    fn acceptors_are_named_that_are_asked_once_the_first_bytes_are_seen() {
+        let rules = "[[acceptor]]\nname = 'a'\nuse = 'http-acceptor'\nurl = 'http://127.0.0.1:9/'\n\
+            [[acceptor]]\nname = 'b'\nuse = 'http-acceptor'\nurl = 'http://127.0.0.1:9/'\n\
+            [[rule]]\naction = 'ask'\nacceptor = 'a'\nport = 443\n\
+            [[rule]]\naction = 'pass'\nserver-name = 'free.example'\n\
+            [[rule]]\naction = 'ask'\nacceptor = 'b'\nserver-name = '*.example'\n\
+            [[rule]]\naction = 'intercept'\n";
+        for (name, acceptors, decided_by) in [
+            ("free.example", &["a"][..], "rule[2]"),
+            ("other.example", &["a", "b"], "rule[4]"),
+            ("elsewhere", &["a"], "rule[4]"),
+        ] {
+            let told = ask_of(rules, "1.2.3.4:443", |q| q.server_name = Some(name.into()));
+            assert_eq!(told.acceptors, acceptors, "{name}");
+            assert_eq!(told.decided_by.as_deref(), Some(decided_by), "{name}");
+        }
     }
 
     fn short(told: &Explanation) -> (&'static str, Option<&str>) {

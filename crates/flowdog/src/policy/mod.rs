@@ -3,11 +3,13 @@
 //! A rule that asks for a server name, an HTTP host or the protocol spoken cannot be judged before
 //! the client's first bytes are seen, so the first decision may be to inspect. Rules are judged in
 //! order in both places; the first that matches decides, and a flow that no rule matches is passed.
-//! A rule that asks an acceptor is a gate: once the flow is accepted, the rules below it decide.
+//! A rule that asks an acceptor is a gate: once the flow is accepted, the rules below it decide. It asks
+//! when the flow opens, or when the first bytes are seen if it takes those to tell that it matches.
 
 mod datagrams;
 pub(crate) mod explain;
 mod follow;
+mod guard;
 mod hosts;
 pub(crate) mod index;
 
@@ -24,6 +26,7 @@ use crate::config::{Action, Config, Ech, MidFlow, Rule};
 use crate::directory::Lookup;
 pub(crate) use datagrams::{Datagrams, QuicSight, at_open_of, look_at_datagrams};
 pub(crate) use follow::followed;
+pub(crate) use guard::guard;
 
 const TCP: Protocol = Protocol(6);
 const UDP: Protocol = Protocol(17);
@@ -151,6 +154,8 @@ pub(crate) struct Judgement<'c> {
 pub(crate) enum Decision {
     /// Not enough bytes to tell.
     NeedMore,
+    /// Ask the rule's acceptor; the number is the rule's place in the list.
+    Ask(usize),
     /// Forward the bytes as they are.
     Pass(PassReason),
     /// Swallow.
@@ -219,6 +224,8 @@ pub(crate) fn at_open<'c>(
             continue;
         }
         let verdict = match (rule.action, rule.mid_flow) {
+            // One above may spare the flow the question.
+            (Action::Ask, _) if later => return nobody(inspection(config, facts)),
             (Action::Ask, _) => {
                 return Opening {
                     step: OpenStep::Ask,
@@ -264,13 +271,30 @@ pub(crate) fn inspection(config: &Config, facts: &Facts) -> Verdict {
     }
 }
 
-/// The decision on a TCP flow whose client has sent `bytes` so far. `accepted` says that an
-/// acceptor wants it intercepted, whatever the rules below it say.
+/// Who spoke first in a TCP flow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum First<'b> {
+    /// The client has sent these bytes so far.
+    Client(&'b [u8]),
+    /// The server, so it is none of the protocols that are known here.
+    Server,
+}
+
+/// What acceptors have said about a flow.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Heard<'g> {
+    /// One wants it intercepted, whatever the rules below say.
+    pub(crate) intercept: bool,
+    /// The rules whose acceptors have accepted it.
+    pub(crate) passed: &'g [usize],
+}
+
+/// The decision on a TCP flow in which somebody has spoken.
 pub(crate) fn at_first_bytes<'c>(
     config: &'c Config,
     facts: &Facts,
-    bytes: &[u8],
-    accepted: bool,
+    first: First<'_>,
+    heard: Heard<'_>,
 ) -> Judgement<'c> {
     let more = Judgement {
         decision: Decision::NeedMore,
@@ -282,7 +306,11 @@ pub(crate) fn at_first_bytes<'c>(
     };
     let (mut server_name, mut http_host, mut ja4) = (None, None, None);
     let (mut unsupported, mut may_change, mut has_ech) = (false, false, false);
-    let application = match sniff(bytes) {
+    let (sniffed, bytes) = match first {
+        First::Client(bytes) => (sniff(bytes), bytes),
+        First::Server => (Sniff::Opaque, &[][..]),
+    };
+    let application = match sniffed {
         Sniff::NeedMore => return more,
         Sniff::Tls => {
             match hello::parse(bytes) {
@@ -312,6 +340,7 @@ pub(crate) fn at_first_bytes<'c>(
             Application::Http1
         }
         Sniff::Http2PriorKnowledge => Application::Http2,
+        Sniff::Opaque if matches!(first, First::Server) => Application::Other,
         Sniff::Opaque => {
             let followed = followed(config, facts);
             match starttls::sniff_client(bytes, followed) {
@@ -328,14 +357,18 @@ pub(crate) fn at_first_bytes<'c>(
         server_name: server_name.as_deref(),
         http_host: http_host.as_deref(),
     };
-    let rule = decider(config, facts, &sight).filter(|_| !accepted);
+    let found = decider(config, facts, &sight, heard.passed).filter(|_| !heard.intercept);
+    let rule = found.map(|(_, rule)| rule);
     let decision = match (rule.map(|rule| rule.action), application) {
+        (Some(Action::Ask), _) => {
+            found.map_or(Decision::NeedMore, |(number, _)| Decision::Ask(number))
+        }
         // The rule for TLS may be another one.
         (None | Some(Action::Intercept), Application::Other) if may_change => {
             Decision::Intercept(Protocols::Clear)
         }
-        _ if accepted => intercept(config, None, application, unsupported),
-        (None | Some(Action::Pass | Action::Ask), _) => Decision::Pass(PassReason::Rule),
+        _ if heard.intercept => intercept(config, None, application, unsupported),
+        (None | Some(Action::Pass), _) => Decision::Pass(PassReason::Rule),
         (Some(Action::Drop), _) => Decision::Drop,
         (Some(Action::Reset), _) => Decision::Reset,
         (Some(Action::Intercept), _) => intercept(config, rule, application, unsupported),
@@ -405,14 +438,20 @@ pub(crate) fn intercept(
     }
 }
 
-/// The rule that decides once everything is known. Acceptors were asked when the flow opened.
-fn decider<'c>(config: &'c Config, facts: &Facts, sight: &FirstSight<'_>) -> Option<&'c Rule> {
+/// The rule that decides once everything is known, or asks, with its place in the list. Those whose
+/// acceptors have accepted the flow have had their say.
+fn decider<'c>(
+    config: &'c Config,
+    facts: &Facts,
+    sight: &FirstSight<'_>,
+    passed: &[usize],
+) -> Option<(usize, &'c Rule)> {
     config
         .rules
         .index()
         .of_first_bytes(facts, sight)
-        .filter_map(|number| config.rules.get(number))
-        .find(|rule| rule.action != Action::Ask)
+        .filter(|number| !passed.contains(number))
+        .find_map(|number| Some((number, config.rules.get(number)?)))
 }
 
 /// The host that the first request of an HTTP/1 connection names, without its port (RFC 9112 §3.2):
@@ -497,7 +536,7 @@ mod tests {
     }
 
     fn decision(config: &Config, facts: &Facts, bytes: &[u8]) -> Decision {
-        at_first_bytes(config, facts, bytes, false).decision
+        at_first_bytes(config, facts, First::Client(bytes), Heard::default()).decision
     }
 
     const HTTP: &[u8] = b"GET / HTTP/1.1\r\n";
@@ -721,12 +760,52 @@ mod tests {
         assert_eq!((opening.step, opening.number), (OpenStep::Ask, Some(1)));
         let opening = at_open(&config, &web(), false, 2);
         assert_eq!(opening.step, OpenStep::Verdict(Verdict::Inspect));
+        let heard = Heard {
+            passed: &[1],
+            ..Heard::default()
+        };
         assert_eq!(
-            decision(&config, &web(), HTTP),
+            at_first_bytes(&config, &web(), First::Client(HTTP), heard).decision,
             Decision::Intercept(Protocols::Http1)
         );
         let mail = flow(6, "10.0.0.1:1", "192.0.2.1:25");
         assert_eq!(verdict(&config, &mail, false), Verdict::Drop);
+    }
+
+    #[test]
+    fn a_rule_that_asks_may_need_first_bytes_or_stand_below_one_that_does() {
+        let config = config(
+            "[[acceptor]]\nname = 'a'\nuse = 'http-acceptor'\nurl = 'http://127.0.0.1:9/'\n\
+             [[rule]]\naction = 'pass'\nserver-name = 'free.example'\n\
+             [[rule]]\naction = 'ask'\nacceptor = 'a'\nserver-name = '*.example'\n\
+             [[rule]]\naction = 'ask'\nacceptor = 'a'\nsource = '10.0.0.0/8'\n\
+             [[rule]]\naction = 'drop'\napplication = 'other'\n",
+        );
+        assert_eq!(verdict(&config, &web(), false), Verdict::Inspect);
+        let judge = |first, passed| {
+            let heard = Heard {
+                passed,
+                ..Heard::default()
+            };
+            at_first_bytes(&config, &web(), first, heard).decision
+        };
+        let (free, asked) = (hello("free.example"), hello("a.example"));
+        let pass = Decision::Pass(PassReason::Rule);
+        assert_eq!(judge(First::Client(&free), &[]), pass);
+        assert_eq!(judge(First::Client(&asked), &[]), Decision::Ask(1));
+        assert_eq!(judge(First::Client(&asked), &[1]), Decision::Ask(2));
+        assert_eq!(judge(First::Client(&asked), &[1, 2]), pass);
+        // A server that speaks first is asked about too, and judged by the rules below.
+        assert_eq!(judge(First::Server, &[]), Decision::Ask(2));
+        assert_eq!(judge(First::Server, &[2]), Decision::Drop);
+        // What is in the middle, or no TCP, has no first bytes to wait for.
+        for (facts, mid_flow) in [
+            (web(), true),
+            (flow(17, "10.0.0.1:9", "10.0.0.2:53"), false),
+        ] {
+            let opening = at_open(&config, &facts, mid_flow, 0);
+            assert_eq!((opening.step, opening.number), (OpenStep::Ask, Some(2)));
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dataplane::{
     Dataplane, Disposition, Event, FirstBytes, FlowEnd, FlowId, FlowKey, FlowView, Instant, Leg,
-    Outer, Verdict, VpcEndpointId,
+    Outer, Unseen, Verdict, VpcEndpointId,
 };
 use sdk::{Chain, FlowInfo, HookSight, Hooks, InnerPacket, Shown};
 use serde::Serialize;
@@ -24,7 +24,7 @@ use serde::Serialize;
 use crate::config::{Config, Rule};
 use crate::directory::Directory;
 use crate::policy::{
-    self, Application, Datagrams, Decision, Facts, OpenStep, PassReason, Protocols,
+    self, Application, Datagrams, Decision, Facts, First, Heard, OpenStep, PassReason, Protocols,
 };
 use streams::Conversation;
 
@@ -292,7 +292,8 @@ impl Replay {
             match event {
                 Event::FlowOpened { flow, mid_flow } => self.open(flow, mid_flow, false),
                 Event::Parked { flow, is_late } => self.open(flow, false, is_late),
-                Event::FirstBytes { flow } => self.first_bytes(flow),
+                Event::FirstBytes { flow } => self.first_bytes(flow, false),
+                Event::ServerSpoke { flow } => self.first_bytes(flow, true),
                 Event::FlowEnded { flow, summary } => {
                     if let Some(known) = self.flows.get_mut(&flow) {
                         known.report.packets = summary.packets;
@@ -384,6 +385,10 @@ impl Replay {
             OpenStep::Verdict(Verdict::Reset) => known.report.outcome = "reset",
             OpenStep::Verdict(inspect @ (Verdict::Inspect | Verdict::InspectEither)) => {
                 verdict = inspect;
+                if policy::guard(&config, &facts, &[]).is_some() {
+                    // A server that speaks first is judged too.
+                    self.dataplane.guard(flow, Unseen::Pass);
+                }
                 known.said = Some(Conversation::new(view.client));
             }
             OpenStep::Verdict(Verdict::Pass) | OpenStep::Ask => {
@@ -409,6 +414,7 @@ impl Replay {
             client_ec2: facts.client_ec2.clone(),
             server_ec2: facts.server_ec2.clone(),
             opened_at: self.wall(view.opened_at),
+            recognised: None,
             tls: None,
             context: serde_json::Map::default(),
         }
@@ -418,17 +424,32 @@ impl Replay {
         UNIX_EPOCH + Duration::from_nanos(self.start.unwrap_or(0)) + instant.since(Instant::ZERO)
     }
 
-    fn first_bytes(&mut self, flow: FlowId) {
+    fn first_bytes(&mut self, flow: FlowId, is_server: bool) {
         let Some(view) = self.dataplane.flow(flow) else {
             return;
         };
         let facts = self.facts(&view);
         let info = self.info(&view, &facts);
         let config = Arc::clone(&self.config);
-        let Some(held) = self.dataplane.held(flow) else {
-            return;
+        let first = match self.dataplane.held(flow) {
+            Some(held) => First::Client(held),
+            None if is_server => First::Server,
+            None => return,
         };
-        let judgement = policy::at_first_bytes(&config, &facts, held, false);
+        // Acceptors are not asked, and taken to accept.
+        let (mut passed, mut acceptors) = (Vec::new(), Vec::new());
+        let judgement = loop {
+            let heard = Heard {
+                intercept: false,
+                passed: &passed,
+            };
+            let judgement = policy::at_first_bytes(&config, &facts, first, heard);
+            let Decision::Ask(number) = judgement.decision else {
+                break judgement;
+            };
+            acceptors.extend(judgement.rule.and_then(Rule::acceptor_name));
+            passed.push(number);
+        };
         if judgement.decision == Decision::NeedMore {
             self.dataplane
                 .set_first_bytes(flow, FirstBytes::NeedMore, self.now);
@@ -436,6 +457,9 @@ impl Replay {
         }
         if let Some(known) = self.flows.get_mut(&flow) {
             let report = &mut known.report;
+            // Those that were asked when the flow opened match here too.
+            acceptors.retain(|name| !report.acceptors.contains(name));
+            report.acceptors.append(&mut acceptors);
             report.rule = judgement.rule.map(|rule| rule.name.to_string());
             report.application = judgement.application.map(Application::as_str);
             report.server_name = judgement.server_name;
@@ -445,7 +469,7 @@ impl Replay {
                 Decision::Drop => ("drop", None),
                 Decision::Reset => ("reset", None),
                 Decision::Pass(reason) => ("pass", words(reason)),
-                Decision::NeedMore => ("pass", None),
+                Decision::NeedMore | Decision::Ask(_) => ("pass", None),
                 Decision::Intercept(protocols) => {
                     http = match protocols {
                         Protocols::Http1 => Some(proxy::Protocol::Http1),

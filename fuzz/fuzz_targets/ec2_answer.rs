@@ -1,0 +1,4 @@
+//! `cargo +nightly fuzz run ec2_answer`
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| aws::fuzzing::ec2_answer(bytes));
