@@ -49,7 +49,10 @@ fn an_intercepted_connection_has_its_tcp_and_tls_facts_in_its_record() -> Result
     for side in ["client", "server"] {
         let rtt = flow[format!("{side}HandshakeMs")].as_f64();
         // Zero where one turn of a busy shard saw both packets.
-        assert!(rtt.is_some_and(|rtt| (0.0..5000.0).contains(&rtt)), "{flow}");
+        assert!(
+            rtt.is_some_and(|rtt| (0.0..5000.0).contains(&rtt)),
+            "{flow}"
+        );
         assert!(flow[format!("{side}Retransmits")].is_u64(), "{flow}");
     }
     Ok(())
