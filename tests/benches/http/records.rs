@@ -4,8 +4,8 @@ use anyhow::Result;
 
 use crate::{EMPTY, Figures, Line, Load, ROUNDS, appliance, secure, text};
 
-/// Everything is kept: metrics lines and lines of exchanges. To files, because what a
-/// service of AWS would cost is not the appliance's.
+/// Everything is kept: metrics lines, lines of exchanges and archives. To files, because what a service
+/// of AWS would cost is not the appliance's.
 const ALL: &str = r#"
 [[interceptor]]
 name = "accounts"
@@ -15,9 +15,13 @@ output = "FOLDER/emf"
 name = "lines"
 use = "firehose"
 output = "FOLDER/lines"
+[[interceptor]]
+name = "archive"
+use = "har"
+to = "FOLDER/archives"
 [[rule]]
 action = "intercept"
-interceptors = ["accounts", "lines"]
+interceptors = ["accounts", "lines", "archive"]
 "#;
 
 /// What a figure says.
