@@ -487,13 +487,13 @@ impl Reader<'_> {
             );
         }
         if let (Some(entry), Some(action)) = (section.peek("unseen"), action)
-            && !matches!(action, Action::Drop | Action::Reset)
+            && action == Action::Ask
         {
             faults.add(
                 entry.offset,
                 entry.key,
-                "only rules that refuse have it; a rule that asks has `on-error`",
-                Some("action = \"drop\" or \"reset\", or a rule without `unseen`"),
+                "`on-error` says what holds for a rule that asks",
+                Some("a rule without `unseen`"),
             );
         }
         let client_certificate = client_certificate(section, faults);

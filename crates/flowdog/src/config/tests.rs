@@ -77,10 +77,10 @@ const TABLE: &[Row] = &[
         "MiB",
     ),
     (
-        "[gwlb]\nreceive-buffer = '16MB'\n",
+        "[gwlb]\nreceive-buffer = '16XB'\n",
         2,
         "gwlb.receive-buffer",
-        "\"16MB\"",
+        "\"16XB\"",
         "KiB",
     ),
     (
