@@ -396,6 +396,8 @@ impl Hooks {
             match link.on_packet(packet, sight) {
                 PacketStep::Drop => return Shown::Drop,
                 PacketStep::Hold => return Shown::Held(Held { turn, at }),
+                // It is no longer what its sender sent, and goes back to it.
+                PacketStep::Pass if packet.is_answer() => return Shown::Pass,
                 PacketStep::Pass => {}
             }
         }
@@ -421,6 +423,9 @@ impl Hooks {
             if step != PacketStep::Pass {
                 return false;
             }
+            if packet.is_answer() {
+                return true;
+            }
             match self.show_from(held.turn + 1, packet, sight) {
                 Shown::Pass => return true,
                 Shown::Drop => return false,
@@ -442,6 +447,9 @@ impl Hooks {
             };
             if link.on_unheld(packet, sight) != PacketStep::Pass {
                 return false;
+            }
+            if packet.is_answer() {
+                return true;
             }
             match self.show_from(held.turn + 1, packet, sight) {
                 Shown::Pass => return true,
@@ -651,7 +659,11 @@ mod tests {
                 _ => {}
             }
             yields().await;
-            packet.set_udp_data(self.0.as_bytes()).unwrap();
+            if data.as_deref() == Some(b"hold to answer") {
+                packet.answer(b"answer").unwrap();
+            } else {
+                packet.set_udp_data(self.0.as_bytes()).unwrap();
+            }
             PacketStep::Pass
         }
 
@@ -667,7 +679,11 @@ mod tests {
             match udp.data {
                 b"panic" => panic!("as a test asks"),
                 b"drop" => return PacketStep::Drop,
-                b"hold" | b"late" | b"held panic" => return PacketStep::Hold,
+                b"hold" | b"late" | b"held panic" | b"hold to answer" => return PacketStep::Hold,
+                b"answer me" => {
+                    packet.answer(b"answer").unwrap();
+                    return PacketStep::Pass;
+                }
                 _ => {}
             }
             let data = [udp.data, self.0.as_bytes()].concat();
@@ -824,6 +840,16 @@ mod tests {
     }
 
     #[test]
+    fn what_a_hook_answers_is_not_shown_to_those_after_it() {
+        let (hooks, flow) = (hooks(), flow());
+        let bytes = packet(b"answer me");
+        let mut packet = InnerPacket::parse(crate::VpcEndpointId(1), &bytes).unwrap();
+        let shown = hooks.on_packet(&mut packet, &sight(&flow, Leg::Client));
+        assert!(matches!(shown, Shown::Pass) && packet.is_answer());
+        assert_eq!(packet.udp().unwrap().data, b"answer");
+    }
+
+    #[test]
     fn held_packets_go_on_when_the_hook_answers_or_time_is_up() {
         let (hooks, flow) = (hooks(), flow());
         let held = |data: &[u8], room: bool| {
@@ -849,8 +875,10 @@ mod tests {
         assert_eq!(held(b"hold", true), (true, b"ab".to_vec()));
         assert_eq!(held(b"late", true), (true, b"unheldb".to_vec()));
         assert_eq!(held(b"hold", false), (true, b"unheldb".to_vec()));
+        // What it answers, the second one does not.
+        assert_eq!(held(b"hold to answer", true), (true, b"answer".to_vec()));
         let stats = hooks.links().next().unwrap().stats();
-        assert_eq!((stats.held, stats.unheld, stats.edited), (3, 2, 3));
+        assert_eq!((stats.held, stats.unheld, stats.edited), (4, 2, 4));
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub struct InnerPacket<'a> {
     fragment: Fragment,
     payload_at: usize,
     bytes: Cow<'a, [u8]>,
+    is_answer: bool,
 }
 
 /// Why an edit was refused. The packet is as it was.
@@ -75,6 +76,7 @@ impl<'a> InnerPacket<'a> {
             fragment: packet.fragment(),
             payload_at: packet.payload_offset(),
             bytes: Cow::Borrowed(packet.bytes()),
+            is_answer: false,
         })
     }
 
@@ -153,6 +155,7 @@ impl<'a> InnerPacket<'a> {
         let mut turned = self.clone();
         turned.turn();
         turned.set_payload(&payload)?;
+        turned.is_answer = true;
         *self = turned;
         Ok(())
     }
@@ -172,6 +175,12 @@ impl<'a> InnerPacket<'a> {
                 IpAddr::V6(address) => put(header, at, address.octets()),
             }
         }
+    }
+
+    /// Whether it was made an answer to what its sender sent.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        self.is_answer
     }
 
     /// Whether the packet was edited.
