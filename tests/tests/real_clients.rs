@@ -250,7 +250,13 @@ assert table.get_item(Key=dict(k="a"))["Item"]["v"] == "\u00e4"
 
 def aws(*arguments):
     program = os.path.join(os.path.dirname(sys.executable), "aws")
-    return subprocess.run([sys.executable, program, *arguments], check=True, capture_output=True, text=True).stdout
+    done = subprocess.run([sys.executable, program, *arguments], capture_output=True, text=True)
+    if done.returncode == -11:
+        # The interpreter has crashed, which it does now and then as its threads end. What is tested is
+        # whether the program is served.
+        done = subprocess.run([sys.executable, program, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    return done.stdout
 
 assert json.loads(aws("sts", "get-caller-identity"))["Account"] == "123456789012"
 aws("s3", "cp", "file", "s3://bucket/by-cli")
