@@ -24,6 +24,7 @@ use crate::health::{self, State};
 use crate::process;
 use crate::records::Records;
 use crate::renewal::Renewal;
+use crate::retired::{self, Retired};
 use crate::secrets::{SecretFeed, Secrets};
 use crate::shard::{self, Command, Pulse, ShardParts};
 use crate::socket::reply::ReplySockets;
@@ -424,6 +425,7 @@ impl Appliance {
             _refresh: refresh,
             records,
             health: Some((stop, health)),
+            retired: Retired::default(),
         })
     }
 }
@@ -446,6 +448,8 @@ pub struct Running {
     records: Option<Records>,
     health: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
     control: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    /// What configurations that were replaced still have to deliver.
+    retired: Retired,
 }
 
 impl Running {
@@ -475,6 +479,7 @@ impl Running {
                 warn_about_restart(&self.state.config.load(), &config);
                 connect(&config, self.records.as_ref());
                 self.state.config.store(Arc::new(config));
+                self.retired.add(outlets(&before));
                 telemetry::add(&self.state.telemetry.reloads);
                 tracing::info!(file = %file.display(), "configuration reloaded");
                 Ok(())
@@ -516,6 +521,11 @@ impl Running {
         })
     }
 
+    /// Looks after what goes on beside flows; called ten times a second.
+    pub(crate) fn tend(&self) {
+        self.retired.tend();
+    }
+
     /// The first shard whose thread has ended; health checks fail once there is one.
     pub(crate) fn ended_shard(&self) -> Option<usize> {
         let ended = self.threads.iter().position(JoinHandle::is_finished);
@@ -551,7 +561,10 @@ impl Running {
         if let Some(log) = self.flow_log.take() {
             log.finish();
         }
-        finish_outlets(&self.state.config.load());
+        let mut outlets = outlets(&self.state.config.load());
+        outlets.extend(self.retired.take());
+        // After the last flow, which may have had something to keep.
+        retired::finish(&outlets, LAST_DELIVERY);
         drop(self.records.take());
         for (stop, thread) in [self.control.take(), self.health.take()]
             .into_iter()
@@ -572,19 +585,10 @@ impl Drop for Running {
     }
 }
 
-/// What interceptors keep is delivered to the end, all at the same time. It comes after the last flow.
-fn finish_outlets(config: &Config) {
-    let outlets: Vec<_> = config
-        .interceptors
-        .iter()
-        .flat_map(sdk::Link::outlets)
-        .collect();
-    std::thread::scope(|scope| {
-        for outlet in &outlets {
-            // What could not be delivered has been told.
-            scope.spawn(move || outlet.finish(LAST_DELIVERY));
-        }
-    });
+/// What takes what the interceptors of a configuration keep.
+fn outlets(config: &Config) -> Vec<Arc<dyn sdk::Outlet>> {
+    let links = config.interceptors.iter();
+    links.flat_map(sdk::Link::outlets).collect()
 }
 
 /// Tells interceptors where records go.

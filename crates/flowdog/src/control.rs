@@ -53,6 +53,7 @@ pub(crate) async fn run(running: Running, mut signals: Signals) -> Result<(), Ru
                 let _ = running.reload();
             }
             _ = look.tick() => {
+                running.tend();
                 if let Some(index) = running.ended_shard() {
                     tracing::error!(shard = index, "a shard ended; stopping, so that whoever supervises can start anew");
                     running.stop();

@@ -48,6 +48,7 @@ mod process;
 mod records;
 mod renewal;
 mod replay;
+mod retired;
 mod secrets;
 mod shard;
 mod socket;

@@ -756,7 +756,7 @@ fn outlets(text: &mut Exposition, state: &State) {
     }
     let total =
         |stats: &[OutletStats], of: fn(&OutletStats) -> u64| stats.iter().map(of).sum::<u64>();
-    let families: [(&str, &str, &str, fn(&OutletStats) -> u64); 8] = [
+    let families: [(&str, &str, &str, fn(&OutletStats) -> u64); 9] = [
         (
             "flowdog_outlet_taken_total",
             "counter",
@@ -786,6 +786,12 @@ fn outlets(text: &mut Exposition, state: &State) {
             "counter",
             "Records that were sent once more.",
             |s| s.retried,
+        ),
+        (
+            "flowdog_outlet_diverted_total",
+            "counter",
+            "Records put with others, for want of a place of their own.",
+            |s| s.diverted,
         ),
         (
             "flowdog_outlet_errors_total",

@@ -140,7 +140,7 @@ impl<T: Send + 'static> Pump<T> {
         }
     }
 
-    fn close(&self) {
+    fn end(&self) {
         // From here on no thread is started; one that never was has nothing to do.
         self.start.call_once(|| self.shared.set_ended());
         lock(&self.shared.queue).close();
@@ -153,8 +153,12 @@ impl<T: Send + 'static> Outlet for Pump<T> {
         lock(&self.shared.queue).stats(self.shared.now())
     }
 
+    fn close(&self) {
+        self.end();
+    }
+
     fn finish(&self, within: Duration) -> bool {
-        self.close();
+        self.end();
         let has_ended = lock(&self.shared.has_ended);
         let (has_ended, _) = self
             .shared
@@ -179,7 +183,7 @@ impl<T: Send + 'static> Outlet for Pump<T> {
 
 impl<T: Send + 'static> Drop for Pump<T> {
     fn drop(&mut self) {
-        self.close();
+        self.end();
     }
 }
 

@@ -51,6 +51,10 @@ pub struct Report<T> {
     pub refused: usize,
     /// Items to be tried again.
     pub failed: Vec<T>,
+    /// Items that whoever took them has tried once more by himself.
+    pub retried: usize,
+    /// Items put with others, because there was no place of their own.
+    pub diverted: usize,
     /// What went wrong, for the log.
     pub error: Option<String>,
 }
@@ -61,6 +65,8 @@ impl<T> Default for Report<T> {
             written: 0,
             refused: 0,
             failed: Vec::new(),
+            retried: 0,
+            diverted: 0,
             error: None,
         }
     }
@@ -222,6 +228,8 @@ impl<T> Queue<T> {
         }
         self.stats.written += written;
         self.stats.failed += refused;
+        self.stats.retried += report.retried as u64;
+        self.stats.diverted += report.diverted as u64;
         if report.error.is_some() || refused > 0 || failed > 0 {
             self.stats.errors += 1;
         }
@@ -479,7 +487,7 @@ mod tests {
                         written,
                         failed,
                         error,
-                        refused: 0,
+                        ..Report::default()
                     }
                 } else {
                     Report::failed(batch, "down")

@@ -76,7 +76,7 @@ fn sort(batch: Vec<String>, answer: &Value) -> Report<String> {
         written: count - failed.len(),
         failed,
         error,
-        refused: 0,
+        ..Report::default()
     }
 }
 

@@ -12,6 +12,10 @@ pub trait Outlet: Send + Sync + fmt::Debug {
     /// What it has done so far.
     fn stats(&self) -> OutletStats;
 
+    /// Nothing more comes: what waits is delivered without waiting for company. Returns at once. Called
+    /// when the outlet's configuration is replaced and the last flow that had it is gone.
+    fn close(&self) {}
+
     /// Takes nothing more and delivers what waits, for `within` at most. What is left then is lost
     /// and counted. Blocks its thread. Answers whether everything went out.
     fn finish(&self, within: Duration) -> bool;
@@ -36,6 +40,8 @@ pub struct OutletStats {
     pub waiting_bytes: u64,
     /// Items that were sent once more.
     pub retried: u64,
+    /// Items put with others, because there was no place of their own for them.
+    pub diverted: u64,
     /// Deliveries that failed in whole or in part.
     pub errors: u64,
     /// How long the oldest item has waited.

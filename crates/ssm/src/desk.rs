@@ -214,6 +214,13 @@ impl Outlet for Desk {
             .unwrap_or_default()
     }
 
+    fn close(&self) {
+        self.finish_all();
+        if let Some(pump) = self.tools.recorder.pump() {
+            pump.close();
+        }
+    }
+
     fn finish(&self, within: Duration) -> bool {
         self.finish_all();
         self.tools
