@@ -1,4 +1,4 @@
-//! The keys of `use = "har"`.
+//! The keys of `use = "har"`, and those that everything with a place for objects has.
 
 use core::time::Duration;
 
@@ -51,8 +51,9 @@ impl Default for Keys {
     }
 }
 
+/// A number and a unit.
 #[derive(Clone, Copy, Debug)]
-struct Time(Duration);
+pub(crate) struct Time(pub(crate) Duration);
 
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -92,13 +93,7 @@ pub(crate) struct Settings {
 impl Settings {
     pub(crate) fn read(table: &ConfigTable) -> Result<Self, ConfigFault> {
         let keys: Keys = from_table(table)?;
-        if keys.to.is_empty() {
-            return Err(ConfigFault::new("to", "is missing").allowed(ALLOWED));
-        }
-        let place: Place = keys
-            .to
-            .parse()
-            .map_err(|error| ConfigFault::new("to", format!("{error}")).allowed(ALLOWED))?;
+        let place = place(&keys.to)?;
         let template = Template::parse(&keys.key).map_err(|error| {
             ConfigFault::new("key", error.to_string()).allowed(
                 "a relative path with {id}, and if you like {date}, {hour}, {time}, {endpoint}, {host}",
@@ -108,29 +103,11 @@ impl Settings {
         within("object-size", keys.object_size.0, 64 << 10, 1 << 30)?;
         within("body", keys.body.0, 0, 16 << 20)?;
         within("memory", keys.memory.0, 1 << 20, 16 << 30)?;
-        if !(Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&keys.every.0) {
-            let fault = ConfigFault::new("every", format!("{:?} is out of range", keys.every.0));
-            return Err(fault.allowed("1s to 1d"));
-        }
-        let region = match keys.region {
-            None => None,
-            Some(name) => Some(Region::new(&name).ok_or_else(|| {
-                ConfigFault::new("region", format!("{name:?} is no region"))
-                    .allowed("a region's name, such as \"eu-central-1\"")
-            })?),
-        };
-        let is_url = |url: &String| url.starts_with("https://") || url.starts_with("http://");
-        if keys.endpoint.as_ref().is_some_and(|url| !is_url(url)) {
-            let fault = ConfigFault::new("endpoint", "is no URL");
-            return Err(fault.allowed("a URL that begins with https:// or http://"));
-        }
+        period(keys.every)?;
+        let remote = remote(keys.region, keys.endpoint)?;
         Ok(Self {
             place,
-            remote: RemoteSettings {
-                region,
-                endpoint: keys.endpoint,
-                environment: Environment::of_process(),
-            },
+            remote,
             template,
             when: keys.when,
             entries: keys.entries,
@@ -148,7 +125,55 @@ impl Settings {
     }
 }
 
-fn within(key: &str, value: usize, least: usize, most: usize) -> Result<(), ConfigFault> {
+/// Where objects go, as the key `to` says.
+pub(crate) fn place(to: &str) -> Result<Place, ConfigFault> {
+    if to.is_empty() {
+        return Err(ConfigFault::new("to", "is missing").allowed(ALLOWED));
+    }
+    to.parse()
+        .map_err(|error| ConfigFault::new("to", format!("{error}")).allowed(ALLOWED))
+}
+
+/// The keys `region` and `endpoint`.
+pub(crate) fn remote(
+    region: Option<String>,
+    endpoint: Option<String>,
+) -> Result<RemoteSettings, ConfigFault> {
+    let region = match region {
+        None => None,
+        Some(name) => Some(Region::new(&name).ok_or_else(|| {
+            ConfigFault::new("region", format!("{name:?} is no region"))
+                .allowed("a region's name, such as \"eu-central-1\"")
+        })?),
+    };
+    let is_url = |url: &String| url.starts_with("https://") || url.starts_with("http://");
+    if endpoint.as_ref().is_some_and(|url| !is_url(url)) {
+        let fault = ConfigFault::new("endpoint", "is no URL");
+        return Err(fault.allowed("a URL that begins with https:// or http://"));
+    }
+    Ok(RemoteSettings {
+        region,
+        endpoint,
+        environment: Environment::of_process(),
+    })
+}
+
+/// The key `every`: how long something waits before it is written.
+pub(crate) fn period(every: Time) -> Result<(), ConfigFault> {
+    if (Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&every.0) {
+        return Ok(());
+    }
+    let fault = ConfigFault::new("every", format!("{:?} is out of range", every.0));
+    Err(fault.allowed("1s to 1d"))
+}
+
+/// Whether the number of a key is in its range.
+pub(crate) fn within(
+    key: &str,
+    value: usize,
+    least: usize,
+    most: usize,
+) -> Result<(), ConfigFault> {
     if (least..=most).contains(&value) {
         return Ok(());
     }

@@ -5,32 +5,13 @@ use records::{Deliver, Report};
 
 use crate::entry::Entry;
 use crate::pack::Packing;
-use crate::store::{Opening, Store};
+use crate::store::Objects;
 
 /// Writes batches to a place that is opened with the first of them.
 #[derive(Debug)]
 pub(crate) struct Delivery {
-    opening: Opening,
-    store: Option<Store>,
-    packing: Packing,
-}
-
-impl Delivery {
-    pub(crate) fn new(opening: Opening, packing: Packing) -> Self {
-        Self {
-            opening,
-            store: None,
-            packing,
-        }
-    }
-
-    async fn put(&mut self, key: &str, data: bytes::Bytes) -> Result<(), String> {
-        let store = match &mut self.store {
-            Some(store) => store,
-            closed @ None => closed.insert(self.opening.open()?),
-        };
-        store.put(key, data).await
-    }
+    pub(crate) objects: Objects,
+    pub(crate) packing: Packing,
 }
 
 #[async_trait]
@@ -51,7 +32,7 @@ impl Deliver<Entry> for Delivery {
                     }
                 };
                 let after = rest.split_off(object.entries.min(rest.len()));
-                match self.put(&object.key, object.data).await {
+                match self.objects.put(&object.key, object.data).await {
                     Ok(()) => report.written += rest.len(),
                     Err(error) => {
                         report.error = Some(format!("{}: {error}", object.key));

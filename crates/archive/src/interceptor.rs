@@ -17,7 +17,7 @@ use crate::delivery::Delivery;
 use crate::har::Writer;
 use crate::pack::Packing;
 use crate::recording::{Limits, Outlet, Recording};
-use crate::store::Opening;
+use crate::store::Objects;
 
 /// Entries that wait, at most; memory is bounded besides.
 const QUEUE: usize = 100_000;
@@ -58,9 +58,9 @@ impl Har {
                 redaction: Redaction::new(&settings.redaction),
             },
         };
-        let opening = Opening {
-            place: settings.place,
-            settings: settings.remote,
+        let delivery = Delivery {
+            objects: Objects::new(settings.place, settings.remote),
+            packing,
         };
         let limits = records::Limits {
             items: QUEUE,
@@ -83,7 +83,7 @@ impl Har {
             },
             budget: Budget::new(settings.memory),
             outlet: Arc::new(Outlet {
-                pump: Pump::new("archive", limits, Delivery::new(opening, packing)),
+                pump: Pump::new("archive", limits, delivery),
                 numbers: AtomicU64::new(0),
             }),
         }))

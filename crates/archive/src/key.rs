@@ -147,7 +147,7 @@ pub(crate) struct Stamp {
     /// `13`
     hour: String,
     /// `20261128T130512Z`
-    time: String,
+    pub(crate) time: String,
 }
 
 impl Stamp {

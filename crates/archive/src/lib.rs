@@ -1,4 +1,4 @@
-//! Web traffic as archives: HAR 1.2 in a folder or in an object store, written while it happens.
+//! Web traffic as archives and tables: HAR 1.2 and Parquet, in a folder or in an object store, written while it happens.
 //!
 //! An interceptor copies exchanges as they pass, up to a cap for each body and a bound for all of
 //! them together; a thread of its own makes objects of them and writes those. Each object is whole:
@@ -18,20 +18,26 @@ pub mod fuzzing;
 mod har;
 mod interceptor;
 mod key;
+mod moving;
 mod object;
 mod pack;
 mod recording;
 mod secrets;
 mod store;
+#[cfg(feature = "parquet")]
+mod table;
 mod url;
 
 pub use interceptor::{Har, KIND};
+pub use moving::Moving;
+#[cfg(feature = "parquet")]
+pub use table::{PARQUET, Parquet};
 
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_docs_describe_the_kind() {
+    fn the_docs_describe_the_kinds() {
         let docs = include_str!("../../../docs/interceptors.md");
-        assert!(docs.contains("\n## har\n"));
+        assert!(docs.contains("\n## har\n") && docs.contains("\n## parquet\n"));
     }
 }

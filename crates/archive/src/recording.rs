@@ -388,7 +388,7 @@ impl Drop for Shared {
 }
 
 /// The memory that an entry takes with the head of its request, more or less.
-fn head_cost(head: &RequestHead) -> usize {
+pub(crate) fn head_cost(head: &RequestHead) -> usize {
     let path = head
         .target
         .path_and_query()
@@ -397,7 +397,7 @@ fn head_cost(head: &RequestHead) -> usize {
 }
 
 /// The memory that fields take, more or less.
-fn cost(headers: &Headers) -> usize {
+pub(crate) fn cost(headers: &Headers) -> usize {
     headers
         .iter()
         .map(|field| field.name.as_str().len() + field.value.len() + FIELD_OVERHEAD)

@@ -87,6 +87,8 @@ pub fn built_in() -> Vec<sdk::InterceptorKind> {
     let all = all.chain([images::KIND]);
     #[cfg(feature = "archive")]
     let all = all.chain([archive::KIND]);
+    #[cfg(feature = "parquet")]
+    let all = all.chain([archive::PARQUET]);
     all.collect()
 }
 

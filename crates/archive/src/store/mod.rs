@@ -4,13 +4,16 @@ mod folder;
 mod http;
 mod remote;
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use bytes::Bytes;
 
-pub(crate) use folder::Folder;
-pub(crate) use remote::{Remote, RemoteSettings};
+use folder::Folder;
+use remote::Remote;
+pub(crate) use remote::RemoteSettings;
 
 /// A place for objects, as the operator writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,42 +103,67 @@ impl FromStr for Place {
     }
 }
 
-/// A place that is opened when there is something to write.
+/// A place for objects that is opened when there is something to write.
 #[derive(Debug)]
-pub(crate) struct Opening {
-    pub(crate) place: Place,
-    pub(crate) settings: RemoteSettings,
-}
-
-impl Opening {
-    /// Opens the place.
-    pub(crate) fn open(&self) -> Result<Store, String> {
-        Ok(match &self.place {
-            Place::Folder(path) => Store::Folder(Folder::open(path).map_err(|e| e.to_string())?),
-            Place::Remote(address) => {
-                Store::Remote(Remote::new(address.clone(), self.settings.clone()))
-            }
-        })
-    }
+pub(crate) struct Objects {
+    place: Place,
+    settings: RemoteSettings,
+    store: Option<Store>,
 }
 
 /// An open place.
 #[derive(Debug)]
-pub(crate) enum Store {
-    /// A folder.
+enum Store {
     Folder(Folder),
-    /// A bucket.
     Remote(Remote),
 }
 
-impl Store {
+impl Objects {
+    /// Opens nothing yet.
+    #[must_use]
+    pub(crate) fn new(place: Place, settings: RemoteSettings) -> Self {
+        Self {
+            place,
+            settings,
+            store: None,
+        }
+    }
+
     /// Keeps an object, whole or not at all. If it was not kept, it may be tried again under the same
     /// name.
-    pub(crate) async fn put(&self, key: &str, data: Bytes) -> Result<(), String> {
-        match self {
-            Self::Folder(folder) => folder.put(key, &data).map_err(|error| error.to_string()),
-            Self::Remote(remote) => remote.put(key, data).await,
+    pub(crate) async fn put(&mut self, key: &str, data: Bytes) -> Result<(), String> {
+        match self.open()? {
+            Store::Folder(folder) => folder.put(key, &data).map_err(|error| error.to_string()),
+            Store::Remote(remote) => remote.put(key, data).await,
         }
+    }
+
+    /// Keeps a file as an object, in parts if it is large, so that little of it is in memory.
+    pub(crate) async fn put_file(&mut self, key: &str, mut file: File) -> Result<(), String> {
+        match self.open()? {
+            Store::Folder(folder) => {
+                let mut data = Vec::new();
+                file.read_to_end(&mut data)
+                    .and_then(|_| folder.put(key, &data))
+                    .map_err(|error| error.to_string())
+            }
+            Store::Remote(remote) => remote.put_file(key, file).await,
+        }
+    }
+
+    fn open(&mut self) -> Result<&Store, String> {
+        let store = match self.store.take() {
+            Some(store) => store,
+            None => match &self.place {
+                Place::Folder(path) => {
+                    Store::Folder(Folder::open(path).map_err(|error| error.to_string())?)
+                }
+                Place::Remote(address) => {
+                    Store::Remote(Remote::new(address.clone(), self.settings.clone()))
+                }
+            },
+        };
+        Ok(self.store.insert(store))
     }
 }
 

@@ -1,0 +1,12 @@
+//! Exchanges as tables: Parquet files in folders that name the day and the registrable domain, as
+//! Athena, DuckDB and others find them.
+
+mod columns;
+mod config;
+mod delivery;
+mod facts;
+mod interceptor;
+mod partitions;
+mod row;
+
+pub use interceptor::{PARQUET, Parquet};
