@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use flowdog_tests::lab::Lab;
-use flowdog_tests::{pki, python};
+use flowdog_tests::{moto, pki, python};
 use serde_json::Value;
 
 const MESSAGE: &str = include_str!("ssm/message.py");
@@ -177,5 +177,78 @@ fn threat_74_a_shell_is_recorded_and_guarded_and_agent_and_service_notice_nothin
         ensure!(!text.contains("token-of"), "a token is in the {name}");
     }
     ensure!(outcome.metric("flowdog_interceptor_notes_total", "\"malformed\"") == 0.0);
+    Ok(())
+}
+
+const SETUP: &str = r#"
+import boto3, os
+boto3.client("s3", endpoint_url=os.environ["URL"]).create_bucket(Bucket="sessions",
+    CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+"#;
+
+/// Prints the name of each object and its text, as JSON.
+const READ: &str = r#"
+import boto3, json, os
+s3 = boto3.client("s3", endpoint_url=os.environ["URL"])
+for found in s3.list_objects_v2(Bucket="sessions").get("Contents", []):
+    text = s3.get_object(Bucket="sessions", Key=found["Key"])["Body"].read().decode()
+    print("object", json.dumps([found["Key"], text]))
+"#;
+
+#[test]
+fn recordings_are_moved_to_s3_when_it_is_there_and_so_are_those_that_a_crash_left() -> Result<()> {
+    let lab = moto::with_credentials(Lab::new()?);
+    let folder = lab.folder().to_owned();
+    pki::certificates(&folder, &["ssmmessages.eu-west-1.lab.name"])?;
+    let sessions = folder.join("sessions");
+    std::fs::create_dir(folder.join("precious"))?;
+    std::fs::create_dir(&sessions)?;
+    let left = std::fs::File::create(sessions.join("left.cast"))?;
+    left.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(3600))?;
+    drop(left);
+    let lab = lab
+        .config(&format!(
+            "[tls.upstream]\nroots = ['system', 'root.pem']\n\
+             [[interceptor]]\nname = 'ssm'\nuse = 'ssm'\nfolder = '{}'\nmessage-hosts = ['*.lab.name']\n\
+             to = 's3://sessions/all'\nregion = 'eu-central-1'\nendpoint = '{}'\n{RULES}\
+             [[rule]]\naction = 'intercept'\ninterceptors = ['ssm']\n",
+            sessions.display(),
+            moto::ENDPOINT,
+        ))?
+        .server(&format!("{MESSAGE}\n{SERVICE}"))?;
+    std::fs::write(folder.join("agent.py"), format!("{MESSAGE}\n{AGENT}"))?;
+    let steps = "touch away
+         $python agent.py
+         sleep 2; ls sessions; rm away
+         for n in $(seq 300); do [ -z \"$(ls sessions)\" ] && break; sleep 0.1; done
+         ls sessions";
+    let outcome = lab.shell(&moto::script(&lab, SETUP, steps, READ)?)?;
+    let objects: Vec<(String, String)> = outcome
+        .stdout
+        .lines()
+        .filter_map(|line| line.strip_prefix("object "))
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    let named = |part: &str, ending: &str| {
+        let found = objects.iter().find(|(key, _)| {
+            key.starts_with("all/2") && key.contains(part) && key.ends_with(ending)
+        });
+        found.with_context(|| format!("{part} {ending} in {}\n{}", outcome.stdout, outcome.log))
+    };
+    ensure!(objects.len() == 3, "{}\n{}", outcome.stdout, outcome.log);
+    ensure!(named("/left-", ".cast")?.1.is_empty());
+    let (_, cast) = named("-ann-0a1b-", ".cast")?;
+    let header: Value = serde_json::from_str(cast.lines().next().context("a header")?)?;
+    ensure!(header["flowdog"]["session"] == "ann-0a1b", "{header}");
+    let (_, transcript) = named("-ann-0a1b-", ".txt")?;
+    ensure!(transcript.ends_with("[closed]\n"), "{transcript}");
+    ensure!(
+        std::fs::read_dir(&sessions)?.next().is_none(),
+        "moved means gone here"
+    );
+    let metric = |name: &str| outcome.metric(&format!("flowdog_outlet_{name}"), "ssm");
+    ensure!(
+        metric("errors_total") > 0.0 && metric("failed_total") + metric("dropped_total") == 0.0
+    );
     Ok(())
 }

@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sdk::{Direction, Outlet, OutletStats, Record, RecordQueue};
 
 use crate::control::DocumentRules;
 use crate::message::AgentMessage;
+use crate::moving::Moving;
 use crate::recorder::{Limits, Recorder};
 use crate::session::{Asked, Outcome, Policy, Session, Tools};
 use crate::whereabouts::{Now, Whereabouts};
@@ -27,6 +28,7 @@ type Key = (u64, IpAddr, String, bool);
 pub(crate) struct Desk {
     pub(crate) tools: Tools,
     pub(crate) rules: DocumentRules,
+    moving: Moving,
     records: OnceLock<Arc<RecordQueue>>,
     most: usize,
     idle: Duration,
@@ -81,7 +83,10 @@ impl Desk {
                     desk.expire(Now::read());
                 }
             };
+            let files = setup.files.as_ref();
+            let moving = files.map(|files| files.moving.clone()).unwrap_or_default();
             Self {
+                moving,
                 tools: Tools {
                     policy: setup.policy,
                     recorder: Recorder::new(setup.files, Box::new(tick)),
@@ -207,11 +212,9 @@ impl Desk {
 
 impl Outlet for Desk {
     fn stats(&self) -> OutletStats {
-        self.tools
-            .recorder
-            .pump()
-            .map(|pump| pump.stats())
-            .unwrap_or_default()
+        let pump = self.tools.recorder.pump();
+        self.moving
+            .add_to(pump.map(|pump| pump.stats()).unwrap_or_default())
     }
 
     fn close(&self) {
@@ -222,11 +225,13 @@ impl Outlet for Desk {
     }
 
     fn finish(&self, within: Duration) -> bool {
+        let began = Instant::now();
         self.finish_all();
-        self.tools
-            .recorder
-            .pump()
-            .is_none_or(|pump| pump.finish(within))
+        let pump = self.tools.recorder.pump();
+        let is_written = pump.is_none_or(|pump| pump.finish(within));
+        // The last recordings are on their way only now.
+        let left = within.saturating_sub(began.elapsed());
+        self.moving.finish(left) && is_written
     }
 }
 

@@ -18,6 +18,7 @@ use crate::delivery::{self, Operation};
 use crate::desk::{Attached, Desk, Setup};
 use crate::document::{DocumentAction, DocumentRule, cut, text_field};
 use crate::message::AgentMessage;
+use crate::moving::Moving;
 use crate::recorder::Limits;
 use crate::session::{Outcome, Policy, Step as SessionStep};
 use crate::typed::{LineAction, LineRule};
@@ -56,6 +57,12 @@ struct Config {
     message_hosts: Vec<String>,
     /// The folder for recordings. Default: none are made.
     folder: Option<PathBuf>,
+    /// The object store that finished recordings are moved to. Default: they stay in the folder.
+    to: Option<String>,
+    /// The region of the bucket, if it is not that of the environment.
+    region: Option<String>,
+    /// Another endpoint than the service's own.
+    endpoint: Option<String>,
     /// Whether a plain text is written beside each recording. Default: true.
     transcripts: bool,
     /// Whether recordings hold what is typed, passwords too. Default: false.
@@ -144,6 +151,9 @@ impl Default for Config {
             hosts: hosts(gateway),
             message_hosts: hosts(delivery),
             folder: None,
+            to: None,
+            region: None,
+            endpoint: None,
             transcripts: true,
             input: false,
             max_recording: ByteSize(64 << 20),
@@ -184,6 +194,15 @@ impl Ssm {
             let fault = ConfigFault::new("folder", format!("{} is no folder", folder.display()));
             return Err(fault.allowed("a folder that is there"));
         }
+        let moving = match (config.to, &folder) {
+            (None, _) => Moving::default(),
+            (Some(to), Some(_)) => Moving::new(&to, config.region, config.endpoint)?,
+            (Some(_), None) => {
+                let fault =
+                    ConfigFault::new("folder", "recordings wait in it until they are moved");
+                return Err(fault.allowed("a folder that is there"));
+            }
+        };
         let bytes = config.max_recording.0;
         if !(64 << 10..=16 << 30).contains(&bytes) {
             let fault = ConfigFault::new(
@@ -219,6 +238,7 @@ impl Ssm {
                 folder,
                 transcripts: config.transcripts,
                 bytes: bytes as u64,
+                moving,
             }),
             most: config.max_sessions,
             idle,

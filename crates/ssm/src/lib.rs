@@ -19,6 +19,7 @@ mod document;
 pub mod fuzzing;
 mod interceptor;
 pub mod message;
+mod moving;
 mod recorder;
 mod session;
 mod stream;

@@ -7,13 +7,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use records::{Deliver, Pump, Report};
 use sdk::async_trait;
 use serde_json::Value;
 
 use crate::asciicast::{self, What};
+use crate::moving::Moving;
 use crate::transcript::Transcript;
 
 /// What may wait to be written. Whoever reads along is a moment behind.
@@ -27,6 +28,8 @@ const WAITING: records::Limits = records::Limits {
     longest_pause: Duration::ZERO,
     attempts: 1,
 };
+/// How often to look for recordings that nobody moves.
+const LOOK: Duration = Duration::from_secs(600);
 /// Files of one name that are tried.
 const MAX_SAME_NAME: u32 = 100;
 
@@ -39,6 +42,8 @@ pub(crate) struct Limits {
     pub(crate) transcripts: bool,
     /// Bytes of one recording.
     pub(crate) bytes: u64,
+    /// Where finished recordings are moved to, if they do not stay in the folder.
+    pub(crate) moving: Moving,
 }
 
 /// How a recording fares, for the session that is recorded.
@@ -99,6 +104,7 @@ impl Recorder {
             limits,
             files: BTreeMap::new(),
             tick,
+            next_look: None,
         };
         Self {
             pump: Some(Pump::new("ssm", WAITING, writer)),
@@ -158,6 +164,8 @@ struct Writer {
     limits: Option<Limits>,
     files: BTreeMap<u64, Cast>,
     tick: Box<dyn Fn() + Send>,
+    /// When to look for recordings that nobody moves.
+    next_look: Option<Instant>,
 }
 
 // Blocks its thread, which is its own.
@@ -182,12 +190,13 @@ impl Deliver<Job> for Writer {
     async fn tick(&mut self) -> Report<Job> {
         (self.tick)();
         self.close_left();
+        self.look_for_left();
         Report::default()
     }
 
     async fn finish(&mut self) -> Report<Job> {
         for (_, file) in core::mem::take(&mut self.files) {
-            file.finish("stopped");
+            self.end(file, "stopped");
         }
         Report::default()
     }
@@ -196,11 +205,33 @@ impl Deliver<Job> for Writer {
 impl Writer {
     /// Closes the files of sessions that are over and could not say so: their queue was full.
     fn close_left(&mut self) {
-        let left = self.files.extract_if(.., |_, file| {
-            file.is_left(Arc::strong_count(&file.fate) == 1)
-        });
+        let left: Vec<_> = self
+            .files
+            .extract_if(.., |_, file| {
+                file.is_left(Arc::strong_count(&file.fate) == 1)
+            })
+            .collect();
         for (_, file) in left {
-            file.finish("stopped");
+            self.end(file, "stopped");
+        }
+    }
+
+    /// The end of a recording, which is moved then.
+    fn end(&mut self, file: Cast, why: &str) {
+        let path = file.finish(why);
+        if let Some(limits) = &mut self.limits {
+            limits.moving.push(path);
+        }
+    }
+
+    /// Moves what an appliance that was killed has left in the folder.
+    fn look_for_left(&mut self) {
+        let now = Instant::now();
+        if self.next_look.is_none_or(|next| next <= now)
+            && let Some(limits) = &mut self.limits
+        {
+            self.next_look = Some(now + LOOK);
+            limits.moving.look_for_left(&limits.folder);
         }
     }
 
@@ -231,7 +262,7 @@ impl Writer {
                 .is_some_and(|file| file.event(after, what, &text)),
             Job::Close(number, why) => {
                 let file = self.files.remove(&number);
-                file.map(|file| file.finish(why)).is_some()
+                file.map(|file| self.end(file, why)).is_some()
             }
         }
     }
@@ -255,6 +286,7 @@ pub(crate) fn file_name(name: &str) -> String {
 /// The files of a session.
 #[derive(Debug)]
 struct Cast {
+    path: PathBuf,
     /// `None` once the header is written.
     opening: Option<Opening>,
     cast: BufWriter<File>,
@@ -270,6 +302,8 @@ struct Cast {
 impl Cast {
     fn create(limits: &Limits, opening: Opening, fate: Arc<Fate>) -> io::Result<Self> {
         let (path, cast) = create(&limits.folder, &opening.name)?;
+        // As long as it is held, nobody takes the file for one that was left.
+        cast.lock()?;
         let text = if limits.transcripts {
             let mut text = BufWriter::new(private(&path.with_extension("txt"))?);
             for line in about_lines(&opening.about) {
@@ -281,6 +315,7 @@ impl Cast {
             None
         };
         Ok(Self {
+            path,
             opening: Some(opening),
             cast: BufWriter::new(cast),
             text,
@@ -365,7 +400,8 @@ impl Cast {
         }
     }
 
-    fn finish(mut self, why: &str) {
+    /// Its file.
+    fn finish(mut self, why: &str) -> PathBuf {
         let mut written = self.begin();
         if let Some((text, transcript)) = &mut self.text {
             let rest = transcript.finish();
@@ -375,6 +411,7 @@ impl Cast {
         self.is_dirty = true;
         self.judge(written);
         self.flush();
+        self.path
     }
 }
 
@@ -450,6 +487,7 @@ mod tests {
             folder: folder.path().to_owned(),
             transcripts: true,
             bytes,
+            moving: Moving::default(),
         };
         let recorder = Recorder::new(Some(limits), Box::new(|| {}));
         work(&recorder);
