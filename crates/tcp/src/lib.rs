@@ -53,7 +53,7 @@ mod timer;
 pub use codec::ImportError;
 pub use config::Config;
 pub use congestion::Algorithm;
-pub use connection::{Connection, Transmit};
+pub use connection::{Connection, Transmit, TransmitRun, continues_run};
 pub use memory::Memory;
 pub use state::{Events, State};
 pub use stats::Stats;

@@ -183,6 +183,24 @@ impl Receiver {
         arrival
     }
 
+    /// Whether `length` bytes from `seq` on are next, behind nothing that is missing, and all fit:
+    /// then [`Self::append_run`] may take them.
+    pub(crate) fn takes_run(&self, seq: Seq, length: u32) -> bool {
+        let end = seq + length;
+        seq == self.rcv_nxt
+            && end <= self.edge
+            && end <= self.storage_bound()
+            && !self.has_fin
+            && self.holes.ranges.is_empty()
+    }
+
+    /// Takes the payloads of segments that follow each other, in one go.
+    pub(crate) fn append_run(&mut self, payloads: &[&[u8]], length: u32) {
+        let offset = self.rcv_nxt.since(self.read_seq) as u32;
+        self.ring.write_all_at(offset, payloads, length as usize);
+        self.rcv_nxt += length;
+    }
+
     /// Widens the window of a flow whose application reads a quarter of it or more in one round
     /// trip: the peer's next rounds must not find it too small (Fisk and Feng, "Dynamic
     /// right-sizing", 2001). What arrives is at most what the window allows, so the next step comes

@@ -19,15 +19,24 @@ pub(crate) struct Ring {
 impl Ring {
     /// Stores `data` at `offset`, growing if needed. The caller bounds `offset + data.len()`.
     pub(crate) fn write_at(&mut self, offset: u32, data: &[u8]) {
-        let end = offset as usize + data.len();
+        self.write_all_at(offset, &[data], data.len());
+    }
+
+    /// Stores `parts`, of `length` bytes together, one behind the other from `offset` on. The caller
+    /// bounds the end.
+    pub(crate) fn write_all_at(&mut self, offset: u32, parts: &[&[u8]], length: usize) {
+        let end = offset as usize + length;
         if end > self.bytes.len() {
             self.grow(end);
         }
-        let at = self.position(offset);
-        let until_wrap = data.len().min(self.bytes.len() - at);
-        let (first, second) = data.split_at(until_wrap);
-        self.bytes[at..at + first.len()].copy_from_slice(first);
-        self.bytes[..second.len()].copy_from_slice(second);
+        let mut at = self.position(offset);
+        for part in parts {
+            let until_wrap = part.len().min(self.bytes.len() - at);
+            let (first, second) = part.split_at(until_wrap);
+            self.bytes[at..at + first.len()].copy_from_slice(first);
+            self.bytes[..second.len()].copy_from_slice(second);
+            at = (at + part.len()) & (self.bytes.len() - 1);
+        }
         self.extent = self.extent.max(end as u32);
     }
 

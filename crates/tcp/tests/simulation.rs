@@ -131,7 +131,7 @@ fn patience(links: &[Link; 2], bytes: u64, chunk: [usize; 2], pause: [u64; 2]) -
     unlucky * SECOND + 10 * serial + rounds * rtt + 4 * reading
 }
 
-fn run(mut network: Network<'_>, limit: u64, what: &str) -> u64 {
+fn run(network: &mut Network<'_>, limit: u64, what: &str) -> u64 {
     let done = network.run(START + limit, |hosts| {
         hosts
             .iter()
@@ -196,10 +196,38 @@ fn engine_world(seed: u64, loss: f64, sizes: [u64; 2]) {
 }
 
 fn troubled_world(seed: u64, loss: f64, sizes: [u64; 2], trouble: Trouble) {
+    world(seed, loss, sizes, trouble, Segments::OneByOne, 1);
+}
+
+/// How hosts take and give segments that follow each other.
+#[derive(Clone, Copy, PartialEq)]
+enum Segments {
+    OneByOne,
+    InRuns,
+}
+
+/// Everything that a world shows from outside, and what was done in company on the way.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    trace: u64,
+    stats: [flowdog_tcp::Stats; 2],
+}
+
+fn world(
+    seed: u64,
+    loss: f64,
+    sizes: [u64; 2],
+    trouble: Trouble,
+    segments: Segments,
+    gathers: u64,
+) -> (Seen, [u64; 2]) {
     let rng = &mut SmallRng::seed_from_u64(seed);
     let mut links = links(rng, loss);
     if trouble != Trouble::None {
         trouble.befall(rng, &mut links);
+    }
+    for link in &mut links {
+        link.gathers = gathers;
     }
     let takeovers = pair(rng, START);
     let mut configs = [config(rng), config(rng)];
@@ -228,6 +256,9 @@ fn troubled_world(seed: u64, loss: f64, sizes: [u64; 2], trouble: Trouble) {
     let [app_left, app_right] = apps;
     let mut left = Engine::new(&configs[0], &takeovers[0], app_left, LEFT, RIGHT, START);
     let mut right = Engine::new(&configs[1], &takeovers[1], app_right, RIGHT, LEFT, START);
+    for host in [&mut left, &mut right] {
+        host.has_runs = segments == Segments::InRuns;
+    }
     let mut total_loss = links[0].loss + links[1].loss + links[0].corrupt + links[1].corrupt;
     if trouble != Trouble::None {
         // What the trouble costs is not what is counted here.
@@ -235,6 +266,7 @@ fn troubled_world(seed: u64, loss: f64, sizes: [u64; 2], trouble: Trouble) {
     }
     let small_queue = links[0].queue < 100_000;
     let mut network = Network::new([&mut left, &mut right], links, START, seed);
+    network.trace = Some(0);
     let mut limit = limit;
     if trouble == Trouble::Stalls {
         network.stalls = [Some((300_000, 2 * SECOND)), Some((50_000, 700_000))];
@@ -242,7 +274,8 @@ fn troubled_world(seed: u64, loss: f64, sizes: [u64; 2], trouble: Trouble) {
     if trouble != Trouble::None {
         limit = 10 * limit + 600 * SECOND;
     }
-    run(network, limit, "engine and engine");
+    run(&mut network, limit, "engine and engine");
+    let trace = network.trace.unwrap_or_default();
     for (host, takeover) in [(&left, &takeovers[0]), (&right, &takeovers[1])] {
         let stats = host.connection.stats();
         // If the last acknowledgments are lost until the peer has left TIME-WAIT, its CLOSED answers
@@ -262,6 +295,12 @@ fn troubled_world(seed: u64, loss: f64, sizes: [u64; 2], trouble: Trouble) {
             host.describe()
         );
     }
+    let seen = Seen {
+        trace,
+        stats: [left.connection.stats(), right.connection.stats()],
+    };
+    let in_runs = [0, 1].map(|way| left.in_runs[way] + right.in_runs[way]);
+    (seen, in_runs)
 }
 
 fn smoltcp_world(seed: u64, loss: f64, sizes: [u64; 2]) {
@@ -320,7 +359,7 @@ fn smoltcp_world(seed: u64, loss: f64, sizes: [u64; 2]) {
     };
     let mut left = Engine::new(&config, &takeover, app_left, LEFT, RIGHT, START);
     run(
-        Network::new([&mut left, &mut right], links, START, seed),
+        &mut Network::new([&mut left, &mut right], links, START, seed),
         limit,
         "engine and smoltcp",
     );
@@ -419,4 +458,55 @@ fn engine_and_engine_agree_while_time_jumps() {
     for_seeds(11000..11060, |seed| {
         troubled_world(seed, 0.01, random_sizes(seed, 300_000), Trouble::Stalls);
     });
+}
+
+#[test]
+fn runs_show_nothing_that_single_segments_do_not() {
+    const ALL: [Trouble; 7] = [
+        Trouble::None,
+        Trouble::Bursts,
+        Trouble::CoDel,
+        Trouble::BlackHole,
+        Trouble::Stripped,
+        Trouble::Spoofed,
+        Trouble::Stalls,
+    ];
+    let total = std::cell::Cell::new([0; 2]);
+    for_seeds(12000..12070, |seed| {
+        let trouble = ALL[seed as usize % ALL.len()];
+        let sizes = random_sizes(seed, 400_000);
+        let gathers = [1, 250, 2_000][seed as usize % 3];
+        let world = |segments| world(seed, 0.01, sizes, trouble, segments, gathers);
+        let (expected, _) = world(Segments::OneByOne);
+        let (seen, in_runs) = world(Segments::InRuns);
+        assert_eq!(seen, expected);
+        let [taken, given] = total.get();
+        total.set([taken + in_runs[0], given + in_runs[1]]);
+    });
+    let [taken, given] = total.get();
+    assert!(
+        taken > 3_000 && given > 5_000,
+        "{taken} taken, {given} given"
+    );
+}
+
+#[test]
+fn a_burst_of_loss_ends_with_time_however_few_packets_meet_it() {
+    let rng = &mut SmallRng::seed_from_u64(1);
+    let mut link = Link::new(1_000_000, 1);
+    let bursts = |enter| Bursts {
+        enter,
+        leave: 0.0,
+        loss: 1.0,
+    };
+    let mut arrives = |link: &mut Link, seconds: u64| {
+        let mut arrived = false;
+        link.carry(vec![0; 100], seconds * SECOND, rng, |_, _| arrived = true);
+        arrived
+    };
+    link.bursts = Some(bursts(1.0));
+    assert!(!arrives(&mut link, 1));
+    link.bursts = Some(bursts(0.0));
+    assert!(!arrives(&mut link, 5));
+    assert!(arrives(&mut link, 6));
 }

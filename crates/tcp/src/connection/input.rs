@@ -72,14 +72,7 @@ impl Connection {
             self.drop_with_challenge(now);
             return;
         }
-        self.peer.heard_at = now;
-        self.peer.probes = 0;
-        if self.acks.ecn && flags.contains(Flags::CWR) {
-            self.acks.echo = false;
-        }
-        if self.acks.ecn && ce {
-            self.acks.echo = true;
-        }
+        self.heard(flags, ce, now);
         self.handle_ack(repr, length, now);
         if self.state == State::Closed {
             return;
@@ -98,13 +91,30 @@ impl Connection {
         }
     }
 
-    fn take_data(&mut self, seq: Seq, payload: &[u8], fin: bool, now: Instant) {
-        let memory = &self.config.memory;
-        self.recv.set_pressed(memory.is_used_up());
-        let arrival = self.recv.accept(seq, payload, fin);
+    /// The peer is there, and says what the network does.
+    pub(super) fn heard(&mut self, flags: Flags, ce: bool, now: Instant) {
+        self.peer.heard_at = now;
+        self.peer.probes = 0;
+        if self.acks.ecn && flags.contains(Flags::CWR) {
+            self.acks.echo = false;
+        }
+        if self.acks.ecn && ce {
+            self.acks.echo = true;
+        }
+    }
+
+    /// Lets the window follow what the application reads, after data was stored.
+    pub(super) fn adapt_window(&mut self, now: Instant) {
         let round_trip = self.rtt.smoothed().unwrap_or(UNKNOWN_ROUND_TRIP);
-        self.recv.adapt(round_trip, memory.may_grow(), now);
+        let may_grow = self.config.memory.may_grow();
+        self.recv.adapt(round_trip, may_grow, now);
         self.settle_memory();
+    }
+
+    fn take_data(&mut self, seq: Seq, payload: &[u8], fin: bool, now: Instant) {
+        self.recv.set_pressed(self.config.memory.is_used_up());
+        let arrival = self.recv.accept(seq, payload, fin);
+        self.adapt_window(now);
         let full = payload.len().min(usize::from(u16::MAX)) as u16;
         self.acks.segment = self.acks.segment.max(full);
         if arrival.in_order > 0 {
@@ -134,35 +144,34 @@ impl Connection {
         } else if arrival.finished || arrival.filled_hole || self.recv.has_holes() {
             self.acknowledge_now(false);
         } else if !payload.is_empty() {
-            self.acks.pending = self.acks.pending.saturating_add(1);
-            self.acks.pending_bytes = self.acks.pending_bytes.saturating_add(payload.len() as u32);
-            let idle = now.since(self.acks.data_at) > self.rtt.timeout(&self.config);
-            if idle {
-                self.acks.quick = self.config.quick_acks;
-            }
-            let two = self.acks.pending >= 2
-                || self.acks.pending_bytes >= 2 * u32::from(self.acks.segment);
-            if self.acks.quick > 0 {
-                self.acks.quick -= 1;
-                self.acknowledge_now(false);
-            } else if two {
-                self.acknowledge_now(false);
-            } else if !self.timers.ack.is_set() {
-                self.timers.ack = Deadline::after(now, self.config.max_ack_delay);
-            }
+            self.count_in_order(1, payload.len() as u32, now);
         }
         self.acks.data_at = now;
         self.watch_memory(now);
     }
 
+    /// `segments` with `bytes` arrived in order, and nothing about them was unusual.
+    pub(super) fn count_in_order(&mut self, segments: u8, bytes: u32, now: Instant) {
+        let acks = &mut self.acks;
+        acks.pending = acks.pending.saturating_add(segments);
+        acks.pending_bytes = acks.pending_bytes.saturating_add(bytes);
+        if now.since(acks.data_at) > self.rtt.timeout(&self.config) {
+            acks.quick = self.config.quick_acks;
+        }
+        let two = acks.pending >= 2 || acks.pending_bytes >= 2 * u32::from(acks.segment);
+        let quick = acks.quick.min(segments);
+        acks.quick -= quick;
+        if quick > 0 || two {
+            self.acknowledge_now(false);
+        } else if !self.timers.ack.is_set() {
+            self.timers.ack = Deadline::after(now, self.config.max_ack_delay);
+        }
+    }
+
     /// RFC 7323 §5.3. Segments without the option are let through: what removes options from some
     /// segments of a connection must not stop it (§3.2 says SHOULD drop).
     fn passes_paws(&mut self, repr: &Repr, length: u32, now: Instant) -> bool {
-        let (Some(clock), Some(timestamps)) = (&self.clock, repr.options.timestamps) else {
-            return true;
-        };
-        let older = (timestamps.tsval.wrapping_sub(clock.recent) as i32) < 0;
-        if !older || clock.is_recent_stale(now) {
+        if !self.is_from_the_past(repr, now) {
             return true;
         }
         self.count_dropped();
@@ -176,8 +185,18 @@ impl Connection {
         false
     }
 
+    pub(super) fn is_from_the_past(&self, repr: &Repr, now: Instant) -> bool {
+        match (&self.clock, repr.options.timestamps) {
+            (Some(clock), Some(timestamps)) => {
+                let older = (timestamps.tsval.wrapping_sub(clock.recent) as i32) < 0;
+                older && !clock.is_recent_stale(now)
+            }
+            _ => false,
+        }
+    }
+
     /// RFC 7323 §4.3 (2): TS.Recent follows the segment that our last acknowledgment waits for.
-    fn note_timestamp(&mut self, repr: &Repr, now: Instant) {
+    pub(super) fn note_timestamp(&mut self, repr: &Repr, now: Instant) {
         let last_ack = self.acks.last_sent;
         if let (Some(clock), Some(timestamps)) = (&mut self.clock, repr.options.timestamps)
             && repr.seq <= last_ack

@@ -1,7 +1,7 @@
 //! The connection: its parts, and what the caller does with it.
 //!
 //! `input.rs` takes segments in the order of RFC 9293 §3.10.7.4, `ack.rs` is its fifth check,
-//! `output.rs` makes segments, `timeout.rs` does what time asks for, `path_mtu.rs` finds the
+//! `output.rs` makes segments, `run.rs` does both for segments that follow each other, `timeout.rs` does what time asks for, `path_mtu.rs` finds the
 //! segment size, `export.rs` turns the whole into plain data and back.
 
 mod ack;
@@ -9,7 +9,10 @@ mod export;
 mod input;
 mod output;
 pub(crate) mod path_mtu;
+mod run;
 mod timeout;
+
+pub use run::{TransmitRun, continues_run};
 
 use core::time::Duration;
 use std::sync::Arc;

@@ -180,7 +180,7 @@ impl Connection {
 
     /// Whether pacing holds the next segment back; sets its timer then.
     fn must_wait(&mut self, now: Instant) -> bool {
-        if self.flight.paced_until <= now.0.saturating_mul(1000) || self.pacing_rate().is_none() {
+        if !self.is_ahead_of_pace(now) {
             return false;
         }
         if !self.flight.pace.is_set() {
@@ -189,6 +189,10 @@ impl Connection {
                 Deadline::after(Instant(self.flight.paced_until / 1000), PACING_GRAIN);
         }
         true
+    }
+
+    pub(super) fn is_ahead_of_pace(&self, now: Instant) -> bool {
+        self.flight.paced_until > now.0.saturating_mul(1000) && self.pacing_rate().is_some()
     }
 
     /// Bytes a second.
@@ -251,12 +255,23 @@ impl Connection {
             self.flight.progress_at = now;
             self.recovery.backoff = 0;
         }
-        self.flight.board.push(seq, length, now);
+        self.push_new(length, now);
+        self.sent_data(seq, length, now)
+    }
+
+    /// Another segment of new data leaves behind the one before it, with the same header.
+    pub(super) fn note_new_segment(&mut self, payload: u32, now: Instant) {
+        self.push_new(payload, now);
+        self.account_for(payload, now);
+        self.stats.segments_sent = self.stats.segments_sent.wrapping_add(1);
+    }
+
+    fn push_new(&mut self, length: u32, now: Instant) {
+        self.flight.board.push(self.send.nxt(), length, now);
         self.send.sent(length);
         if self.send.take_room_event() {
             self.events.insert(Events::WRITABLE);
         }
-        self.sent_data(seq, length, now)
     }
 
     fn retransmission(&mut self, lost: Lost, now: Instant) -> Transmit {
@@ -267,12 +282,17 @@ impl Connection {
         self.sent_data(lost.seq, lost.length, now)
     }
 
-    fn sent_data(&mut self, seq: Seq, length: u32, now: Instant) -> Transmit {
+    /// What is counted of every segment with data that leaves.
+    fn account_for(&mut self, length: u32, now: Instant) {
         self.sent_at = now;
         self.pace(length, now);
         if matches!(self.recovery.phase, Phase::Fast { .. }) {
             self.recovery.sent(length);
         }
+    }
+
+    fn sent_data(&mut self, seq: Seq, length: u32, now: Instant) -> Transmit {
+        self.account_for(length, now);
         let payload = self.send.payload_of(seq, length);
         let mut flags = Flags::ACK;
         if payload > 0 && self.send.is_end(seq + payload) {

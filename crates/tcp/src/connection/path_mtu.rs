@@ -93,6 +93,12 @@ impl Connection {
         }
     }
 
+    /// Whether [`Self::size_to_try`] may have something to say or to note.
+    pub(super) fn may_try_size(&self, now: Instant) -> bool {
+        let is_waiting = self.raise_second != UNSET && now.as_secs_u32() < self.raise_second;
+        self.mss < self.mss_ceiling && !is_waiting
+    }
+
     /// Whether it is time to try a larger segment, with so much in flight of a window.
     pub(super) fn size_to_try(&mut self, pipe: u32, window: u32, now: Instant) -> Attempt {
         if self.mss >= self.mss_ceiling {

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use flowdog_tcp::{Config, Connection, Events, Flags, Instant, Seq, State, Takeover};
+use flowdog_tcp::{
+    Config, Connection, Events, Flags, Instant, Seq, State, Takeover, Transmit, continues_run,
+};
 use wire::{ip, tcp};
 
 use super::app::App;
@@ -25,8 +27,17 @@ pub(crate) struct Engine {
     pub(crate) was_reset: bool,
     pub(crate) sent_packets: u64,
     pub(crate) received_packets: u64,
+    /// Whether segments are taken and given in runs where they follow each other.
+    pub(crate) has_runs: bool,
+    /// Packets of this instant that wait to be taken together.
+    arrived: Vec<Vec<u8>>,
+    /// How many segments were taken, and given, in company.
+    pub(crate) in_runs: [u64; 2],
     buffer: Vec<u8>,
 }
+
+/// Most segments of a run on the way out.
+const LONGEST_RUN: usize = 40;
 
 impl Engine {
     pub(crate) fn new(
@@ -50,8 +61,53 @@ impl Engine {
             was_reset: false,
             sent_packets: 0,
             received_packets: 0,
+            has_runs: false,
+            arrived: Vec::new(),
+            in_runs: [0; 2],
             buffer: vec![0; 1 << 16],
         }
+    }
+
+    /// Takes what has arrived at this instant, segments that follow each other together.
+    fn take_arrived(&mut self, now: u64) {
+        let arrived = std::mem::take(&mut self.arrived);
+        let segments: Vec<_> = arrived
+            .iter()
+            .filter_map(|packet| tcp::Segment::parse(&packet[IP_HEADER..]).ok())
+            .collect();
+        let mut rest = segments.as_slice();
+        while let [first, others @ ..] = rest {
+            let first = (first.repr(), first.payload());
+            let mut payloads = vec![first.1];
+            let mut end = first.0.seq + first.1.len() as u32;
+            for segment in others {
+                let plain = !first.1.is_empty() && !segment.payload().is_empty();
+                if !plain || !continues_run(&first.0, end, &segment.repr()) {
+                    break;
+                }
+                payloads.push(segment.payload());
+                end += segment.payload().len() as u32;
+            }
+            rest = &rest[payloads.len()..];
+            if payloads.len() > 1 {
+                self.in_runs[0] += payloads.len() as u64;
+            }
+            self.connection
+                .handle_run(&first.0, &payloads, false, Instant(now));
+        }
+    }
+
+    /// The next segments to send.
+    fn poll(&mut self, now: u64) -> Vec<Transmit> {
+        if !self.has_runs {
+            return Vec::from_iter(self.connection.poll_transmit(Instant(now)));
+        }
+        let run = self.connection.poll_transmit_run(LONGEST_RUN, Instant(now));
+        let Some(run) = run else { return Vec::new() };
+        if run.count > 1 {
+            self.in_runs[1] += run.count as u64;
+        }
+        run.segments().collect()
     }
 
     fn run_app(&mut self, now: u64) {
@@ -85,7 +141,14 @@ impl Engine {
     }
 
     fn drain(&mut self, now: u64, out: &mut Vec<Vec<u8>>) {
-        while let Some(transmit) = self.connection.poll_transmit(Instant(now)) {
+        let mut waiting = std::collections::VecDeque::new();
+        loop {
+            if waiting.is_empty() {
+                waiting.extend(self.poll(now));
+            }
+            let Some(transmit) = waiting.pop_front() else {
+                break;
+            };
             let mut repr = transmit.repr;
             (repr.src_port, repr.dst_port) = (self.port, self.port);
             let is_reset = repr.flags.contains(Flags::RST);
@@ -137,11 +200,16 @@ impl Host for Engine {
             return;
         }
         self.received_packets += 1;
+        if self.has_runs {
+            self.arrived.push(packet.to_vec());
+            return;
+        }
         self.connection
             .handle_segment(&parsed.repr(), parsed.payload(), false, Instant(now));
     }
 
     fn turn(&mut self, now: u64, out: &mut Vec<Vec<u8>>) {
+        self.take_arrived(now);
         if self.connection.poll_timeout().is_some_and(|at| at.0 <= now) {
             self.connection.handle_timeout(Instant(now));
         }

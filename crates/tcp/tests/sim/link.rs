@@ -6,7 +6,9 @@ use rand::rngs::SmallRng;
 use super::IP_HEADER;
 use super::middlebox::{self, Strip};
 
-/// Loss that comes in bursts (Gilbert and Elliott): a good state without, a bad one with loss.
+/// Loss that comes in bursts (Gilbert and Elliott): a good state without, a bad one with loss. States
+/// change with packets, and a burst ends with time too: a sender that backs off would otherwise meet
+/// one burst for many minutes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bursts {
     /// Probabilities, for each packet, of entering and of leaving the bad state.
@@ -15,6 +17,9 @@ pub(crate) struct Bursts {
     /// Loss in the bad state.
     pub(crate) loss: f64,
 }
+
+/// The longest burst of loss.
+const LONGEST_BURST: u64 = 5_000_000;
 
 /// A queue that drops what has waited for more than 5 ms for more than 100 ms, ever more often
 /// (RFC 8289).
@@ -69,8 +74,10 @@ pub(crate) struct Link {
     pub(crate) strip: Option<Strip>,
     /// Somebody off the path adds a segment beside so many.
     pub(crate) spoof: f64,
+    /// The receiving interface shows what came in so many microseconds together.
+    pub(crate) gathers: u64,
     pub(crate) carried: u64,
-    is_bad: bool,
+    bad_since: Option<u64>,
     busy_until: f64,
 }
 
@@ -89,8 +96,9 @@ impl Link {
             codel: None,
             strip: None,
             spoof: 0.0,
+            gathers: 1,
             carried: 0,
-            is_bad: false,
+            bad_since: None,
             busy_until: 0.0,
         }
     }
@@ -118,13 +126,18 @@ impl Link {
             return;
         }
         if let Some(bursts) = self.bursts {
-            let change = if self.is_bad {
-                bursts.leave
-            } else {
-                bursts.enter
-            };
-            self.is_bad ^= rng.random_bool(change);
-            if self.is_bad && rng.random_bool(bursts.loss) {
+            if self
+                .bad_since
+                .is_some_and(|since| now >= since + LONGEST_BURST)
+            {
+                self.bad_since = None;
+            }
+            match self.bad_since {
+                Some(_) if rng.random_bool(bursts.leave) => self.bad_since = None,
+                None if rng.random_bool(bursts.enter) => self.bad_since = Some(now),
+                Some(_) | None => {}
+            }
+            if self.bad_since.is_some() && rng.random_bool(bursts.loss) {
                 return;
             }
         }
@@ -152,7 +165,8 @@ impl Link {
             } else {
                 0
             };
-            deliver(self.busy_until as u64 + self.delay + jitter, packet);
+            let at = self.busy_until as u64 + self.delay + jitter;
+            deliver(at.next_multiple_of(self.gathers), packet);
         }
     }
 }

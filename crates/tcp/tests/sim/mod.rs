@@ -21,6 +21,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use wire::tcp;
 
 use app::App;
 use link::Link;
@@ -79,6 +80,8 @@ pub(crate) struct Network<'a> {
     /// The host at this side stands still for so many microseconds out of so many; its clock does
     /// not, so time jumps for it.
     pub(crate) stalls: [Option<(u64, u64)>; 2],
+    /// A fingerprint of everything that left, where it is asked for: who, when, what.
+    pub(crate) trace: Option<u64>,
     rng: SmallRng,
     in_flight: BinaryHeap<Reverse<InFlight>>,
     order: u64,
@@ -90,6 +93,15 @@ fn after_stall(stall: Option<(u64, u64)>, at: u64) -> u64 {
         Some((length, every)) if at % every < length => at - at % every + length,
         _ => at,
     }
+}
+
+/// FNV-1a over when a packet left and its headers, whose checksum speaks for the rest.
+fn fingerprint(before: u64, side: usize, now: u64, packet: &[u8]) -> u64 {
+    let when = (now << 1 | side as u64).to_le_bytes();
+    let headers = packet.iter().take(IP_HEADER + tcp::MAX_HEADER_LEN);
+    when.iter().chain(headers).fold(before, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 impl<'a> Network<'a> {
@@ -104,6 +116,7 @@ impl<'a> Network<'a> {
             links,
             now: start,
             stalls: [None; 2],
+            trace: None,
             rng: SmallRng::seed_from_u64(seed),
             in_flight: BinaryHeap::new(),
             order: 0,
@@ -123,6 +136,9 @@ impl<'a> Network<'a> {
             for (side, _) in due.iter().enumerate().filter(|(_, due)| **due) {
                 self.hosts[side].turn(self.now, &mut out);
                 for packet in out.drain(..) {
+                    if let Some(trace) = &mut self.trace {
+                        *trace = fingerprint(*trace, side, self.now, &packet);
+                    }
                     let (in_flight, order) = (&mut self.in_flight, &mut self.order);
                     let stall = self.stalls[1 - side];
                     self.links[side].carry(packet, self.now, &mut self.rng, |at, packet| {

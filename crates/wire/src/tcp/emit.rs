@@ -3,7 +3,7 @@
 use core::net::IpAddr;
 
 use super::segment::{HEADER_LEN, MAX_HEADER_LEN, kind};
-use super::{Options, Repr};
+use super::{Flags, Options, Repr, Seq};
 use crate::checksum::Sum;
 use crate::ip::Protocol;
 
@@ -59,6 +59,65 @@ pub fn fill_checksum(segment: &mut [u8], src: IpAddr, dst: IpAddr) {
         .to_be_bytes();
     if let Some(field) = segment.get_mut(16..18) {
         field.copy_from_slice(&checksum);
+    }
+}
+
+/// Segments that differ in nothing but sequence number, flags and payload, with equally much payload
+/// each: their header is written and summed once.
+#[derive(Clone, Copy, Debug)]
+pub struct Series {
+    header: [u8; MAX_HEADER_LEN],
+    header_len: usize,
+    /// Of the pseudo header and the header without what differs.
+    sum: Sum,
+}
+
+impl Series {
+    /// Segments with the header `repr` and `payload_len` bytes behind it.
+    pub fn new(repr: &Repr, src: IpAddr, dst: IpAddr, payload_len: usize) -> Self {
+        let header_len = repr.header_len();
+        let mut header = [0; MAX_HEADER_LEN];
+        let blank = Repr {
+            seq: Seq(0),
+            flags: Flags(0),
+            ..*repr
+        };
+        blank.emit(&mut header);
+        let sum = Sum::pseudo_header(src, dst, Protocol::TCP, header_len + payload_len);
+        Self {
+            header,
+            header_len,
+            sum: sum.add_bytes(header.get(..header_len).unwrap_or_default()),
+        }
+    }
+
+    /// How many bytes header and options take.
+    pub fn header_len(&self) -> usize {
+        self.header_len
+    }
+
+    /// Writes one's header to the start of `segment`, whose payload is in place behind it, with its
+    /// checksum.
+    ///
+    /// A buffer shorter than the header is a bug of the caller; nothing is written then.
+    pub fn emit(&self, seq: Seq, flags: Flags, segment: &mut [u8]) {
+        debug_assert!(
+            segment.len() >= self.header_len,
+            "buffer shorter than the TCP header"
+        );
+        let Some((header, payload)) = segment.split_at_mut_checked(self.header_len) else {
+            return;
+        };
+        let flags = flags.0 & 0x01ff;
+        let sum = self.sum.add_u32(seq.0).add_u16(flags).add_bytes(payload);
+        header.copy_from_slice(self.header.get(..self.header_len).unwrap_or_default());
+        if let Some(fixed) = header.first_chunk_mut::<HEADER_LEN>() {
+            [fixed[4], fixed[5], fixed[6], fixed[7]] = seq.0.to_be_bytes();
+            let [high, low] = flags.to_be_bytes();
+            fixed[12] |= high;
+            fixed[13] |= low;
+            [fixed[16], fixed[17]] = sum.checksum().to_be_bytes();
+        }
     }
 }
 

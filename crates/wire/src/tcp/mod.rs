@@ -4,7 +4,7 @@ pub mod edit;
 mod emit;
 mod segment;
 
-pub use emit::fill_checksum;
+pub use emit::{Series, fill_checksum};
 pub use segment::{HEADER_LEN, MAX_HEADER_LEN, Malformed, OptionIter, Segment, kind};
 
 use core::cmp::Ordering;

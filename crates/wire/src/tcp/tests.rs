@@ -426,3 +426,50 @@ fn syn(v6: bool, options: &[u8], payload: &[u8]) -> Vec<u8> {
     packet.extend(tcp);
     packet
 }
+
+proptest! {
+    #[test]
+    fn a_series_writes_what_one_by_one_writes(
+        seq in any::<u32>(),
+        ack in any::<u32>(),
+        window in any::<u16>(),
+        flags in prop::collection::vec(0u16..0x200, 1..4),
+        stamps in prop::option::of((any::<u32>(), any::<u32>())),
+        payload in prop::collection::vec(any::<u8>(), 0..300),
+        is_v6 in any::<bool>(),
+    ) {
+        let (src, dst): (IpAddr, IpAddr) = if is_v6 {
+            (SRC6.into(), DST6.into())
+        } else {
+            (SRC.into(), DST.into())
+        };
+        let repr = Repr {
+            src_port: 443,
+            dst_port: 40_000,
+            seq: Seq(seq),
+            ack: Seq(ack),
+            window,
+            options: Options {
+                timestamps: stamps.map(|(tsval, tsecr)| Timestamps { tsval, tsecr }),
+                ..Options::default()
+            },
+            ..Repr::default()
+        };
+        let series = Series::new(&repr, src, dst, payload.len());
+        for (index, flags) in flags.into_iter().enumerate() {
+            let repr = Repr {
+                seq: repr.seq + (index * payload.len()) as u32,
+                flags: Flags(flags),
+                ..repr
+            };
+            let mut single = vec![0; repr.header_len()];
+            repr.emit(&mut single);
+            single.extend_from_slice(&payload);
+            fill_checksum(&mut single, src, dst);
+            let mut one = vec![0xaa; series.header_len()];
+            one.extend_from_slice(&payload);
+            series.emit(repr.seq, repr.flags, &mut one);
+            prop_assert_eq!(single, one);
+        }
+    }
+}
