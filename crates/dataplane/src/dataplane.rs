@@ -1,5 +1,7 @@
 //! The engine's public face.
 
+mod run;
+
 use core::time::Duration;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,7 +27,7 @@ use crate::timer::TimerWheel;
 use crate::tracker::Phase;
 use crate::{
     Config, Congestion, Disposition, Event, FirstBytes, FlowId, FlowView, Instant, Leg, Outer,
-    Protocol, ReadOutcome, Transmit, Unseen, Verdict, WriteOutcome,
+    Protocol, ReadOutcome, Transmit, TransmitRun, Unseen, Verdict, WriteOutcome,
 };
 
 /// Segments of one flow in a row before another flow's turn; enough for the shell to join into one
@@ -88,15 +90,30 @@ impl Dataplane {
         outer: Outer,
         now: Instant,
     ) -> Disposition {
+        let seen = self.see(datagram, outer);
+        self.treat(datagram, seen, None, outer, now)
+    }
+
+    fn see(&mut self, datagram: &[u8], outer: Outer) -> Result<Seen, DropReason> {
         self.shared.counters.received_packets += 1;
         self.shared.counters.received_bytes += datagram.len() as u64;
-        let seen = if self.shared.config.allows(*outer.gwlb.ip()) {
+        if self.shared.config.allows(*outer.gwlb.ip()) {
             Seen::parse(datagram)
         } else {
             Err(DropReason::ForeignSource)
-        };
+        }
+    }
+
+    fn treat(
+        &mut self,
+        datagram: &mut [u8],
+        seen: Result<Seen, DropReason>,
+        place: Option<(u32, bool)>,
+        outer: Outer,
+        now: Instant,
+    ) -> Disposition {
         let fate = match seen {
-            Ok(seen) => self.route(datagram, &seen, outer, now),
+            Ok(seen) => self.route(datagram, &seen, place, outer, now),
             Err(reason) => Fate::Dropped(reason),
         };
         let counters = &mut self.shared.counters;
@@ -154,27 +171,44 @@ impl Dataplane {
         self.shared.events.pop_front()
     }
 
-    /// Appends the next datagram to send to `out`. Segments of one flow come in a row, so that equal
-    /// ones can leave in one send.
+    /// Appends the next datagram to send to `out`.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Transmit> {
-        let transmit = match self.shared.queue.pop() {
+        let run = self.poll_transmit_run(1, now, out)?;
+        Some(Transmit {
+            outer: run.outer,
+            len: run.len,
+            flow: run.flow,
+            hooked: run.hooked,
+        })
+    }
+
+    /// Appends the next datagrams to send to `out`: one, or up to `most` of one flow and one size, as
+    /// UDP_SEGMENT sends them in one call. The same leaves as by [`Dataplane::poll_transmit`].
+    pub fn poll_transmit_run(
+        &mut self,
+        most: usize,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) -> Option<TransmitRun> {
+        let run = match self.shared.queue.pop() {
             Some(queued) => {
                 if let Some(flow) = queued.flow.and_then(|id| self.table.get_mut(id)) {
                     flow.queued = flow.queued.saturating_sub(1);
                 }
                 out.extend_from_slice(&queued.bytes);
-                Transmit {
+                TransmitRun {
                     outer: queued.outer,
                     len: queued.bytes.len(),
+                    count: 1,
                     flow: queued.flow,
                     hooked: queued.hooked,
                 }
             }
-            None => self.next_segment(now, out)?,
+            None => self.next_run(most, now, out)?,
         };
-        self.shared.counters.transmitted_packets += 1;
-        self.shared.counters.transmitted_bytes += transmit.len as u64;
-        Some(transmit)
+        self.shared.counters.transmitted_packets += run.count as u64;
+        self.shared.counters.transmitted_bytes += (run.len * run.count) as u64;
+        Some(run)
     }
 
     /// Answers [`Event::FlowOpened`]. Late and repeated answers have no effect.
@@ -378,7 +412,22 @@ impl Dataplane {
         }
     }
 
-    fn route(&mut self, datagram: &mut [u8], seen: &Seen, outer: Outer, now: Instant) -> Fate {
+    /// The flow of a packet, and whether it goes from low to high.
+    fn place(&self, seen: &Seen) -> Option<(u32, bool)> {
+        let (key, from_low) =
+            PackedKey::new(seen.endpoint, seen.protocol, end(seen.src), end(seen.dst));
+        Some((self.table.find(&key)?, from_low))
+    }
+
+    /// `place` is what [`Self::place`] says, where that is known.
+    fn route(
+        &mut self,
+        datagram: &mut [u8],
+        seen: &Seen,
+        place: Option<(u32, bool)>,
+        outer: Outer,
+        now: Instant,
+    ) -> Fate {
         let counters = &mut self.shared.counters;
         if !seen.oddities.is_empty() {
             counters.unusual_outer += 1;
@@ -396,9 +445,7 @@ impl Dataplane {
             Upper::Icmp => self.notice_icmp(datagram, seen),
             Upper::Tcp(_) | Upper::Other => {}
         }
-        let (key, from_low) =
-            PackedKey::new(seen.endpoint, seen.protocol, end(seen.src), end(seen.dst));
-        if let Some(index) = self.table.find(&key) {
+        if let Some((index, from_low)) = place.or_else(|| self.place(seen)) {
             if seen.fragment == Fragment::First && self.is_intercepted(index) {
                 return self.collect(datagram, seen, outer, now);
             }
@@ -407,6 +454,8 @@ impl Dataplane {
                 None => self.forget(index, FlowEnd::Replaced),
             }
         }
+        let (key, from_low) =
+            PackedKey::new(seen.endpoint, seen.protocol, end(seen.src), end(seen.dst));
         self.unknown(key, from_low, datagram, seen, outer, now)
     }
 
@@ -438,7 +487,7 @@ impl Dataplane {
                     return Fate::Dropped(DropReason::Fragment);
                 };
                 self.shared.counters.fragments_reassembled += 1;
-                match self.route(&mut whole, &seen, outer, now) {
+                match self.route(&mut whole, &seen, None, outer, now) {
                     // The connection is not taken over any more; the caller's buffer holds one piece.
                     Fate::Forward(_) | Fate::Hooked(..) => Fate::Dropped(DropReason::Fragment),
                     fate => fate,
@@ -641,24 +690,26 @@ impl Dataplane {
         self.shared.counters.path_mtu_lowered += u64::from(lowered == Some(true));
     }
 
-    /// The next segment of any leg, flows taking turns.
-    fn next_segment(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Transmit> {
+    /// The next segments of any leg, flows taking turns.
+    fn next_run(&mut self, most: usize, now: Instant, out: &mut Vec<u8>) -> Option<TransmitRun> {
         while let Some(id) = self.shared.dirty.front().copied() {
+            let most = most.min((BURST - self.burst) as usize);
             let sent = self.table.get_mut(id).and_then(|flow| {
-                let len = lifecycle::next_segment(flow, Leg::Client, out, now)
-                    .or_else(|| lifecycle::next_segment(flow, Leg::Server, out, now))?;
-                Some((flow.outer, len))
+                let sent = lifecycle::next_run(flow, Leg::Client, most, out, now)
+                    .or_else(|| lifecycle::next_run(flow, Leg::Server, most, out, now))?;
+                Some((flow.outer, sent))
             });
-            if let Some((outer, len)) = sent {
-                self.shared.counters.segments_sent += 1;
-                self.burst += 1;
+            if let Some((outer, (len, count))) = sent {
+                self.shared.counters.segments_sent += count as u64;
+                self.burst += count as u32;
                 if self.burst >= BURST {
                     self.burst = 0;
                     self.shared.dirty.rotate_left(1);
                 }
-                return Some(Transmit {
+                return Some(TransmitRun {
                     outer,
                     len,
+                    count,
                     flow: Some(id),
                     hooked: None,
                 });

@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 
 use wire::icmp::{Cause, ErrorReply};
 use wire::ip;
-use wire::tcp::{Flags, Repr, Seq, fill_checksum};
+use wire::tcp::{Flags, Repr, Seq, Series, fill_checksum};
 
 use crate::event::Outer;
 use crate::flow::Flow;
+use crate::legs::Outgoing;
 use crate::seen::{Manner, Seen};
 use crate::{FlowId, Leg};
 
@@ -65,21 +66,13 @@ pub(crate) struct Face {
     pub(crate) ident: u16,
 }
 
-/// Appends a whole datagram with a TCP segment to `out`, its payload in parts. Answers the datagram's
-/// length.
-pub(crate) fn segment(
-    header: &[u8],
-    face: &Face,
-    repr: &Repr,
-    payload: [&[u8]; 2],
-    out: &mut Vec<u8>,
-) -> usize {
+/// A whole datagram with a segment that carries no data.
+fn segment(header: &[u8], face: &Face, repr: &Repr) -> Vec<u8> {
     let repr = Repr {
         src_port: face.src.port(),
         dst_port: face.dst.port(),
         ..*repr
     };
-    let tcp_len = repr.header_len() + payload.iter().map(|part| part.len()).sum::<usize>();
     let ip = ip::Repr {
         src: face.src.ip(),
         dst: face.dst.ip(),
@@ -88,25 +81,58 @@ pub(crate) fn segment(
         traffic_class: face.manner.traffic_class,
         dont_fragment: face.manner.dont_fragment,
         ident: face.ident,
-        payload_len: tcp_len,
+        payload_len: repr.header_len(),
     };
-    let start = out.len();
-    let len = header.len() + ip.header_len() + tcp_len;
-    let headers = header.len() + ip.header_len() + repr.header_len();
-    out.reserve(len);
-    out.extend_from_slice(header);
-    // Only the headers are written over; zeroing a whole segment first would cost as much as its copy.
-    out.resize(start + headers, 0);
-    for part in payload {
-        out.extend_from_slice(part);
+    let mut bytes = header.to_vec();
+    bytes.resize(header.len() + ip.header_len() + repr.header_len(), 0);
+    if let Some(packet) = bytes.get_mut(header.len()..) {
+        ip.emit(packet);
+        if let Some(tcp) = packet.get_mut(ip.header_len()..) {
+            repr.emit(tcp);
+            fill_checksum(tcp, face.src.ip(), face.dst.ip());
+        }
     }
-    let Some(packet) = out.get_mut(start + header.len()..) else {
-        return len;
+    bytes
+}
+
+/// Appends the datagrams of a run of segments to `out`: one encapsulation and one header for all of
+/// them, `face.ident` for the first. Answers the length of each.
+pub(crate) fn run(header: &[u8], face: &Face, outgoing: &Outgoing<'_>, out: &mut Vec<u8>) -> usize {
+    let first = &outgoing.run.first;
+    let (src, dst) = (face.src.ip(), face.dst.ip());
+    let repr = Repr {
+        src_port: face.src.port(),
+        dst_port: face.dst.port(),
+        ..first.repr
     };
-    ip.emit(packet);
-    if let Some(tcp) = packet.get_mut(ip.header_len()..) {
-        repr.emit(tcp);
-        fill_checksum(tcp, face.src.ip(), face.dst.ip());
+    let series = Series::new(&repr, src, dst, first.payload_len);
+    let mut ip = ip::Repr {
+        src,
+        dst,
+        protocol: ip::Protocol::TCP,
+        hop_limit: face.manner.hop_limit,
+        traffic_class: face.manner.traffic_class,
+        dont_fragment: face.manner.dont_fragment,
+        ident: face.ident,
+        payload_len: series.header_len() + first.payload_len,
+    };
+    let headers = header.len() + ip.header_len() + series.header_len();
+    let len = headers + first.payload_len;
+    out.reserve(len * outgoing.run.count);
+    for transmit in outgoing.run.segments() {
+        let start = out.len();
+        out.extend_from_slice(header);
+        out.resize(start + headers, 0);
+        for part in outgoing.connection.payload(&transmit) {
+            out.extend_from_slice(part);
+        }
+        if let Some(packet) = out.get_mut(start + header.len()..) {
+            ip.emit(packet);
+            if let Some(tcp) = packet.get_mut(ip.header_len()..) {
+                series.emit(transmit.repr.seq, transmit.repr.flags, tcp);
+            }
+        }
+        ip.ident = ip.ident.wrapping_add(1);
     }
     len
 }
@@ -136,10 +162,8 @@ pub(crate) fn reset_answer(seen: &Seen) -> Option<Repr> {
 
 /// A bare datagram with a segment that looks as if `face.src` had sent it.
 pub(crate) fn bare(flow: &Flow, id: FlowId, face: &Face, repr: &Repr) -> Queued {
-    let mut bytes = Vec::new();
-    segment(flow.header.bytes(), face, repr, [&[]; 2], &mut bytes);
     Queued {
-        bytes,
+        bytes: segment(flow.header.bytes(), face, repr),
         outer: flow.outer,
         flow: Some(id),
         hooked: None,

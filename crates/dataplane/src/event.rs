@@ -332,3 +332,19 @@ pub struct Transmit {
     /// send it changed, or not at all.
     pub hooked: Option<Leg>,
 }
+
+/// Datagrams to send, as [`Dataplane::poll_transmit_run`](crate::Dataplane::poll_transmit_run) gives
+/// them: one behind the other, of one size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransmitRun {
+    /// As for a [`Transmit`].
+    pub outer: Outer,
+    /// Bytes of each.
+    pub len: usize,
+    /// How many there are.
+    pub count: usize,
+    /// As for a [`Transmit`].
+    pub flow: Option<FlowId>,
+    /// As for a [`Transmit`]; such a packet comes alone.
+    pub hooked: Option<Leg>,
+}

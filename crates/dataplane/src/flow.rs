@@ -167,13 +167,18 @@ impl Flow {
     }
 
     pub(crate) fn note_packet(&mut self, from: Leg, seen: &Seen, now: Instant) {
+        self.note_packets(from, 1, seen.inner_len(), now);
+    }
+
+    /// `count` packets of `length` bytes together.
+    pub(crate) fn note_packets(&mut self, from: Leg, count: u32, length: usize, now: Instant) {
         self.last_seen = now;
         if let (Some(bytes), Some(packets)) = (
             self.bytes.get_mut(side(from)),
             self.packets.get_mut(side(from)),
         ) {
-            *bytes += seen.inner_len() as u64;
-            *packets = packets.saturating_add(1);
+            *bytes += length as u64;
+            *packets = packets.saturating_add(count);
         }
     }
 

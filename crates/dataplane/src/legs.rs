@@ -76,6 +76,19 @@ impl Legs {
         end.connection.handle_segment(repr, payload, ce, now);
     }
 
+    /// Segments from a leg's peer that follow each other.
+    pub(crate) fn handle_run(
+        &mut self,
+        leg: Leg,
+        first: &Repr,
+        payloads: &[&[u8]],
+        ce: bool,
+        now: Instant,
+    ) {
+        let Some(end) = self.end_mut(leg) else { return };
+        end.connection.handle_run(first, payloads, ce, now);
+    }
+
     /// Runs what is due.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         for end in &mut self.ends {
@@ -146,16 +159,22 @@ impl Legs {
         }
     }
 
-    /// The next segment to a leg's peer.
-    pub(crate) fn poll_transmit(&mut self, leg: Leg, now: Instant) -> Option<Outgoing<'_>> {
+    /// The next segments to a leg's peer, at most `most` of them.
+    pub(crate) fn poll_transmit(
+        &mut self,
+        leg: Leg,
+        most: usize,
+        now: Instant,
+    ) -> Option<Outgoing<'_>> {
         let end = self.end_mut(leg)?;
-        let transmit = end.connection.poll_transmit(now)?;
-        end.ident = end.ident.wrapping_add(1);
+        let run = end.connection.poll_transmit_run(most, now)?;
+        let ident = end.ident.wrapping_add(1);
+        end.ident = end.ident.wrapping_add(run.count as u16);
         Some(Outgoing {
             manner: end.manner,
-            ident: end.ident,
+            ident,
             connection: &end.connection,
-            transmit,
+            run,
         })
     }
 
@@ -292,11 +311,12 @@ impl Legs {
     }
 }
 
-/// A segment on its way out.
+/// Segments on their way out.
 #[derive(Debug)]
 pub(crate) struct Outgoing<'a> {
     pub(crate) manner: Manner,
+    /// Of the first one; the others count up.
     pub(crate) ident: u16,
     pub(crate) connection: &'a Connection,
-    pub(crate) transmit: tcp::Transmit,
+    pub(crate) run: tcp::TransmitRun,
 }

@@ -42,7 +42,7 @@ pub use counters::{BypassReason, Counters, DropReason};
 pub use dataplane::Dataplane;
 pub use event::{
     CloseReason, Disposition, Event, FirstBytes, FlowEnd, FlowState, FlowSummary, FlowView, Leg,
-    Outer, ReadOutcome, Transmit, Unseen, Verdict, WriteOutcome,
+    Outer, ReadOutcome, Transmit, TransmitRun, Unseen, Verdict, WriteOutcome,
 };
 pub use key::{FlowId, FlowKey};
 /// Congestion control of the legs.

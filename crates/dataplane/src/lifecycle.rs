@@ -332,7 +332,7 @@ pub(crate) fn make_way(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: In
             legs.abort_leg(Leg::Server);
             shared.counters.resets_sent += 1;
             let mut bytes = Vec::new();
-            while next_segment(flow, Leg::Server, &mut bytes, now).is_some() {
+            while next_run(flow, Leg::Server, 1, &mut bytes, now).is_some() {
                 let datagram = emit::Queued {
                     bytes: core::mem::take(&mut bytes),
                     outer: flow.outer,
@@ -346,32 +346,27 @@ pub(crate) fn make_way(flow: &mut Flow, id: FlowId, shared: &mut Shared, now: In
     }
 }
 
-/// Appends the next segment of a leg to `out`, in the flow's newest GENEVE header.
-pub(crate) fn next_segment(
+/// Appends the next segments of a leg to `out`, at most `most`, in the flow's newest GENEVE header.
+/// Answers the length of each datagram and how many there are.
+pub(crate) fn next_run(
     flow: &mut Flow,
     leg: Leg,
+    most: usize,
     out: &mut Vec<u8>,
     now: Instant,
-) -> Option<usize> {
+) -> Option<(usize, usize)> {
     let blank = emit::face(flow, leg, crate::seen::Manner::default(), 0);
     let State::Intercepted(legs) = &mut flow.state else {
         return None;
     };
-    let outgoing = legs.poll_transmit(leg, now)?;
+    let outgoing = legs.poll_transmit(leg, most, now)?;
     let face = emit::Face {
         manner: outgoing.manner,
         ident: outgoing.ident,
         ..blank
     };
-    let transmit = &outgoing.transmit;
-    let len = emit::segment(
-        flow.header.bytes(),
-        &face,
-        &transmit.repr,
-        outgoing.connection.payload(transmit),
-        out,
-    );
-    Some(len)
+    let len = emit::run(flow.header.bytes(), &face, &outgoing, out);
+    Some((len, outgoing.run.count))
 }
 
 /// Runs what is due for one flow. Answers `false` if the flow is to be forgotten.

@@ -646,10 +646,12 @@ impl Shard {
                 let mut dataplane = self.core.dataplane.borrow_mut();
                 while self.outgoing.len() < FLUSH_BYTES && sent < TRANSMIT_BUDGET {
                     let start = self.outgoing.len();
-                    let Some(transmit) = dataplane.poll_transmit(now, &mut self.outgoing) else {
+                    let most = TRANSMIT_BUDGET - sent;
+                    let Some(transmit) = dataplane.poll_transmit_run(most, now, &mut self.outgoing)
+                    else {
                         break;
                     };
-                    sent += 1;
+                    sent += transmit.count;
                     let mut len = transmit.len;
                     if let (Some(flow), Some(from)) = (transmit.flow, transmit.hooked) {
                         self.hooked.clear();
@@ -662,10 +664,10 @@ impl Shard {
                         }
                         len = self.outgoing.len() - start;
                     }
-                    self.pieces.push(Piece {
-                        range: start..start + len,
+                    self.pieces.extend((0..transmit.count).map(|index| Piece {
+                        range: start + index * len..start + (index + 1) * len,
                         outer: transmit.outer,
-                    });
+                    }));
                 }
             }
             if self.pieces.is_empty() && sent < TRANSMIT_BUDGET {
@@ -748,24 +750,30 @@ impl Shard {
         // An empty datagram is one too: it is counted as truncated like every short one.
         loop {
             let stop = end.min(start + message.segment.max(1));
-            let Some(datagram) = self.ring.bytes_mut().get_mut(start..stop) else {
+            let Some(datagrams) = self.ring.bytes_mut().get_mut(start..end) else {
                 return;
             };
+            let datagram = datagrams.get(..stop - start).unwrap_or_default();
             if let Some(tap) = &self.tap {
                 tap.on_received(self.index, datagram, &outer);
             }
             let owner = steer::owner(datagram, self.others.len());
             if owner != self.index && owner < self.others.len() {
                 let stray = Stray {
-                    bytes: Box::from(&*datagram),
+                    bytes: Box::from(datagram),
                     outer,
                 };
                 match self.others[owner].try_send(stray) {
                     Ok(()) => self.counters.strays_sent += 1,
                     Err(_) => self.counters.strays_dropped += 1,
                 }
+                start = stop;
             } else {
-                match dataplane.handle_datagram(datagram, outer, now) {
+                // What is taken with the first one has the same headers, and so the same owner.
+                let (count, disposition) =
+                    dataplane.handle_run(datagrams, message.segment, outer, now);
+                let taken = end.min(start + count * message.segment.max(1));
+                match disposition {
                     Disposition::Hairpin { len } => self.pieces.push(Piece {
                         range: start..start + len,
                         outer,
@@ -773,7 +781,7 @@ impl Shard {
                     // All packets of such a flow go this way, so that they keep their order.
                     Disposition::Hooked { flow, from, len } => {
                         let (at, records) = (self.hooked.len(), self.records.as_ref());
-                        let packet = datagram.get(..len).unwrap_or_default();
+                        let packet = datagrams.get(..len).unwrap_or_default();
                         let out = &mut self.hooked;
                         if self.core.show((flow, from), packet, outer, records, out) {
                             self.hooked_pieces.push(Piece {
@@ -784,8 +792,14 @@ impl Shard {
                     }
                     Disposition::Absorbed | Disposition::Dropped(_) => {}
                 }
+                if let Some(tap) = &self.tap {
+                    let others = self.ring.bytes().get(stop..taken).unwrap_or_default();
+                    for datagram in others.chunks(message.segment.max(1)) {
+                        tap.on_received(self.index, datagram, &outer);
+                    }
+                }
+                start = taken;
             }
-            start = stop;
             if start >= end {
                 return;
             }

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use flowdog_tcp::{
-    Config, Connection, Events, Flags, Instant, Seq, State, Takeover, Transmit, continues_run,
+    Config, Connection, Events, Flags, Instant, Repr, Seq, State, Takeover, TransmitRun,
+    continues_run,
 };
 use wire::{ip, tcp};
 
@@ -70,44 +71,51 @@ impl Engine {
 
     /// Takes what has arrived at this instant, segments that follow each other together.
     fn take_arrived(&mut self, now: u64) {
-        let arrived = std::mem::take(&mut self.arrived);
-        let segments: Vec<_> = arrived
+        let mut arrived = std::mem::take(&mut self.arrived);
+        let (remote, local) = (self.remote, self.local);
+        let segments = arrived
             .iter()
             .filter_map(|packet| tcp::Segment::parse(&packet[IP_HEADER..]).ok())
-            .collect();
-        let mut rest = segments.as_slice();
-        while let [first, others @ ..] = rest {
-            let first = (first.repr(), first.payload());
-            let mut payloads = vec![first.1];
-            let mut end = first.0.seq + first.1.len() as u32;
-            for segment in others {
-                let plain = !first.1.is_empty() && !segment.payload().is_empty();
-                if !plain || !continues_run(&first.0, end, &segment.repr()) {
-                    break;
-                }
-                payloads.push(segment.payload());
-                end += segment.payload().len() as u32;
+            .filter(|segment| segment.verify_checksum(remote, local));
+        let (mut first, mut end) = (Repr::default(), Seq(0));
+        let mut payloads: Vec<&[u8]> = Vec::new();
+        for segment in segments {
+            self.received_packets += 1;
+            let (repr, payload) = (segment.repr(), segment.payload());
+            let is_next =
+                !payloads.is_empty() && end != first.seq && continues_run(&first, end, &repr);
+            if !is_next || payload.is_empty() {
+                self.take_run(&first, &payloads, now);
+                payloads.clear();
+                (first, end) = (repr, repr.seq);
             }
-            rest = &rest[payloads.len()..];
-            if payloads.len() > 1 {
-                self.in_runs[0] += payloads.len() as u64;
-            }
-            self.connection
-                .handle_run(&first.0, &payloads, false, Instant(now));
+            payloads.push(payload);
+            end += payload.len() as u32;
         }
+        self.take_run(&first, &payloads, now);
+        arrived.clear();
+        self.arrived = arrived;
+    }
+
+    fn take_run(&mut self, first: &Repr, payloads: &[&[u8]], now: u64) {
+        if payloads.len() > 1 {
+            self.in_runs[0] += payloads.len() as u64;
+        }
+        self.connection
+            .handle_run(first, payloads, false, Instant(now));
     }
 
     /// The next segments to send.
-    fn poll(&mut self, now: u64) -> Vec<Transmit> {
-        if !self.has_runs {
-            return Vec::from_iter(self.connection.poll_transmit(Instant(now)));
+    fn poll(&mut self, now: u64) -> Option<TransmitRun> {
+        if self.has_runs {
+            return self.connection.poll_transmit_run(LONGEST_RUN, Instant(now));
         }
-        let run = self.connection.poll_transmit_run(LONGEST_RUN, Instant(now));
-        let Some(run) = run else { return Vec::new() };
-        if run.count > 1 {
-            self.in_runs[1] += run.count as u64;
-        }
-        run.segments().collect()
+        let first = self.connection.poll_transmit(Instant(now))?;
+        Some(TransmitRun {
+            first,
+            count: 1,
+            last_flags: first.repr.flags,
+        })
     }
 
     fn run_app(&mut self, now: u64) {
@@ -141,57 +149,67 @@ impl Engine {
     }
 
     fn drain(&mut self, now: u64, out: &mut Vec<Vec<u8>>) {
-        let mut waiting = std::collections::VecDeque::new();
-        loop {
-            if waiting.is_empty() {
-                waiting.extend(self.poll(now));
+        while let Some(run) = self.poll(now) {
+            if run.count > 1 {
+                self.in_runs[1] += run.count as u64;
             }
-            let Some(transmit) = waiting.pop_front() else {
-                break;
-            };
-            let mut repr = transmit.repr;
+            let mut repr = run.first.repr;
             (repr.src_port, repr.dst_port) = (self.port, self.port);
-            let is_reset = repr.flags.contains(Flags::RST);
+            self.watch(&repr);
+            let (local, remote) = (self.local, self.remote);
+            let series = tcp::Series::new(&repr, local, remote, run.first.payload_len);
+            let headers = IP_HEADER + series.header_len();
+            for transmit in run.segments() {
+                let mut packet = Vec::with_capacity(headers + transmit.payload_len);
+                packet.resize(headers, 0);
+                for part in self.connection.payload(&transmit) {
+                    packet.extend_from_slice(part);
+                }
+                let (network, segment) = packet.split_at_mut(IP_HEADER);
+                ip::Repr {
+                    src: local,
+                    dst: remote,
+                    protocol: ip::Protocol::TCP,
+                    hop_limit: 64,
+                    traffic_class: 0,
+                    dont_fragment: true,
+                    ident: 0,
+                    payload_len: segment.len(),
+                }
+                .emit(network);
+                series.emit(transmit.repr.seq, transmit.repr.flags, segment);
+                out.push(packet);
+                self.sent_packets += 1;
+            }
+        }
+    }
+
+    /// What holds for every segment that leaves.
+    fn watch(&mut self, repr: &Repr) {
+        let is_reset = repr.flags.contains(Flags::RST);
+        assert!(
+            self.closed_at.is_none() || is_reset,
+            "sent in CLOSED: {repr:?}"
+        );
+        if !is_reset {
+            let edge = repr.ack + (u32::from(repr.window) << self.shift);
             assert!(
-                self.closed_at.is_none() || is_reset,
-                "sent in CLOSED: {repr:?}"
+                edge >= self.right_edge
+                    || self.right_edge.since(edge) as u32 <= self.edge_tolerance,
+                "right edge retreats from {:?} to {edge:?}",
+                self.right_edge
             );
-            if !is_reset {
-                let edge = repr.ack + (u32::from(repr.window) << self.shift);
-                assert!(
-                    edge >= self.right_edge
-                        || self.right_edge.since(edge) as u32 <= self.edge_tolerance,
-                    "right edge retreats from {:?} to {edge:?}",
-                    self.right_edge
-                );
-                self.right_edge = self.right_edge.max(edge);
-            }
-            let header = repr.header_len();
-            let mut packet = vec![0; IP_HEADER + header + transmit.payload_len];
-            let (network, segment) = packet.split_at_mut(IP_HEADER);
-            ip::Repr {
-                src: self.local,
-                dst: self.remote,
-                protocol: ip::Protocol::TCP,
-                hop_limit: 64,
-                traffic_class: 0,
-                dont_fragment: true,
-                ident: 0,
-                payload_len: segment.len(),
-            }
-            .emit(network);
-            repr.emit(segment);
-            self.connection
-                .copy_payload(&transmit, &mut segment[header..]);
-            tcp::fill_checksum(segment, self.local, self.remote);
-            out.push(packet);
-            self.sent_packets += 1;
+            self.right_edge = self.right_edge.max(edge);
         }
     }
 }
 
 impl Host for Engine {
     fn receive(&mut self, packet: &[u8], now: u64) {
+        if self.has_runs {
+            self.arrived.push(packet.to_vec());
+            return;
+        }
         let segment = &packet[IP_HEADER..];
         let Ok(parsed) = tcp::Segment::parse(segment) else {
             return;
@@ -200,12 +218,18 @@ impl Host for Engine {
             return;
         }
         self.received_packets += 1;
-        if self.has_runs {
-            self.arrived.push(packet.to_vec());
-            return;
-        }
         self.connection
             .handle_segment(&parsed.repr(), parsed.payload(), false, Instant(now));
+    }
+
+    fn receive_all(&mut self, packets: &mut Vec<Vec<u8>>, now: u64) {
+        if self.has_runs {
+            self.arrived.append(packets);
+            return;
+        }
+        for packet in packets.drain(..) {
+            self.receive(&packet, now);
+        }
     }
 
     fn turn(&mut self, now: u64, out: &mut Vec<Vec<u8>>) {

@@ -38,6 +38,12 @@ pub(crate) const IP_HEADER: usize = 20;
 pub(crate) trait Host {
     /// Takes an IPv4 packet.
     fn receive(&mut self, packet: &[u8], now: u64);
+    /// Takes packets that arrived at once.
+    fn receive_all(&mut self, packets: &mut Vec<Vec<u8>>, now: u64) {
+        for packet in packets.drain(..) {
+            self.receive(&packet, now);
+        }
+    }
     /// Lets timers, application and connection run; appends the packets to send.
     fn turn(&mut self, now: u64, out: &mut Vec<Vec<u8>>);
     /// When it wants its next turn, in microseconds.
