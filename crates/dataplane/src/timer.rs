@@ -44,10 +44,39 @@ impl Node {
     }
 }
 
+/// Nodes per chunk. Chunks are allocated as indices appear, so that growing copies nothing and keeps
+/// little in reserve.
+const CHUNK: usize = 1024;
+
+/// A node for each index.
+#[derive(Debug, Default)]
+struct Nodes(Vec<Box<[Node]>>);
+
+impl Nodes {
+    fn get(&self, index: u32) -> Option<&Node> {
+        self.0
+            .get(index as usize / CHUNK)?
+            .get(index as usize % CHUNK)
+    }
+
+    fn get_mut(&mut self, index: u32) -> Option<&mut Node> {
+        self.0
+            .get_mut(index as usize / CHUNK)?
+            .get_mut(index as usize % CHUNK)
+    }
+
+    /// Makes room for a node.
+    fn reach(&mut self, index: u32) {
+        while self.0.len() <= index as usize / CHUNK {
+            self.0.push(vec![IDLE; CHUNK].into_boxed_slice());
+        }
+    }
+}
+
 /// The wheel.
 #[derive(Debug)]
 pub(crate) struct TimerWheel {
-    nodes: Vec<Node>,
+    nodes: Nodes,
     heads: [u32; SLOTS * LEVELS],
     occupied: [u64; LEVELS],
     tick: u64,
@@ -56,7 +85,7 @@ pub(crate) struct TimerWheel {
 impl TimerWheel {
     pub(crate) fn new() -> Self {
         Self {
-            nodes: Vec::new(),
+            nodes: Nodes::default(),
             heads: [NONE; SLOTS * LEVELS],
             occupied: [0; LEVELS],
             tick: 0,
@@ -67,16 +96,8 @@ impl TimerWheel {
     /// is noticed when the earlier one fires: the owner then asks again.
     pub(crate) fn schedule(&mut self, index: u32, at: Instant) {
         let tick = ceil_tick(at).min(LATEST).max(self.tick);
-        if self.nodes.len() <= index as usize {
-            if self.nodes.capacity() <= index as usize {
-                // An eighth in reserve, not as much again.
-                let more = (self.nodes.len() / 8).max(1024);
-                self.nodes
-                    .reserve_exact(more.max(index as usize + 1 - self.nodes.len()));
-            }
-            self.nodes.resize(index as usize + 1, IDLE);
-        }
-        if let Some(node) = self.nodes.get(index as usize)
+        self.nodes.reach(index);
+        if let Some(node) = self.nodes.get(index)
             && node.bucket != UNSET
         {
             if node.tick() <= tick {
@@ -91,7 +112,7 @@ impl TimerWheel {
     pub(crate) fn cancel(&mut self, index: u32) {
         if self
             .nodes
-            .get(index as usize)
+            .get(index)
             .is_some_and(|node| node.bucket != UNSET)
         {
             self.unlink(index);
@@ -164,7 +185,7 @@ impl TimerWheel {
     fn cascade(&mut self, bucket: usize) {
         let mut index = self.heads.get(bucket).copied().unwrap_or(NONE);
         while index != NONE {
-            let Some(node) = self.nodes.get(index as usize).copied() else {
+            let Some(node) = self.nodes.get(index).copied() else {
                 return;
             };
             self.unlink(index);
@@ -187,10 +208,10 @@ impl TimerWheel {
             return;
         };
         let next = core::mem::replace(head, index);
-        if let Some(node) = self.nodes.get_mut(next as usize) {
+        if let Some(node) = self.nodes.get_mut(next) {
             node.previous = index;
         }
-        if let Some(node) = self.nodes.get_mut(index as usize) {
+        if let Some(node) = self.nodes.get_mut(index) {
             *node = Node {
                 previous: NONE,
                 next,
@@ -203,7 +224,7 @@ impl TimerWheel {
     }
 
     fn unlink(&mut self, index: u32) {
-        let Some(node) = self.nodes.get_mut(index as usize) else {
+        let Some(node) = self.nodes.get_mut(index) else {
             return;
         };
         let Node {
@@ -212,10 +233,10 @@ impl TimerWheel {
             bucket,
             ..
         } = core::mem::replace(node, IDLE);
-        if let Some(next) = self.nodes.get_mut(next as usize) {
+        if let Some(next) = self.nodes.get_mut(next) {
             next.previous = previous;
         }
-        if let Some(previous) = self.nodes.get_mut(previous as usize) {
+        if let Some(previous) = self.nodes.get_mut(previous) {
             previous.next = next;
         } else if let Some(head) = self.heads.get_mut(usize::from(bucket)) {
             *head = next;

@@ -141,6 +141,8 @@ struct Peer {
 #[derive(Debug, Default)]
 struct Owed {
     reset: Option<Reset>,
+    /// The same once more, where the peer's window ends.
+    reset_at_edge: bool,
     loss_probe: bool,
     window_probe: bool,
     keepalive: bool,
@@ -250,16 +252,21 @@ impl Connection {
 
     /// Ends the connection at once with RST (RFC 9293 §3.10.5). Unread bytes stay readable.
     ///
-    /// A peer that has closed its window over what is in flight drops a RST from behind it.
+    /// A peer that has closed its window over what is in flight drops a RST from behind it, so where
+    /// the rounding of the scale leaves open whether it has, two leave.
     pub fn abort(&mut self) {
         if matches!(self.state, State::Closed) {
             return;
         }
         if self.state != State::TimeWait {
+            let seq = self.send.acceptable_seq();
             self.owed.reset = Some(Reset {
-                seq: self.send.acceptable_seq(),
+                seq,
                 ack: Some(self.recv.rcv_nxt()),
             });
+            // The window is told only to the precision of its scale: one number for a peer that takes
+            // it, and one that lies within the window for certain.
+            self.owed.reset_at_edge = self.send.window_edge() < seq;
         }
         self.close();
     }
@@ -416,6 +423,7 @@ impl Connection {
         self.acks.pending = 0;
         self.owed = Owed {
             reset: self.owed.reset,
+            reset_at_edge: self.owed.reset_at_edge,
             ..Owed::default()
         };
     }

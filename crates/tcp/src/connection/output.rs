@@ -3,7 +3,7 @@
 use wire::tcp::{Flags, Options, Repr, Seq, Timestamps};
 
 use super::path_mtu::Attempt;
-use super::{Connection, Events, Transmit};
+use super::{Connection, Events, Reset, Transmit};
 use crate::congestion::Congestion;
 use crate::recovery::{Doubt, Phase, Probe};
 use crate::sack::Lost;
@@ -23,6 +23,10 @@ impl Connection {
     /// The next segment to send, or `None` until something happens.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
         if let Some(reset) = self.owed.reset.take() {
+            if core::mem::take(&mut self.owed.reset_at_edge) {
+                let seq = self.send.window_edge();
+                self.owed.reset = Some(Reset { seq, ..reset });
+            }
             let mut flags = Flags::RST;
             if reset.ack.is_some() {
                 flags = flags.with(Flags::ACK);

@@ -115,6 +115,20 @@ fn abort_is_heard_by_a_peer_that_has_closed_its_window_over_what_is_in_flight() 
 }
 
 #[test]
+fn abort_is_heard_wherever_the_window_ends_within_the_rounding_of_its_scale() {
+    let mut b = Bench::with(|_, takeover| {
+        takeover.snd_wnd = 60_000;
+        takeover.snd_shift = 7;
+    });
+    b.write(5000);
+    // The window ends at 4968 or up to 127 bytes behind that, so 5000 may lie within it or not.
+    assert_eq!(b.receive(ack(1000).window(31)), NOTHING);
+    b.connection.abort();
+    assert_eq!(b.drain(), ["rst 5000", "rst 4968"]);
+    assert_eq!(b.drain(), NOTHING);
+}
+
+#[test]
 fn a_reset_of_the_peer_ends_everything_silently() {
     let mut b = Bench::new();
     b.receive(data(0, 100));
