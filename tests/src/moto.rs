@@ -9,8 +9,9 @@ use crate::lab::Lab;
 /// The endpoint to configure.
 pub const ENDPOINT: &str = "http://127.0.0.1:5000";
 
-/// `inside COMMAND` runs a command in the appliance's network.
-const INSIDE: &str = "appliance=$(pgrep -P $PPID -x flowdog)\n\
+/// For the beginning of a shell script: `$appliance` is the appliance's process, and `inside COMMAND` runs
+/// a command in its network.
+pub const INSIDE: &str = "appliance=$(pgrep -P $PPID -x flowdog)\n\
                       inside() { nsenter --net=/proc/$appliance/ns/net \"$@\"; }\n";
 
 /// Arguments: its port, that of moto, a file that is there while it is away.

@@ -4,16 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use flowdog_tests::kms::ENVIRONMENT;
 use flowdog_tests::lab::Lab;
+use flowdog_tests::moto;
 use serde_json::Value;
 
 const VALID: &str = include_str!("har/valid.js");
 const READ: &str = include_str!("har/read.py");
-
-/// Defines `inside`: runs a program where the appliance runs, which has a network of its own.
-const INSIDE: &str = "appliance=$(pgrep -P $PPID -x flowdog)\n\
-                      inside() { nsenter --net=/proc/$appliance/ns/net \"$@\"; }\n";
 
 fn config(keys: &str) -> String {
     format!(
@@ -218,11 +214,12 @@ fn threat_34_a_killed_appliance_leaves_archives_that_are_whole() -> Result<()> {
         "bash",
         "-c",
         &format!(
-            "{INSIDE}
+            "{}
              for n in $(seq 4); do
                (while timeout 2 curl -fsS -o /dev/null http://any.lab.name/bytes/100000; do :; done) >/dev/null 2>&1 &
              done
-             sleep 2.5; kill -9 $appliance"
+             sleep 2.5; kill -9 $appliance",
+            moto::INSIDE
         ),
     ])?;
     let entries = entries(folder.path())?;
@@ -230,86 +227,46 @@ fn threat_34_a_killed_appliance_leaves_archives_that_are_whole() -> Result<()> {
     Ok(())
 }
 
-/// Stands before moto, and can be told to be away. Arguments: port, port of moto, file that is there
-/// while it is away.
-const AWAY: &str = r#"
-import os, socket, sys, threading
-
-def pipe(a, b):
-    try:
-        while data := a.recv(65536):
-            b.sendall(data)
-        b.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass
-
-port, behind, away = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-listener = socket.create_server(("127.0.0.1", port), backlog=64)
-while True:
-    client, _ = listener.accept()
-    if os.path.exists(away):
-        client.close()
-        continue
-    server = socket.create_connection(("127.0.0.1", behind))
-    threading.Thread(target=pipe, args=(client, server), daemon=True).start()
-    threading.Thread(target=pipe, args=(server, client), daemon=True).start()
+const SETUP: &str = r#"
+import boto3, os
+boto3.client("s3", endpoint_url=os.environ["URL"]).create_bucket(Bucket="archive",
+    CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
 "#;
 
+/// Fetches all objects into a folder and prints their names and tags.
 const FETCH: &str = r#"
-import boto3, pathlib, sys
-s3 = boto3.client("s3", endpoint_url="http://127.0.0.1:5001")
+import boto3, os, pathlib, sys
+folder = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "fetched")
+s3 = boto3.client("s3", endpoint_url=os.environ["URL"])
 for page in s3.get_paginator("list_objects_v2").paginate(Bucket="archive"):
     for found in page.get("Contents", []):
-        path = pathlib.Path(sys.argv[1]) / found["Key"]
+        path = folder / found["Key"]
         path.parent.mkdir(parents=True, exist_ok=True)
         answer = s3.get_object(Bucket="archive", Key=found["Key"])
         path.write_bytes(answer["Body"].read())
         print(found["Key"], answer["ETag"])
 "#;
 
-/// Starts moto and the proxy where the appliance is, and makes a bucket.
-fn with_s3(lab: &Lab, script: &str) -> Result<String> {
-    let (python, folder) = (flowdog_tests::python(), lab.folder());
-    std::fs::write(folder.join("away.py"), AWAY)?;
-    std::fs::write(folder.join("fetch.py"), FETCH)?;
-    Ok(format!(
-        "{INSIDE}
-         cd {folder}
-         python={python}
-         inside $python -m moto.server -H 127.0.0.1 -p 5001 >moto.log 2>&1 &
-         moto=$!
-         inside $python away.py 5000 5001 away >away.log 2>&1 &
-         proxy=$!
-         trap 'kill $moto $proxy' EXIT
-         for n in $(seq 200); do inside curl -fsS -o /dev/null http://127.0.0.1:5001/moto-api/ 2>/dev/null && break; sleep 0.1; done
-         inside curl -fsS -o /dev/null -X PUT http://127.0.0.1:5001/archive -d '<CreateBucketConfiguration><LocationConstraint>eu-central-1</LocationConstraint></CreateBucketConfiguration>'
-         {script}
-         inside $python fetch.py fetched",
-        folder = folder.display(),
-        python = python.display(),
-    ))
-}
-
 /// A lab whose appliance archives to the bucket, through the proxy before moto.
 fn lab_with_s3(keys: &str) -> Result<Lab> {
     let config = config(&format!(
-        "to = 's3://archive/har'\nendpoint = 'http://127.0.0.1:5000'\n{keys}"
+        "to = 's3://archive/har'\nendpoint = '{}'\n{keys}",
+        moto::ENDPOINT
     ));
-    let lab = Lab::new()?.config(&config)?;
-    Ok(ENVIRONMENT
-        .iter()
-        .fold(lab, |lab, (name, value)| lab.env(name, value)))
+    Ok(moto::with_credentials(Lab::new()?.config(&config)?))
 }
 
 #[test]
 fn large_archives_reach_s3_in_parts_and_come_back_through_boto3() -> Result<()> {
     let lab = lab_with_s3("every = '2s'\nbody = '1MiB'\ncompression = 'none'")?;
-    let script = with_s3(
+    let script = moto::script(
         &lab,
+        SETUP,
         "for n in $(seq 20); do curl -fsS -o /dev/null http://any.lab.name/bytes/900000; done
          for n in $(seq 100); do
-           inside $python fetch.py seen | grep -q . && break; sleep 0.2
+           inside $python read.py seen | grep -q . && break; sleep 0.2
          done; sleep 3",
+        FETCH,
     )?;
     let outcome = lab.shell(&script)?;
     let entries = entries(&lab.folder().join("fetched"))?;
@@ -338,8 +295,9 @@ fn large_archives_reach_s3_in_parts_and_come_back_through_boto3() -> Result<()> 
 #[test]
 fn threat_34_while_s3_is_away_traffic_goes_on_and_every_entry_is_accounted_for() -> Result<()> {
     let lab = lab_with_s3("every = '1s'\nmemory = '1MiB'\nbody = '16KiB'")?;
-    let script = with_s3(
+    let script = moto::script(
         &lab,
+        SETUP,
         "burst() { for n in $(seq $1); do echo url=http://any.lab.name/bytes/20000; echo output=/dev/null; done | curl -fsS -K - ; }
          burst 10; sleep 2
          touch away
@@ -351,6 +309,7 @@ fn threat_34_while_s3_is_away_traffic_goes_on_and_every_entry_is_accounted_for()
            [ \"$left\" = 0 ] && break; sleep 0.2
          done
          burst 5; sleep 3",
+        FETCH,
     )?;
     let outcome = lab.shell(&script)?;
     let entries = entries(&lab.folder().join("fetched"))?;
