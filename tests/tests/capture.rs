@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use flowdog_tests::lab::Lab;
-use flowdog_tests::pki;
+use flowdog_tests::{moto, pki};
 
 /// Runs `$PLAN` while flowdogshark writes `$OUT`.
 const WATCHED: &str = r#"
@@ -786,6 +786,117 @@ fn threat_65_attaching_is_in_the_log_and_secrets_are_off_unless_allowed() -> Res
         outcome.log.contains("capture attached") && outcome.log.contains("host 1.2.3.4"),
         "{}",
         outcome.log
+    );
+    Ok(())
+}
+
+const SETUP: &str = r#"
+import boto3, os
+boto3.client("s3", endpoint_url=os.environ["URL"]).create_bucket(Bucket="packets",
+    CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+"#;
+
+/// Fetches all objects into the folder `fetched` and prints their names.
+const FETCH: &str = r#"
+import boto3, os, pathlib
+s3 = boto3.client("s3", endpoint_url=os.environ["URL"])
+folder = pathlib.Path("fetched")
+folder.mkdir()
+for found in s3.list_objects_v2(Bucket="packets").get("Contents", []):
+    s3.download_file("packets", found["Key"], folder / found["Key"].split("/")[-1])
+    print("object", found["Key"])
+"#;
+
+#[test]
+fn files_are_moved_to_s3_where_tshark_reads_every_one() -> Result<()> {
+    let lab = moto::with_credentials(lab(CHANGING)?);
+    let folder = lab.folder().to_owned();
+    let flowdog = flowdog_tests::flowdog();
+    // What an earlier run left, larger than a part of an upload.
+    let left: Vec<u8> = (0..20_000_000_u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    std::fs::create_dir(folder.join("kept"))?;
+    std::fs::write(
+        folder.join("kept/flowdog-20200101T000000.000Z.pcapng"),
+        &left,
+    )?;
+    let steps = format!(
+        "touch away
+         nsenter --net=/proc/$appliance/ns/net {} capture -c lab.toml --folder kept --size 100KiB --files 20 --filter 'sni any.lab.name' \
+             --to s3://packets/all --to-region eu-central-1 --to-endpoint {} 2>capture.log &
+         pid=$!
+         for i in $(seq 200); do grep -q 'capture attached' appliance.log && break; sleep 0.05; done
+         for i in 1 2 3; do curl -sS https://any.lab.name/bytes/120000 >/dev/null; done
+         sleep 1; echo waiting $(ls kept/*.pcapng | wc -l); rm away
+         curl -sS https://any.lab.name/last >/dev/null
+         sleep 1
+         kill -TERM $pid; wait $pid || {{ cat capture.log; exit 1; }}
+         cat capture.log; echo left $(ls kept | wc -l)",
+        Path::new(flowdog.get_program()).display(),
+        moto::ENDPOINT,
+    );
+    let outcome = lab.shell(&moto::script(&lab, SETUP, &steps, FETCH)?)?;
+    let said = |start: &str| {
+        let line = outcome
+            .stdout
+            .lines()
+            .find_map(|line| line.strip_prefix(start));
+        line.and_then(|rest| rest.parse::<usize>().ok())
+            .with_context(|| format!("{start:?} in {}\n{}", outcome.stdout, outcome.log))
+    };
+    ensure!(said("waiting ")? >= 2, "{}", outcome.stdout);
+    ensure!(said("left ")? == 0, "{}", outcome.stdout);
+    let names: Vec<_> = outcome
+        .stdout
+        .lines()
+        .filter_map(|line| line.strip_prefix("object all/"))
+        .collect();
+    ensure!(names.len() >= 4, "{}", outcome.stdout);
+    ensure!(
+        outcome
+            .stdout
+            .contains(&format!("{} files moved", names.len())),
+        "{}",
+        outcome.stdout
+    );
+    let (mut clear, mut packets) = (Vec::new(), 0);
+    for name in &names {
+        let (_, name) = name.split_once('/').context("a day")?;
+        let file = folder.join("fetched").join(name);
+        if name.starts_with("flowdog-2020") {
+            ensure!(std::fs::read(&file)? == left, "not what was there");
+            continue;
+        }
+        std::fs::copy(&file, folder.join("out.pcapng"))?;
+        let about = tool("capinfos", &folder, &["-T", "-m", "-r", "-c", "out.pcapng"])?;
+        let count = about.trim().rsplit(',').next().context("a count")?;
+        let count: usize = count
+            .trim_matches('"')
+            .parse()
+            .with_context(|| about.clone())?;
+        let read = tool(
+            "tshark",
+            &folder,
+            &["-r", "out.pcapng", "-T", "fields", "-e", "frame.number"],
+        )?;
+        ensure!(read.lines().count() == count, "{about}");
+        packets += count;
+        clear.extend(fields(
+            &folder,
+            "http2.headers.path",
+            &["http2.headers.path"],
+        )?);
+    }
+    let written = format!("{packets} packets written, ");
+    ensure!(
+        outcome.stdout.contains(&written),
+        "{packets}: {}",
+        outcome.stdout
+    );
+    ensure!(
+        clear.last().map(String::as_str) == Some("/last"),
+        "{clear:?}"
     );
     Ok(())
 }

@@ -17,7 +17,7 @@ use records::{Deliver, Limits, Pump, Report};
 use sdk::{ConfigFault, Outlet};
 
 use crate::config::{place, remote};
-use crate::key::{Stamp, plain};
+use crate::key::Stamp;
 use crate::store::{Objects, Place};
 
 /// Files that wait to be moved, at most; further ones stay in the folder.
@@ -100,12 +100,14 @@ impl Mover {
                 .unwrap_or_default()
         };
         let (stem, ending) = (part(file.file_stem()), part(file.extension()));
-        Ok(format!(
-            "{day}/{}-{}.{}",
-            plain(&stem),
-            self.id,
-            plain(&ending)
-        ))
+        let plain = |part: &str| -> String {
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.@+=".contains(c);
+            part.chars()
+                .map(|c| if is_plain(c) { c } else { '_' })
+                .collect()
+        };
+        let (stem, ending) = (plain(&stem), plain(&ending));
+        Ok(format!("{day}/{stem}-{}.{ending}", self.id))
     }
 
     async fn work_on(&mut self, file: &Path) -> Result<(), Fault> {

@@ -77,6 +77,20 @@ impl Folder {
         self
     }
 
+    /// The finished files in the folder, the oldest first.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn finished(&self) -> io::Result<Vec<PathBuf>> {
+        let mut names: Vec<_> = fs::read_dir(&self.folder)?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX))
+            .collect();
+        // Names begin with the time.
+        names.sort_unstable();
+        Ok(names.iter().map(|name| self.folder.join(name)).collect())
+    }
+
     fn file(&mut self, now: u64) -> io::Result<&mut OneFile> {
         if self.current.is_none() {
             let millis = (now / 1_000_000).max(self.last + 1);
@@ -110,15 +124,10 @@ impl Folder {
         if let Some(finished) = &mut self.finished {
             finished(&path);
         }
-        let mut names: Vec<_> = fs::read_dir(&self.folder)?
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX))
-            .collect();
-        // Names begin with the time.
-        names.sort_unstable();
-        let surplus = names.len().saturating_sub(self.rotation.files);
-        for name in names.iter().take(surplus) {
-            match fs::remove_file(self.folder.join(name)) {
+        let files = self.finished()?;
+        let surplus = files.len().saturating_sub(self.rotation.files);
+        for file in files.iter().take(surplus) {
+            match fs::remove_file(file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }

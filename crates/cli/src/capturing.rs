@@ -24,8 +24,9 @@ use crate::exit;
 #[command(after_help = "\
 It reads where the appliance's capture service listens from [capture] of the configuration.
 Each file is whole in itself; a connection that goes on into the next file cannot be decrypted there.
+With --to, finished files are moved there; those that wait in the folder, from before too, count for --files.
 Example: flowdog capture -c flowdog.toml --folder /var/lib/flowdog/packets --size 100MiB --files 20 \\
-             --filter 'tcp port 443 and sni *.example.com'
+             --filter 'tcp port 443 and sni *.example.com' --to s3://my-packets/flowdog
 Signals: SIGTERM and SIGINT end the open file, and exit 0.
 Exit codes: 0 after a signal or --duration, 78 when the configuration is faulty, 1 otherwise.")]
 pub(crate) struct Args {
@@ -38,6 +39,15 @@ pub(crate) struct Args {
     /// The folder of the files
     #[arg(long, value_name = "FOLDER")]
     folder: PathBuf,
+    /// Where finished files are moved to: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://ACCOUNT/CONTAINER/PREFIX
+    #[arg(long, value_name = "URL")]
+    to: Option<String>,
+    /// The region of the bucket, S3 only
+    #[arg(long, value_name = "REGION", requires = "to")]
+    to_region: Option<String>,
+    /// Another endpoint than the service's own
+    #[arg(long, value_name = "URL", requires = "to")]
+    to_endpoint: Option<String>,
     /// A new file begins after so many bytes
     #[arg(long, value_name = "SIZE", default_value = "100MiB")]
     size: ByteSize,
@@ -92,6 +102,8 @@ pub(crate) fn run(args: Args) -> ExitCode {
             return ExitCode::from(exit::CONFIG);
         }
     };
+    // Uploads that fail are told there, and tried again.
+    flowdog::init_logging(&config.log);
     match capture(args, &config) {
         Ok(counts) => {
             eprintln!(
@@ -109,6 +121,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
 
 fn capture(args: Args, config: &Config) -> Result<Counts> {
     let target = target(args.target, config)?;
+    let moves = Moves::new(args.to.as_deref(), args.to_region, args.to_endpoint)?;
     let rotation = Rotation {
         size: args.size.0 as u64,
         age: args.age,
@@ -138,12 +151,13 @@ fn capture(args: Args, config: &Config) -> Result<Counts> {
             snap_length: args.snap_length,
             exact: false,
         };
-        Folder::open(&folder, rotation, about)
+        let files = Folder::open(&folder, rotation, about)?;
+        moves.begin(files)
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let counts = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let stop = async {
@@ -154,7 +168,77 @@ fn capture(args: Args, config: &Config) -> Result<Counts> {
         };
         let done = recording::record(&target, &what, begin, ends, live, stop).await;
         done.context(format!("into {}", folder.display()))
-    })
+    })?;
+    moves.finish(&folder)?;
+    Ok(counts)
+}
+
+/// Finished files on their way into an object store, where that is wished.
+#[cfg(feature = "archive")]
+struct Moves(Option<archive::Moving>);
+
+#[cfg(not(feature = "archive"))]
+struct Moves;
+
+/// How long the end waits for the last files.
+#[cfg(feature = "archive")]
+const LAST_MOVES: Duration = Duration::from_secs(60);
+
+#[cfg(feature = "archive")]
+impl Moves {
+    fn new(to: Option<&str>, region: Option<String>, endpoint: Option<String>) -> Result<Self> {
+        let moving = to.map(|to| archive::Moving::new("capture", to, region, endpoint));
+        let moving = moving.transpose();
+        // The fault names the key, which is called as the option, more or less.
+        Ok(Self(moving.map_err(|fault| anyhow::anyhow!("--{fault}"))?))
+    }
+
+    /// Those that are there already, and each that will be finished.
+    fn begin(&self, files: Folder) -> std::io::Result<Folder> {
+        let Some(moving) = self.0.clone() else {
+            return Ok(files);
+        };
+        for file in files.finished()? {
+            moving.push(file);
+        }
+        Ok(files.on_finished(Box::new(move |file| moving.push(file.to_owned()))))
+    }
+
+    fn finish(self, folder: &std::path::Path) -> Result<()> {
+        let Some(moving) = self.0 else {
+            return Ok(());
+        };
+        let outlet = moving.outlet();
+        let is_done = outlet.finish(LAST_MOVES);
+        let stats = outlet.stats();
+        eprintln!("{} files moved", stats.written);
+        let left = stats.failed + stats.dropped;
+        if is_done && left == 0 {
+            return Ok(());
+        }
+        bail!(
+            "{left} files were not moved; those that are still in {} are moved when flowdog capture runs again",
+            folder.display()
+        )
+    }
+}
+
+#[cfg(not(feature = "archive"))]
+impl Moves {
+    fn new(to: Option<&str>, _: Option<String>, _: Option<String>) -> Result<Self> {
+        match to {
+            None => Ok(Self),
+            Some(_) => bail!("--to: this flowdog was built without its feature archive"),
+        }
+    }
+
+    fn begin(&self, files: Folder) -> std::io::Result<Folder> {
+        Ok(files)
+    }
+
+    fn finish(self, _: &std::path::Path) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// The appliance of this host, as its configuration says.
