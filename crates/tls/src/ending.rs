@@ -10,7 +10,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::{client, server};
+
+use crate::stream::{Session, TlsStream};
 
 /// A stream that can end without saying so in the words of TLS.
 pub trait Cut {
@@ -21,15 +22,9 @@ pub trait Cut {
     fn poll_cut(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
-impl<C: AsyncRead + AsyncWrite + Unpin> Cut for server::TlsStream<C> {
+impl<L: AsyncRead + AsyncWrite + Unpin, S: Session> Cut for TlsStream<L, S> {
     fn poll_cut(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.get_mut().get_mut().0).poll_shutdown(cx)
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Cut for client::TlsStream<S> {
-    fn poll_cut(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.get_mut().get_mut().0).poll_shutdown(cx)
+        self.get_mut().poll_end(cx)
     }
 }
 

@@ -16,14 +16,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::server::{Accepted, Acceptor, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{
+    Acceptor, NoServerSessionStorage, ResolvesServerCert, UnbufferedServerConnection,
+};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{
     AlertDescription, HandshakeKind, KeyLog, NoKeyLog, ProtocolVersion, ServerConfig, version,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio_rustls::{StartHandshake, client, server};
 
 use crate::alert;
 use crate::authority::Authority;
@@ -38,6 +39,7 @@ use crate::mint::{Mint, MintConfig, Trust};
 use crate::offer::Offer;
 use crate::outcome::TlsOutcome;
 use crate::resume::{self, Resumptions, Scope, Tickets};
+use crate::stream::{ClientLeg, ServerLeg, TlsStream};
 use crate::upstream::{Connected, Upstream, Verify, Wanted};
 
 /// Where the secrets of the two legs go. Nowhere, unless set.
@@ -127,9 +129,9 @@ pub struct Impersonator {
 #[derive(Debug)]
 pub struct Established<C, S> {
     /// The leg to the client, on which flowdog is the server.
-    pub client: server::TlsStream<C>,
+    pub client: ClientLeg<C>,
     /// The leg to the server, on which flowdog is the client.
-    pub server: client::TlsStream<S>,
+    pub server: ServerLeg<S>,
     /// The protocol that the server chose and the client was told.
     pub alpn: Option<Vec<u8>>,
     /// What the handshakes agreed on.
@@ -258,7 +260,7 @@ impl Impersonator {
         C: AsyncRead + AsyncWrite + Unpin,
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let (hello, accepted) = self
+        let (hello, received) = self
             .within(read_hello(&mut client), TlsError::client)
             .await?;
         let result = self
@@ -277,9 +279,10 @@ impl Impersonator {
                 return Err(error);
             }
         };
-        let accept = StartHandshake::from_parts(accepted, client).into_stream(config);
+        let session = UnbufferedServerConnection::new(config)
+            .map_err(|error| TlsError::Ours(OurFault::Config(error)))?;
         let finish = async {
-            match accept.into_fallible().await {
+            match TlsStream::handshake(client, session, received).await {
                 Ok(client) => Ok(client),
                 Err((error, mut client)) => {
                     // Our alert is on its way; an end behind it, and no reset, lets it arrive.
@@ -298,7 +301,7 @@ impl Impersonator {
             })
             .inspect_err(|error| note(error, &hello))?;
         let info = describe(&hello, &client, &connected.stream);
-        let is_resumed = client.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+        let is_resumed = client.session().handshake_kind() == Some(HandshakeKind::Resumed);
         self.resumptions.count(is_resumed, connected.is_resumed);
         tracing::debug!(
             server_name = hello.server_name,
@@ -349,7 +352,7 @@ impl Impersonator {
         };
         let connect = self.upstream.connect(server, wanted);
         let connected = self.within(connect, TlsError::server).await?;
-        let (_, session) = connected.stream.get_ref();
+        let session = connected.stream.session();
         let template = match session.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => &self.tls13,
             _ => &self.tls12,
@@ -445,7 +448,7 @@ impl ResolvesServerCert for NoLeaf {
 }
 
 /// Reads until the hello is complete, for our own parser and for the TLS library alike.
-async fn read_hello<C>(client: &mut C) -> Result<(ClientHello, Accepted), TlsError>
+async fn read_hello<C>(client: &mut C) -> Result<(ClientHello, Vec<u8>), TlsError>
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {
@@ -497,8 +500,9 @@ where
         }
         match acceptor.accept() {
             Ok(None) => {}
-            Ok(Some(accepted)) => match hello {
-                Some(hello) => return Ok((hello, accepted)),
+            Ok(Some(_)) => match hello {
+                // The library has no complaint; it reads the hello once more when the answer is known.
+                Some(hello) => return Ok((hello, received)),
                 // The library cannot be ahead: both wait for the same last byte.
                 None => return Err(TlsError::client(PeerFault::Hello(HelloFault::BadLength))),
             },
@@ -574,10 +578,10 @@ fn note(error: &TlsError, hello: &ClientHello) {
 
 fn describe<C, S>(
     hello: &ClientHello,
-    client: &server::TlsStream<C>,
-    server: &client::TlsStream<S>,
+    client: &ClientLeg<C>,
+    server: &ServerLeg<S>,
 ) -> sdk::TlsInfo {
-    let (client, server) = (client.get_ref().1, server.get_ref().1);
+    let (client, server) = (client.session(), server.session());
     sdk::TlsInfo {
         server_name: hello.server_name.clone(),
         ja4: hello.ja4(hello::Transport::Tcp),

@@ -18,6 +18,7 @@
 
 mod alert;
 pub mod authority;
+mod buffers;
 mod client_certificate;
 mod describe;
 mod ending;
@@ -41,6 +42,7 @@ mod resume;
 mod revocation;
 mod sessions;
 mod signer;
+mod stream;
 pub mod upstream;
 mod verifier;
 
@@ -63,4 +65,5 @@ pub use revocation::Revocation;
 pub use rustls::KeyLog;
 pub use rustls_pki_types::UnixTime;
 pub use signer::{RemoteKey, SignError, Signer};
+pub use stream::{ClientLeg, ServerLeg, Session, TlsStream};
 pub use upstream::{Roots, RootsError, Upstream, Verify};

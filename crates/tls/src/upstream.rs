@@ -4,15 +4,15 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::{Resumption, VerifierBuilderError, WebPkiServerVerifier};
+use rustls::client::{
+    Resumption, UnbufferedClientConnection, VerifierBuilderError, WebPkiServerVerifier,
+};
 use rustls::crypto::aws_lc_rs;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, HandshakeKind, KeyLog, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use crate::alert;
 use crate::client_certificate::Credentials;
@@ -24,6 +24,7 @@ use crate::offer::Offer;
 use crate::resume::Scope;
 use crate::revocation::Revocation;
 use crate::sessions::{Session, Sessions, Store};
+use crate::stream::{ServerLeg, TlsStream};
 use crate::verifier::{FlowVerifier, Trusted};
 
 /// Which roots vouch for servers.
@@ -126,7 +127,7 @@ pub(crate) struct Wanted<'a> {
 
 /// A server whose certificate is believed.
 pub(crate) struct Connected<S> {
-    pub(crate) stream: TlsStream<S>,
+    pub(crate) stream: ServerLeg<S>,
     pub(crate) leaf: CertificateDer<'static>,
     /// What is wrong with it; only where the policy goes on all the same.
     pub(crate) fault: Option<CertificateFault>,
@@ -255,8 +256,9 @@ impl Upstream {
         tls.key_log = Arc::clone(wanted.key_log);
 
         let name = sni.unwrap_or_else(|| ServerName::IpAddress(wanted.server_address.into()));
-        let handshake = TlsConnector::from(Arc::new(tls)).connect(name.clone(), server);
-        let result = handshake.into_fallible().await;
+        let connection = UnbufferedClientConnection::new(Arc::new(tls), name.clone());
+        let connection = connection.map_err(config)?;
+        let result = TlsStream::handshake(server, connection, Vec::new()).await;
         // Before any other verdict: a server that asks for a certificate often answers the empty
         // one with an alert of its own.
         if session.credentials.were_missed() {
@@ -273,7 +275,7 @@ impl Upstream {
                 }));
             }
         };
-        let (_, connection) = stream.get_ref();
+        let connection = stream.session();
         let is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let chain = connection.peer_certificates().unwrap_or_default();
         // A handshake without a certificate does not end well in the library.

@@ -671,7 +671,7 @@ async fn a_server_that_wants_another_group_is_asked_again_and_the_client_does_no
             .with_root_certificates(impersonator_roots(&impersonator))
             .with_no_client_auth();
         let run = run(&impersonator, client, "www.example.com", server).await;
-        let kind = run.between.unwrap().server.get_ref().1.handshake_kind();
+        let kind = run.between.unwrap().server.session().handshake_kind();
         assert_eq!(kind, Some(HandshakeKind::FullWithHelloRetryRequest));
         let kind = run.client.unwrap().get_ref().1.handshake_kind();
         assert_eq!(kind, Some(HandshakeKind::Full));

@@ -18,3 +18,5 @@ mod resume;
 mod rig;
 #[cfg(test)]
 mod secrets;
+#[cfg(test)]
+mod streams;
