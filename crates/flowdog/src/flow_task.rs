@@ -1,5 +1,6 @@
 //! The life of a taken-over flow: recognise, decrypt, proxy, end both legs.
 
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,15 +9,15 @@ use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use dataplane::{Congestion, FlowId, FlowState, FlowView, Leg, ReadOutcome, Unseen};
 use proxy::starttls::{self, Clear, StartTls, StartTlsSet, Watch};
-use proxy::{Protocol, ProxyError};
+use proxy::{Protocol, ProxyError, Serving};
 use sdk::{Chain, FlowInfo, RecordQueue, StreamHooks};
-use tls::{Handling, Impersonator, Scope, TlsError, Verify};
+use tls::{Established, Handling, Impersonator, Scope, TlsError, Verify};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::acceptor::{Desk, TOTAL_DEADLINE};
 use crate::clear::Told;
 use crate::config::{Application, Config, Ech, Rule};
-use crate::hooks::HookedStream;
+use crate::hooks::{HookedError, HookedStream};
 use crate::opening::{Judged, Note};
 use crate::policy::{self, Decision, Facts, First, Judgement, Protocols};
 use crate::stream::{Core, LegEnd, LegStream};
@@ -57,17 +58,60 @@ enum Plan {
     Follow(StartTlsSet),
 }
 
+/// What became of the beginning of a flow.
+enum Begun {
+    /// Both legs are to be reset.
+    Aborted,
+    /// There was no agreement; the legs end as they are.
+    Refused,
+    Served(Serving),
+    Hooked(Pin<Box<dyn Future<Output = Result<(), HookedError>>>>),
+}
+
 impl FlowTask {
+    /// Each stage is in a box of its own, so that a flow that is served costs no room for its beginning.
     pub(crate) async fn run(self) {
         let Some(view) = self.core.dataplane.borrow().flow(self.flow) else {
             return;
         };
-        let mut client = LegStream::new(Rc::clone(&self.core), self.flow, Leg::Client);
-        let mut server = LegStream::new(Rc::clone(&self.core), self.flow, Leg::Server);
+        let client = LegStream::new(Rc::clone(&self.core), self.flow, Leg::Client);
+        let server = LegStream::new(Rc::clone(&self.core), self.flow, Leg::Server);
         let ends = [client.end(), server.end()];
         // One configuration for the whole life of the flow, whatever is reloaded meanwhile.
         let config = self.core.config_of(self.flow);
         let config = config.unwrap_or_else(|| self.config.load_full());
+        let begun = Box::pin(self.begin(client, server, Box::new(view), config)).await;
+        match begun {
+            Begun::Aborted => {
+                self.core.abort(self.flow);
+                return;
+            }
+            Begun::Refused => {}
+            Begun::Served(serving) => {
+                let outcome = serving.await;
+                self.finished(outcome.map(drop));
+            }
+            Begun::Hooked(hooked) => match hooked.await {
+                Ok(()) => telemetry::add(&self.telemetry.served),
+                Err(error) => {
+                    self.telemetry.failed.add(error.outcome());
+                    tracing::debug!(flow = %self.flow, %error, "hooked flow ended in an error");
+                    self.core.abort(self.flow);
+                    return;
+                }
+            },
+        }
+        Box::pin(self.leave(&ends)).await;
+    }
+
+    /// Everything up to the moment from which the flow is served.
+    async fn begin(
+        &self,
+        mut client: LegStream,
+        mut server: LegStream,
+        view: Box<FlowView>,
+        config: Arc<Config>,
+    ) -> Begun {
         let mut plan = self
             .recognise(&mut client, &mut server, &view, &config, None)
             .await;
@@ -78,22 +122,11 @@ impl FlowTask {
         }
         match plan {
             // What is followed once has another plan afterwards.
-            Plan::Abort | Plan::Follow(_) => {
-                self.core.abort(self.flow);
-                return;
-            }
+            Plan::Abort | Plan::Follow(_) => Begun::Aborted,
             Plan::Relay => {
-                let outcome = self
-                    .serve(
-                        client,
-                        server,
-                        Protocol::Opaque,
-                        Chain::default(),
-                        self.info(&view),
-                        &config,
-                    )
-                    .await;
-                self.finished(outcome);
+                let (protocol, info) = (Protocol::Opaque, self.info(&view));
+                let chain = Chain::default();
+                Begun::Served(self.serve(client, server, protocol, chain, info, &config))
             }
             Plan::Hooked(streams) => {
                 let hooked = HookedStream {
@@ -102,31 +135,21 @@ impl FlowTask {
                     records: self.records.clone(),
                     idle: config.proxy.idle_time,
                 };
-                match hooked.run(&self.core, client, server).await {
-                    Ok(()) => telemetry::add(&self.telemetry.served),
-                    Err(error) => {
-                        self.telemetry.failed.add(error.outcome());
-                        tracing::debug!(flow = %self.flow, %error, "hooked flow ended in an error");
-                        self.core.abort(self.flow);
-                        return;
-                    }
-                }
+                let core = Rc::clone(&self.core);
+                Begun::Hooked(Box::pin(
+                    async move { hooked.run(&core, client, server).await },
+                ))
             }
             Plan::Http { chain, protocol } => {
                 let info = self.info(&view);
-                let outcome = match self.watched(&view, false) {
-                    None => {
-                        self.serve(client, server, protocol, chain, info, &config)
-                            .await
-                    }
+                Begun::Served(match self.watched(&view, false) {
+                    None => self.serve(client, server, protocol, chain, info, &config),
                     Some([of_client, of_server]) => {
                         let client = Told::new(client, Leg::Client, of_client);
                         let server = Told::new(server, Leg::Server, of_server);
                         self.serve(client, server, protocol, chain, info, &config)
-                            .await
                     }
-                };
-                self.finished(outcome);
+                })
             }
             Plan::Tls {
                 chain,
@@ -142,49 +165,51 @@ impl FlowTask {
                     .await
                 {
                     Ok(established) => {
-                        self.telemetry.count_tls(established.outcome());
-                        let mut info = self.info(&view);
-                        self.note(|note| note.tls = Some(Box::new(established.info.clone())));
-                        info.tls = Some(established.info);
-                        if let Some(fault) = established.server_fault {
-                            info.context
-                                .insert("tls-server-fault".to_owned(), fault.as_str().into());
-                        }
-                        let (client, server) =
-                            tls::ends_alike(established.client, established.server);
-                        if let Some(protocol) = via {
-                            let word = protocol.as_str().into();
-                            info.context.insert("starttls".to_owned(), word);
-                            let outcome = self
-                                .serve(client, server, Protocol::Opaque, chain, info, &config)
-                                .await;
-                            self.finished(outcome);
-                        } else {
-                            let alpn = established.alpn.as_deref();
-                            let (info, limits) = (Arc::new(info), &config.proxy);
-                            let outcome = match self.watched(&view, true) {
-                                None => {
-                                    proxy::serve_detected(client, server, alpn, chain, info, limits)
-                                        .await
-                                }
-                                Some([of_client, of_server]) => {
-                                    let client = Told::new(client, Leg::Client, of_client);
-                                    let server = Told::new(server, Leg::Server, of_server);
-                                    proxy::serve_detected(client, server, alpn, chain, info, limits)
-                                        .await
-                                }
-                            };
-                            self.finished(outcome.map(drop));
-                        }
+                        Begun::Served(self.serve_inside(established, chain, via, &view, &config))
                     }
                     Err(error) => {
                         self.learn(&error, verify, &view, &name, &config);
                         self.refused(&error);
+                        Begun::Refused
                     }
                 }
             }
         }
-        self.leave(&ends).await;
+    }
+
+    /// Serves what is inside TLS; `via` says what was spoken before.
+    fn serve_inside(
+        &self,
+        established: Established<LegStream, LegStream>,
+        chain: Chain,
+        via: Option<StartTls>,
+        view: &FlowView,
+        config: &Config,
+    ) -> Serving {
+        self.telemetry.count_tls(established.outcome());
+        let mut info = self.info(view);
+        self.note(|note| note.tls = Some(Box::new(established.info.clone())));
+        info.tls = Some(established.info);
+        if let Some(fault) = established.server_fault {
+            info.context
+                .insert("tls-server-fault".to_owned(), fault.as_str().into());
+        }
+        let (client, server) = tls::ends_alike(established.client, established.server);
+        if let Some(protocol) = via {
+            let word = protocol.as_str().into();
+            info.context.insert("starttls".to_owned(), word);
+            return self.serve(client, server, Protocol::Opaque, chain, info, config);
+        }
+        let alpn = established.alpn.as_deref();
+        let (info, limits) = (Arc::new(info), &config.proxy);
+        match self.watched(view, true) {
+            None => proxy::serve_detected(client, server, alpn, chain, info, limits),
+            Some([of_client, of_server]) => {
+                let client = Told::new(client, Leg::Client, of_client);
+                let server = Told::new(server, Leg::Server, of_server);
+                proxy::serve_detected(client, server, alpn, chain, info, limits)
+            }
+        }
     }
 
     /// Forwards what is said in clear up to TLS, and finds out what to do with that.
@@ -418,7 +443,7 @@ impl FlowTask {
         }
     }
 
-    async fn serve<C, S>(
+    fn serve<C, S>(
         &self,
         client: C,
         server: S,
@@ -426,21 +451,13 @@ impl FlowTask {
         chain: Chain,
         info: FlowInfo,
         config: &Config,
-    ) -> Result<(), ProxyError>
+    ) -> Serving
     where
         C: AsyncRead + AsyncWrite + Unpin + 'static,
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        proxy::serve(
-            client,
-            server,
-            protocol,
-            chain,
-            Arc::new(info),
-            &config.proxy,
-        )
-        .await
-        .map(drop)
+        let (info, limits) = (Arc::new(info), &config.proxy);
+        proxy::serve(client, server, protocol, chain, info, limits)
     }
 
     /// Who wants to be told what the legs say in clear, if anybody.

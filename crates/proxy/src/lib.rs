@@ -44,4 +44,4 @@ mod websocket;
 pub use error::{Fault, ProxyError, Side, refused};
 pub use limits::{Limits, SoftLimit};
 pub use sdk::Chain;
-pub use serve::{Protocol, Summary, serve, serve_detected};
+pub use serve::{Protocol, Serving, Summary, serve, serve_detected};

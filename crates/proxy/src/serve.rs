@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -57,20 +57,20 @@ pub struct Summary {
 /// # Errors
 /// [`ProxyError`] says why the connection ended otherwise than by its peers' own will, and whose fault
 /// it was. The legs are dropped then; those that were not shut down are to be reset.
-pub async fn serve<C, S>(
+pub fn serve<C, S>(
     client: C,
     server: S,
     protocol: Protocol,
     chain: Chain,
     flow: Arc<FlowInfo>,
     limits: &Limits,
-) -> Result<Summary, ProxyError>
+) -> Serving
 where
     C: AsyncRead + AsyncWrite + Unpin + 'static,
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let connection = Connection::new(client, server, limits);
-    connection.serve(protocol, chain, flow).await
+    connection.serve(protocol, chain, flow)
 }
 
 /// Serves two legs after their TLS handshakes.
@@ -81,28 +81,36 @@ where
 ///
 /// # Errors
 /// As [`serve`].
-pub async fn serve_detected<C, S>(
+pub fn serve_detected<C, S>(
     client: C,
     server: S,
     alpn: Option<&[u8]>,
     chain: Chain,
     flow: Arc<FlowInfo>,
     limits: &Limits,
-) -> Result<Summary, ProxyError>
+) -> Serving
 where
     C: AsyncRead + AsyncWrite + Unpin + 'static,
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let mut connection = Connection::new(client, server, limits);
-    let protocol = match alpn {
-        Some(b"h2") => Protocol::Http2,
+    let connection = Connection::new(client, server, limits);
+    match alpn {
+        Some(b"h2") => connection.serve(Protocol::Http2, chain, flow),
         // The client may still speak something else that both sides know (RFC 7301 §3.1 leaves it to
         // them), so its bytes have the last word.
-        Some(b"http/1.1" | b"http/1.0") | None => connection.detect().await?,
-        Some(_) => Protocol::Opaque,
-    };
-    connection.serve(protocol, chain, flow).await
+        Some(b"http/1.1" | b"http/1.0") | None => Box::pin(async move {
+            let (protocol, connection) = Box::pin(connection.detect()).await?;
+            connection.serve(protocol, chain, flow).await
+        }),
+        Some(_) => connection.serve(Protocol::Opaque, chain, flow),
+    }
 }
+
+/// A connection that is being served.
+///
+/// In a box, and so is each of its stages: a future is as large as the largest of its states, and most
+/// connections are in a small one most of the time.
+pub type Serving = Pin<Box<dyn Future<Output = Result<Summary, ProxyError>>>>;
 
 /// Both legs, split, and what is counted on them.
 struct Connection {
@@ -112,7 +120,7 @@ struct Connection {
 }
 
 impl Connection {
-    fn new<C, S>(client: C, server: S, limits: &Limits) -> Self
+    fn new<C, S>(client: C, server: S, limits: &Limits) -> Box<Self>
     where
         C: AsyncRead + AsyncWrite + Unpin + 'static,
         S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -120,7 +128,7 @@ impl Connection {
         let progress = Rc::new(Progress::default());
         let (client_in, client_out) = stream::split(Box::new(client), Rc::clone(&progress), true);
         let (server_in, server_out) = stream::split(Box::new(server), Rc::clone(&progress), false);
-        Self {
+        Box::new(Self {
             legs: Legs {
                 client_in,
                 client_out,
@@ -129,11 +137,11 @@ impl Connection {
             },
             progress,
             limits: Rc::new(limits.clone()),
-        }
+        })
     }
 
     /// Reads until the client's first bytes decide, or the server speaks.
-    async fn detect(&mut self) -> Result<Protocol, ProxyError> {
+    async fn detect(mut self: Box<Self>) -> Result<(Protocol, Box<Self>), ProxyError> {
         let progress = Rc::clone(&self.progress);
         let limits = Rc::clone(&self.limits);
         let sniff_time = limits.sniff_time;
@@ -184,59 +192,58 @@ impl Connection {
                 (Some(_), _) => Poll::Ready(Ok(Protocol::Opaque)),
             }
         });
-        match tokio::time::timeout(sniff_time, decided).await {
-            Ok(decided) => decided,
+        let protocol = match tokio::time::timeout(sniff_time, decided).await {
+            Ok(decided) => decided?,
             // Whatever it is, it is not a request line: those come at once.
             Err(_) => {
                 SoftLimit::SniffTime.count();
-                Ok(Protocol::Opaque)
+                Protocol::Opaque
             }
-        }
+        };
+        Ok((protocol, self))
     }
 
-    async fn serve(
-        self,
-        protocol: Protocol,
-        chain: Chain,
-        flow: Arc<FlowInfo>,
-    ) -> Result<Summary, ProxyError> {
+    fn serve(self: Box<Self>, protocol: Protocol, chain: Chain, flow: Arc<FlowInfo>) -> Serving {
         let Self {
             legs,
             progress,
             limits,
-        } = self;
+        } = *self;
         let exchanges = Rc::new(Cell::new(0));
         let count = Rc::clone(&exchanges);
-        let served = async {
-            match protocol {
-                Protocol::Http1 => {
-                    let session = http1::Session::new(legs, chain, flow, Rc::clone(&limits), count);
-                    session.serve().await
-                }
-                Protocol::Http2 => http2::serve(legs, chain, flow, &limits, count).await,
-                Protocol::Opaque => tunnel::relay(legs).await,
+        let work: Work = match protocol {
+            Protocol::Http1 => {
+                let session = http1::Session::new(legs, chain, flow, Rc::clone(&limits), count);
+                Box::pin(session.serve())
             }
+            Protocol::Http2 => http2::serve(legs, chain, flow, Rc::clone(&limits), count),
+            Protocol::Opaque => Box::pin(tunnel::relay(legs)),
         };
-        let result = with_idle_limit(&progress, &limits, Box::pin(served)).await;
-        if let Err(error) = &result {
-            if let ProxyError::Peer { fault, .. } = error {
-                count_refused(*fault);
+        Box::pin(async move {
+            let result = with_idle_limit(&progress, &limits, work).await;
+            if let Err(error) = &result {
+                if let ProxyError::Peer { fault, .. } = error {
+                    count_refused(*fault);
+                }
+                tracing::debug!(
+                    protocol = protocol.as_str(),
+                    outcome = error.outcome(),
+                    %error,
+                    "connection ended early"
+                );
             }
-            tracing::debug!(
-                protocol = protocol.as_str(),
-                outcome = error.outcome(),
-                %error,
-                "connection ended early"
-            );
-        }
-        result.map(|()| Summary {
-            protocol,
-            exchanges: exchanges.get(),
-            bytes_from_client: progress.from_client.get(),
-            bytes_from_server: progress.from_server.get(),
+            result.map(|()| Summary {
+                protocol,
+                exchanges: exchanges.get(),
+                bytes_from_client: progress.from_client.get(),
+                bytes_from_server: progress.from_server.get(),
+            })
         })
     }
 }
+
+/// What moves exchanges or bytes until the connection ends.
+pub(crate) type Work = Pin<Box<dyn Future<Output = Result<(), ProxyError>>>>;
 
 fn io(side: Side, error: std::io::Error) -> ProxyError {
     ProxyError::Io { side, error }
@@ -257,7 +264,7 @@ async fn with_idle_limit<T>(
     let mut silent_periods = 0;
     let mut timer = pin!(tokio::time::sleep(period));
     poll_fn(|cx| {
-        if let Poll::Ready(result) = std::pin::Pin::new(&mut work).poll(cx) {
+        if let Poll::Ready(result) = Pin::new(&mut work).poll(cx) {
             return Poll::Ready(result);
         }
         while timer.as_mut().poll(cx).is_ready() {

@@ -298,6 +298,14 @@ impl Outbound {
         poll_fn(|cx| self.poll_flush(cx)).await
     }
 
+    /// Gives back the room of what was written, for nothing will be for now.
+    pub(crate) fn rest(&mut self) {
+        if self.pending() == 0 {
+            self.gathered = BytesMut::new();
+            self.queue = VecDeque::new();
+        }
+    }
+
     /// Writes everything, then ends this direction.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;

@@ -75,6 +75,7 @@ impl Direction {
             match inbound.poll_fill(cx) {
                 Poll::Pending => {
                     ready!(outbound.poll_flush(cx)).map_err(write_error)?;
+                    outbound.rest();
                     return Poll::Pending;
                 }
                 Poll::Ready(Ok(0)) => {

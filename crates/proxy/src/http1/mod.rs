@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use sdk::{Chain, FlowInfo};
@@ -46,6 +46,14 @@ pub(crate) struct Session {
     exchanges: Rc<std::cell::Cell<u64>>,
 }
 
+/// Why no further request is waited for.
+enum End {
+    /// Something happened while no request was open.
+    Between(ProxyError),
+    /// An exchange was the last one.
+    After(Next),
+}
+
 impl Session {
     pub(crate) fn new(
         legs: Legs,
@@ -69,56 +77,99 @@ impl Session {
     }
 
     /// Runs exchanges until the connection ends.
+    ///
+    /// Everything but the wait for the next request is in a box of its own: a connection spends its life
+    /// in that wait, and an exchange is ten times as large.
     pub(crate) async fn serve(mut self) -> Result<(), ProxyError> {
         loop {
-            let head = match self.next_request().await {
-                Ok(Some(head)) => head,
-                Ok(None) => return self.close(true).await,
-                Err(error) => return self.refuse(error, true).await,
+            let end = match self.wait().await {
+                Ok(true) => Box::pin(self.turn()).await?,
+                Ok(false) => Some(Box::new(End::After(Next::Close {
+                    request_complete: true,
+                }))),
+                Err(error) => Some(Box::new(End::Between(error))),
             };
-            self.exchanges.set(self.exchanges.get() + 1);
-            match self.exchange(head).await? {
-                Next::KeepAlive => {}
-                Next::Close { request_complete } => return self.close(request_complete).await,
-                Next::Refuse(error) => return self.refuse(error, false).await,
-                Next::Tunnel => return tunnel::relay(self.into_legs()).await,
-                Next::WebSocket(handshake, exchange) => {
-                    let chain = self.chain.clone();
-                    let limits = Rc::clone(&self.limits);
-                    let legs = self.into_legs();
-                    return websocket::serve(legs, handshake, chain, *exchange, &limits).await;
-                }
+            if let Some(end) = end {
+                return Box::pin(self.end(end)).await;
             }
         }
     }
 
-    /// Waits for the next request; `None` when either side has ended the connection in between.
-    async fn next_request(&mut self) -> Result<Option<RequestHead>, ProxyError> {
-        let waited = poll_fn(|cx| {
-            let mut server = self.server.borrow_mut();
-            if server.is_mid_head() {
-                return Poll::Ready(Err(server.fault(Fault::ResponseUnasked)));
+    /// Reads a request's head and runs its exchange.
+    async fn turn(&mut self) -> Result<Option<Box<End>>, ProxyError> {
+        let head = match self.read_head().await {
+            Ok(Some(head)) => head,
+            Ok(None) => {
+                return Ok(Some(Box::new(End::After(Next::Close {
+                    request_complete: true,
+                }))));
             }
-            let mut client = self.client.borrow_mut();
-            if client.is_mid_head() {
-                return Poll::Ready(Ok(true));
+            Err(error) => return Ok(Some(Box::new(End::Between(error)))),
+        };
+        self.exchanges.set(self.exchanges.get() + 1);
+        Ok(match self.exchange(head).await? {
+            Next::KeepAlive => None,
+            next => Some(Box::new(End::After(next))),
+        })
+    }
+
+    /// What comes after the last exchange.
+    async fn end(self, end: Box<End>) -> Result<(), ProxyError> {
+        match *end {
+            End::Between(error) => self.refuse(error, true).await,
+            End::After(Next::KeepAlive) => Ok(()),
+            End::After(Next::Close { request_complete }) => self.close(request_complete).await,
+            End::After(Next::Refuse(error)) => self.refuse(error, false).await,
+            End::After(Next::Tunnel) => tunnel::relay(self.into_legs()).await,
+            End::After(Next::WebSocket(handshake, exchange)) => {
+                let chain = self.chain.clone();
+                let limits = Rc::clone(&self.limits);
+                let legs = self.into_legs();
+                websocket::serve(legs, handshake, chain, *exchange, &limits).await
             }
-            match client.poll_fill(cx) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(false)),
-                Poll::Ready(Ok(_)) => return Poll::Ready(Ok(true)),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => {}
-            }
-            match server.poll_fill(cx) {
-                Poll::Ready(Ok(0)) => Poll::Ready(Ok(false)),
-                Poll::Ready(Ok(_)) => Poll::Ready(Err(server.fault(Fault::ResponseUnasked))),
-                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-                Poll::Pending => Poll::Pending,
-            }
-        });
-        if !waited.await? {
-            return Ok(None);
         }
+    }
+
+    /// Waits for the first bytes of the next request; false when either side has ended the connection
+    /// in between.
+    async fn wait(&mut self) -> Result<bool, ProxyError> {
+        poll_fn(|cx| {
+            let polled = self.poll_wait(cx);
+            if polled.is_pending() {
+                // Nothing is on its way, so nothing needs room.
+                self.client_out.rest();
+                self.server_out.rest();
+            }
+            polled
+        })
+        .await
+    }
+
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, ProxyError>> {
+        let mut server = self.server.borrow_mut();
+        if server.is_mid_head() {
+            return Poll::Ready(Err(server.fault(Fault::ResponseUnasked)));
+        }
+        let mut client = self.client.borrow_mut();
+        if client.is_mid_head() {
+            return Poll::Ready(Ok(true));
+        }
+        match client.poll_fill(cx) {
+            Poll::Ready(Ok(0)) => return Poll::Ready(Ok(false)),
+            Poll::Ready(Ok(_)) => return Poll::Ready(Ok(true)),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => {}
+        }
+        match server.poll_fill(cx) {
+            Poll::Ready(Ok(0)) => Poll::Ready(Ok(false)),
+            Poll::Ready(Ok(_)) => Poll::Ready(Err(server.fault(Fault::ResponseUnasked))),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Reads the head of a request that has begun; `None` when the client ends the connection instead.
+    async fn read_head(&mut self) -> Result<Option<RequestHead>, ProxyError> {
         let at_once = self.client.borrow_mut().find_head()?;
         let found = match at_once {
             Some(found) => found,

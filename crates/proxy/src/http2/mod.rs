@@ -26,6 +26,7 @@ use sdk::{Chain, FlowInfo};
 
 use crate::error::{Fault, ProxyError, Side};
 use crate::limits::Limits;
+use crate::serve::Work;
 use crate::stream::Joined;
 use crate::tunnel::Legs;
 
@@ -48,14 +49,41 @@ const NOT_ANNOUNCED: usize = 0x7fff_fffe;
 /// How long the server leg is kept to say goodbye in, after the client has gone.
 const FAREWELL: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Serves both legs until they have ended.
-pub(crate) async fn serve(
+/// Serves both legs until they have ended. Each stage is in a box of its own, so that a connection at
+/// rest is no larger than the two that the library needs.
+pub(crate) fn serve(
     legs: Legs,
     chain: Chain,
     flow: Arc<FlowInfo>,
-    limits: &Rc<Limits>,
+    limits: Rc<Limits>,
     exchanges: Rc<Cell<u64>>,
-) -> Result<(), ProxyError> {
+) -> Work {
+    let opening = Box::pin(open(legs, Rc::clone(&limits)));
+    Box::pin(async move {
+        let opened = opening.await?;
+        let shared = Rc::new(Shared {
+            chain,
+            flow,
+            limits,
+            exchanges,
+            extended_connect: opened.extended_connect,
+        });
+        Box::pin(run(opened, shared)).await
+    })
+}
+
+/// Both connections of the library, ready for exchanges.
+struct Opened {
+    client: ClientLeg,
+    server: ServerLeg,
+    /// Gone once no further exchange begins.
+    sender: Option<SendRequest<Bytes>>,
+    /// The server takes extended CONNECT.
+    extended_connect: bool,
+}
+
+/// Says hello to both sides, to the client with what the server allows.
+async fn open(legs: Legs, limits: Rc<Limits>) -> Result<Box<Opened>, ProxyError> {
     let client_io = Joined::new(legs.client_in, legs.client_out);
     let server_io = Joined::new(legs.server_in, legs.server_out);
 
@@ -69,7 +97,7 @@ pub(crate) async fn serve(
         .handshake::<_, Bytes>(server_io)
         .await
         .map_err(|error| from_h2(error, Side::Server))?;
-    wait_for_settings(&mut server, &send_request, limits).await?;
+    wait_for_settings(&mut server, &send_request, &limits).await?;
 
     let extended_connect = send_request.is_extended_connect_protocol_enabled();
     let announced = u32::try_from(send_request.current_max_send_streams()).unwrap_or(u32::MAX);
@@ -97,14 +125,12 @@ pub(crate) async fn serve(
     })
     .await?;
 
-    let shared = Rc::new(Shared {
-        chain,
-        flow,
-        limits: Rc::clone(limits),
-        exchanges,
+    Ok(Box::new(Opened {
+        client,
+        server,
+        sender: Some(send_request),
         extended_connect,
-    });
-    run(client, server, send_request, shared).await
+    }))
 }
 
 /// Gives the server a moment to announce its limits, so that the client hears them from the start.
@@ -131,19 +157,19 @@ async fn wait_for_settings(
 }
 
 /// Moves exchanges until the client has gone.
-async fn run(
-    mut client: ClientLeg,
-    mut server: ServerLeg,
-    send_request: SendRequest<Bytes>,
-    shared: Rc<Shared>,
-) -> Result<(), ProxyError> {
+async fn run(mut opened: Box<Opened>, shared: Rc<Shared>) -> Result<(), ProxyError> {
+    let Opened {
+        client,
+        server,
+        sender,
+        ..
+    } = &mut *opened;
     let mut exchanges = FuturesUnordered::new();
-    let mut send_request = Some(send_request);
     let mut server_gone = false;
     let mut is_draining = false;
     let mut resets = Resets::new(shared.limits.h2_resets);
     let outcome = poll_fn(|cx| {
-        if !server_gone && let Poll::Ready(ended) = Pin::new(&mut server).poll(cx) {
+        if !server_gone && let Poll::Ready(ended) = Pin::new(&mut *server).poll(cx) {
             server_gone = true;
             is_draining = true;
             match ended.as_ref().err().and_then(h2::Error::reason) {
@@ -152,7 +178,7 @@ async fn run(
                 _ => client.graceful_shutdown(),
             }
         }
-        if !is_draining && is_going_away(send_request.as_mut()) {
+        if !is_draining && is_going_away(sender.as_mut()) {
             is_draining = true;
             client.graceful_shutdown();
         }
@@ -168,7 +194,7 @@ async fn run(
             match client.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     shared.exchanges.set(shared.exchanges.get() + 1);
-                    let sender = send_request.clone();
+                    let sender = sender.clone();
                     exchanges.push(exchange::run(request, respond, sender, Rc::clone(&shared)));
                 }
                 Poll::Ready(Some(Err(error))) => {
@@ -184,10 +210,9 @@ async fn run(
     // Dropping the exchanges cancels what the client did not wait for; without a sender the server
     // leg says goodbye and ends.
     drop(exchanges);
-    send_request = None;
-    drop(send_request);
+    *sender = None;
     if !server_gone && outcome.is_ok() {
-        let _ = tokio::time::timeout(FAREWELL, &mut server).await;
+        let _ = tokio::time::timeout(FAREWELL, &mut *server).await;
     }
     match outcome {
         Ok(()) => Ok(()),
