@@ -64,10 +64,11 @@ pub(crate) fn run(load: Load, address: &str, pid: u32, seconds: u64) -> Result<F
         let got = Rc::new(Got::default());
         let path = match load {
             Load::Bulk1 | Load::Bulk2 => "/bulk",
-            Load::Http1 | Load::Http2 | Load::Signed | Load::Idle => "/small?with=some&query=1",
+            _ => "/small?with=some&query=1",
         };
         match load {
-            Load::Idle => return idle(&http1, target, pid).await,
+            Load::Idle1 => return idle(&http1, false, target, pid).await,
+            Load::Idle2 => return idle(&http2, true, target, pid).await,
             Load::Http1 | Load::Signed | Load::Bulk1 => {
                 for _ in 0..if load == Load::Bulk1 { 4 } else { 32 } {
                     let (mut sender, connection) = http1::handshake(connect(&http1).await?).await?;
@@ -130,23 +131,35 @@ pub(crate) fn run(load: Load, address: &str, pid: u32, seconds: u64) -> Result<F
 }
 
 /// Opens many connections, uses each once, and looks at what they cost while nothing happens.
-async fn idle(connector: &TlsConnector, target: std::net::SocketAddr, pid: u32) -> Result<Figures> {
-    let mut kept = Vec::new();
+async fn idle(
+    connector: &TlsConnector,
+    is_http2: bool,
+    target: std::net::SocketAddr,
+    pid: u32,
+) -> Result<Figures> {
+    let mut kept = (Vec::new(), Vec::new());
     let mut before = 0;
     for number in 0..IDLE_BEFORE + IDLE_MEASURED {
         if number == IDLE_BEFORE {
             tokio::time::sleep(Duration::from_secs(2)).await;
             before = process::resident(pid)?;
         }
-        let (mut sender, connection) =
-            http1::handshake(connect(target, connector.clone()).await?).await?;
-        tokio::task::spawn_local(connection);
-        take(
-            sender.send_request(request("/small", false)?).await?,
-            &Got::default(),
-        )
-        .await?;
-        kept.push(sender);
+        let stream = connect(target, connector.clone()).await?;
+        let request = request("/small", is_http2)?;
+        let response = if is_http2 {
+            let (mut sender, connection) = http2::handshake(Local, stream).await?;
+            tokio::task::spawn_local(connection);
+            let response = sender.send_request(request).await?;
+            kept.1.push(sender);
+            response
+        } else {
+            let (mut sender, connection) = http1::handshake(stream).await?;
+            tokio::task::spawn_local(connection);
+            let response = sender.send_request(request).await?;
+            kept.0.push(sender);
+            response
+        };
+        take(response, &Got::default()).await?;
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     let after = process::resident(pid)?;

@@ -56,17 +56,20 @@ pub(crate) enum Load {
     Bulk2,
     /// Small answers, HTTP/1.1, 32 connections kept alive, requests as signed for AWS.
     Signed,
-    /// 1,000 connections that have had one exchange and wait.
-    Idle,
+    /// 1,000 connections of HTTP/1.1 that have had one exchange and wait.
+    Idle1,
+    /// The same with HTTP/2.
+    Idle2,
 }
 
 impl Load {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Http1,
         Self::Http2,
         Self::Bulk1,
         Self::Bulk2,
-        Self::Idle,
+        Self::Idle1,
+        Self::Idle2,
     ];
 
     fn word(self) -> &'static str {
@@ -76,7 +79,8 @@ impl Load {
             Self::Bulk1 => "bulk1",
             Self::Bulk2 => "bulk2",
             Self::Signed => "signed",
-            Self::Idle => "idle",
+            Self::Idle1 => "idle1",
+            Self::Idle2 => "idle2",
         }
     }
 
@@ -363,18 +367,22 @@ fn judge(load: Load, chain: &str, ours: &Figures, plain: &Figures) -> Vec<Line> 
             ),
         ]
     };
+    let idle = |name: &str| {
+        vec![line(
+            &format!("idle HTTPS connection of {name}"),
+            "kB",
+            Some(40.0),
+            "max",
+            memory,
+        )]
+    };
     match load {
         Load::Http1 | Load::Signed => requests("HTTP/1.1"),
         Load::Http2 => requests("HTTP/2"),
         Load::Bulk1 => bulk("HTTP/1.1"),
         Load::Bulk2 => bulk("HTTP/2"),
-        Load::Idle => vec![line(
-            "idle HTTPS connection",
-            "kB",
-            Some(40.0),
-            "max",
-            memory,
-        )],
+        Load::Idle1 => idle("HTTP/1.1"),
+        Load::Idle2 => idle("HTTP/2"),
     }
 }
 
