@@ -170,7 +170,7 @@ impl Kernel {
         &self.connections[index]
     }
 
-    fn socket(&self) -> io::Result<Socket> {
+    pub(crate) fn socket(&self) -> io::Result<Socket> {
         let buffers = self.settings.buffers;
         let socket = self
             .namespace

@@ -8,6 +8,7 @@ mod case;
 pub mod kernel;
 pub mod measure;
 mod opening;
+pub mod takeover;
 mod world;
 
 // The simulator of the engine's own tests: hosts, applications, links.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use flowdog_tcp::Algorithm;
 use flowdog_tcp_peers::kernel::{Settings, controllers};
-use flowdog_tcp_peers::{Case, Path};
+use flowdog_tcp_peers::{Case, Path, takeover};
 use lab::netns;
 
 #[path = "../../../crates/lab/tests/harness/mod.rs"]
@@ -24,10 +24,16 @@ use harness::Outcome;
 const AT_ONCE: usize = 12;
 
 fn main() -> ExitCode {
-    harness::run(&[(
-        "engine_and_linux_agree_under_every_option_size_controller_and_loss",
-        matrix,
-    )])
+    harness::run(&[
+        (
+            "engine_and_linux_agree_under_every_option_size_controller_and_loss",
+            matrix,
+        ),
+        (
+            "linux_applications_see_the_same_under_every_fault_of_a_take_over",
+            take_over,
+        ),
+    ])
 }
 
 fn cases(with_bbr: bool) -> Vec<Case> {
@@ -77,6 +83,46 @@ fn cases(with_bbr: bool) -> Vec<Case> {
         }
     }
     cases
+}
+
+/// Each fault on each packet of the handshake and of the first bytes, for each moment of the take-over.
+fn take_over() -> Outcome {
+    use takeover::{BYTES, Dialogue, Fault};
+    const PACKETS: usize = 8;
+    // Segments have 1448 bytes.
+    const WANTS: [usize; 6] = [1, 1_000, 1_449, 2_897, BYTES, BYTES + 1];
+    let mut cases = Vec::new();
+    for dialogue in [
+        Dialogue::Echo,
+        Dialogue::ServerAborts,
+        Dialogue::ClientAborts,
+    ] {
+        for is_behind in [false, true] {
+            for nth in 1..=PACKETS {
+                for fault in [Fault::Drop, Fault::Duplicate, Fault::Delay, Fault::Corrupt] {
+                    cases.extend(WANTS.map(|wants| takeover::Case {
+                        dialogue,
+                        wants,
+                        is_behind,
+                        nth,
+                        fault,
+                    }));
+                }
+            }
+        }
+    }
+    let (taken_over, failures) = takeover::run(&cases)?;
+    println!(
+        "{taken_over} of {} connections were taken over",
+        cases.len()
+    );
+    if !failures.is_empty() {
+        return Err(failures.join("\n").into());
+    }
+    if taken_over * 10 < cases.len() * 9 {
+        return Err("too few were taken over".into());
+    }
+    Ok(())
 }
 
 fn matrix() -> Outcome {
