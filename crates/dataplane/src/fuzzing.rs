@@ -196,21 +196,35 @@ impl World {
             self.next[side] = seq + takes;
         }
         let payload: Vec<u8> = (0..length).map(|offset| byte_at(seq + offset)).collect();
-        let mut datagram = datagram(&repr, &payload, side, how & 1 != 0 && away != 0);
-        let original = datagram.clone();
+        let mut datagrams = datagram(&repr, &payload, side, how & 1 != 0 && away != 0);
+        let stride = datagrams.len();
+        if how & 2 != 0 && away == 0 && length > 0 && !letters.contains(Flags::FIN) {
+            // What follows comes with it.
+            let seq = seq + length;
+            let payload: Vec<u8> = (0..length).map(|offset| byte_at(seq + offset)).collect();
+            let is_corrupt = how & 1 != 0;
+            datagrams.extend(datagram(&Repr { seq, ..repr }, &payload, side, is_corrupt));
+            self.next[side] = seq + if is_corrupt { 0 } else { length };
+        }
+        let original = datagrams.clone();
         let outer = Outer {
             gwlb: SocketAddrV4::new(Ipv4Addr::new(10, 9, 0, 1), 50_000),
             local: Ipv4Addr::new(10, 9, 1, 1),
         };
-        let disposition = self
-            .dataplane
-            .handle_datagram(&mut datagram, outer, self.now);
-        if let Disposition::Hairpin { len } = disposition {
-            assert!(
-                is_syn || datagram[..len] == original[..],
-                "what passes is unchanged"
-            );
-            check(&datagram[..len]);
+        let mut at = 0;
+        while at < datagrams.len() {
+            let (count, disposition) =
+                self.dataplane
+                    .handle_run(&mut datagrams[at..], stride, outer, self.now);
+            if let Disposition::Hairpin { len } = disposition {
+                let sent = at..at + len;
+                assert!(
+                    is_syn || datagrams[sent.clone()] == original[at..at + stride],
+                    "what passes is unchanged"
+                );
+                check(&datagrams[sent]);
+            }
+            at += count * stride;
         }
     }
 
@@ -245,9 +259,9 @@ impl World {
                     _ => {}
                 }
             }
-            while self.dataplane.poll_transmit(self.now, &mut bytes).is_some() {
+            while let Some(run) = self.dataplane.poll_transmit_run(5, self.now, &mut bytes) {
                 idle = false;
-                check(&bytes);
+                bytes.chunks(run.len).for_each(check);
                 bytes.clear();
             }
             if idle {

@@ -7,11 +7,14 @@
 mod adversary;
 
 use core::time::Duration;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use wire::tcp::{Flags, Options, Repr, SackBlock, Seq, Timestamps};
 
-use crate::{Config, Connection, Instant, State, Takeover, TimestampSeed};
+use crate::{
+    Config, Connection, Instant, State, Takeover, TimestampSeed, TransmitRun, continues_run,
+};
 
 pub use adversary::adversary;
 
@@ -226,8 +229,14 @@ impl World {
             options,
             ..Repr::default()
         };
-        self.connection
-            .handle_segment(&repr, &payload, d & 2 != 0, self.now);
+        let ce = d & 2 != 0;
+        if d & 4 != 0 && payload.len() > 2 && continues_run(&repr, seq, &repr) {
+            let parts: Vec<&[u8]> = payload.chunks(payload.len() / 3).collect();
+            self.connection.handle_run(&repr, &parts, ce, self.now);
+        } else {
+            self.connection
+                .handle_segment(&repr, &payload, ce, self.now);
+        }
     }
 
     fn read(&mut self, most: usize) {
@@ -246,7 +255,15 @@ impl World {
     fn drain(&mut self) {
         let was_closed = self.connection.state() == State::Closed;
         let mut sent = 0;
-        while let Some(transmit) = self.connection.poll_transmit(self.now) {
+        let mut waiting = VecDeque::new();
+        loop {
+            if waiting.is_empty() {
+                let run = self.connection.poll_transmit_run(3, self.now);
+                waiting.extend(run.iter().flat_map(TransmitRun::segments));
+            }
+            let Some(transmit) = waiting.pop_front() else {
+                break;
+            };
             sent += 1;
             assert!(sent < 2_000, "no end of sending");
             assert!(

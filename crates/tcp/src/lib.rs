@@ -16,12 +16,15 @@
 //! [`Connection::abort`], call [`Connection::poll_transmit`] until it answers `None`, look at
 //! [`Connection::take_events`], then sleep until [`Connection::poll_timeout`].
 //!
+//! [`Connection::handle_run`] and [`Connection::poll_transmit_run`] do the same for segments that follow
+//! each other, at the price of one.
+//!
 //! The payload of a segment stays in the send queue until it is acknowledged;
 //! [`Connection::copy_payload`] copies it into the packet being built, once.
 //!
 //! # Where to start reading
 //!
-//! `connection.rs` follows the order of RFC 9293 §3.10.7; `recv.rs` is the receiver, `send.rs` the
+//! `connection/` follows the order of RFC 9293 §3.10.7; `recv.rs` is the receiver, `send.rs` the
 //! send queue and window, `sack.rs` the record of what is in flight, `recovery.rs` what is lost
 //! and how fast to repair it, `congestion/` how much may be in flight.
 #![forbid(unsafe_code)]
