@@ -319,6 +319,10 @@ impl Host for Smoltcp {
         self.device.arrived.push_back(packet.to_vec());
     }
 
+    fn receive_all(&mut self, packets: &mut Vec<Vec<u8>>, _now: u64) {
+        self.device.arrived.extend(packets.drain(..));
+    }
+
     fn turn(&mut self, now: u64, out: &mut Vec<Vec<u8>>) {
         self.interface
             .poll(micros(now), &mut self.device, &mut self.sockets);
