@@ -1,6 +1,8 @@
 //! Tables of real traffic, read by others: DuckDB in a folder, Arrow in moto's S3.
 
+use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use flowdog_tests::lab::{Lab, Outcome};
@@ -105,6 +107,21 @@ fn check(rows: &[Value]) -> Result<()> {
     Ok(())
 }
 
+fn ask_duckdb(folder: &Path) -> Result<Vec<Value>> {
+    let read = Command::new(flowdog_tests::python())
+        .args(["-c", DUCKDB])
+        .arg(folder)
+        .output()?;
+    ensure!(
+        read.status.success(),
+        "{}",
+        String::from_utf8_lossy(&read.stderr)
+    );
+    let text = String::from_utf8(read.stdout)?;
+    let rows: Result<_, _> = text.lines().map(serde_json::from_str).collect();
+    Ok(rows?)
+}
+
 fn accounted(outcome: &Outcome, rows: usize) {
     let metric = |name: &str| outcome.metric(&format!("flowdog_outlet_{name}"), "table");
     assert_eq!(metric("taken_total"), rows as f64, "{}", outcome.log);
@@ -120,20 +137,7 @@ fn rows_in_a_folder_are_the_requests_made_says_duckdb() -> Result<()> {
         folder.path().display()
     )))?;
     let outcome = lab.shell(TRAFFIC)?;
-    let read = Command::new(flowdog_tests::python())
-        .args(["-c", DUCKDB])
-        .arg(folder.path())
-        .output()?;
-    ensure!(
-        read.status.success(),
-        "{}\n{}",
-        String::from_utf8_lossy(&read.stderr),
-        outcome.log
-    );
-    let rows: Vec<Value> = String::from_utf8(read.stdout)?
-        .lines()
-        .map(serde_json::from_str)
-        .collect::<Result<_, _>>()?;
+    let rows = ask_duckdb(folder.path()).with_context(|| outcome.log.clone())?;
     check(&rows)
 }
 
@@ -165,5 +169,38 @@ fn rows_in_s3_are_the_requests_made_says_arrow_and_none_is_lost_while_s3_is_away
     let metric = |name: &str| outcome.metric(&format!("flowdog_outlet_{name}"), "table");
     assert!(metric("errors_total") > 0.0 && metric("retried_total") > 0.0);
     assert_eq!(metric("diverted_total"), 0.0);
+    Ok(())
+}
+
+#[test]
+fn the_end_waits_for_rows_of_a_configuration_that_was_replaced() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (to, ending) = (folder.path().join("table"), folder.path().join("ending"));
+    // No folder can be made where a file is.
+    std::fs::write(&to, "")?;
+    let lab = Lab::new()?.config(&config(&format!("to = '{}'\nevery = '1h'", to.display())))?;
+    let script = format!(
+        "{}curl -sS -o /dev/null http://any.lab.name/echo
+         kill -HUP $appliance
+         for n in $(seq 100); do
+           inside curl -fsS http://127.0.0.1:8080/metrics | grep -q '^flowdog_config_reloads_total 1' && break; sleep 0.1
+         done
+         touch {}",
+        moto::INSIDE,
+        ending.display()
+    );
+    let mend = std::thread::spawn(move || {
+        while !ending.exists() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // By now the appliance is about to end.
+        std::thread::sleep(Duration::from_secs(3));
+        std::fs::remove_file(to)
+    });
+    let outcome = lab.shell(&script)?;
+    mend.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+    let rows = ask_duckdb(folder.path()).with_context(|| outcome.log.clone())?;
+    ensure!(rows.len() == 1, "{rows:?}\n{}", outcome.log);
+    assert_eq!(rows[0]["url"], "http://any.lab.name/echo");
     Ok(())
 }
