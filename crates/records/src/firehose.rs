@@ -2,13 +2,12 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use async_trait::async_trait;
 use sdk::{
-    ConfigFault, ConfigTable, Ec2Host, Exchange, Filter, FlowInfo, Headers, InterceptError,
+    ConfigFault, ConfigTable, EndJson, Exchange, Filter, FlowInfo, Headers, InterceptError,
     Interceptor, InterceptorKind, Outlet, Request, RequestHead, Response, Step, Subject, TlsInfo,
     from_table,
 };
@@ -283,7 +282,7 @@ struct ExchangeRecord<'a> {
     #[serde(rename = "RequestHeaders")]
     request_headers: BTreeMap<String, Cow<'a, str>>,
     #[serde(rename = "Client")]
-    client: Endpoint<'a>,
+    client: EndJson<'a>,
     #[serde(rename = "StatusCode")]
     status: Option<u16>,
     #[serde(rename = "StatusMessage")]
@@ -291,7 +290,7 @@ struct ExchangeRecord<'a> {
     #[serde(rename = "ResponseHeaders")]
     response_headers: BTreeMap<String, Cow<'a, str>>,
     #[serde(rename = "Server")]
-    server: Endpoint<'a>,
+    server: EndJson<'a>,
 }
 
 #[derive(Serialize)]
@@ -330,42 +329,6 @@ struct Geneve {
     flow_cookie: String,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Endpoint<'a> {
-    ip_address: String,
-    port: u16,
-    #[serde(rename = "EC2", skip_serializing_if = "Option::is_none")]
-    ec2: Option<Host<'a>>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Host<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    instance_id: Option<&'a str>,
-    account_id: &'a str,
-    vpc_id: &'a str,
-    subnet_id: &'a str,
-    tags: &'a BTreeMap<String, String>,
-}
-
-impl<'a> Endpoint<'a> {
-    fn new(address: SocketAddr, host: Option<&'a Ec2Host>) -> Self {
-        Self {
-            ip_address: address.ip().to_string(),
-            port: address.port(),
-            ec2: host.map(|host| Host {
-                instance_id: host.instance_id.as_deref(),
-                account_id: &host.account_id,
-                vpc_id: &host.vpc_id,
-                subnet_id: &host.subnet_id,
-                tags: &host.tags,
-            }),
-        }
-    }
-}
-
 impl Line {
     fn record(&self) -> ExchangeRecord<'_> {
         let flow = &*self.flow;
@@ -402,13 +365,13 @@ impl Line {
             etld_plus_one: etld_plus_one(host),
             url: self.url(host),
             request_headers: flat(&self.request.headers, &self.redaction),
-            client: Endpoint::new(flow.client, flow.client_ec2.as_deref()),
+            client: EndJson::new(flow.client, flow.client_ec2.as_deref()),
             status,
             status_message: message,
             response_headers: headers
                 .map(|headers| flat(headers, &self.redaction))
                 .unwrap_or_default(),
-            server: Endpoint::new(flow.server, flow.server_ec2.as_deref()),
+            server: EndJson::new(flow.server, flow.server_ec2.as_deref()),
         }
     }
 

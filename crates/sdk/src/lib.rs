@@ -31,6 +31,7 @@ mod chain;
 mod coding;
 mod content;
 mod ec2;
+mod end_json;
 mod filter;
 mod flow;
 #[cfg(any(test, feature = "testing"))]
@@ -66,6 +67,7 @@ pub use coding::Coding;
 pub use content::{Content, ContentError, ContentLimits};
 pub use dataplane::Verdict;
 pub use ec2::{Ec2Host, Ec2Interface, Ec2Listing};
+pub use end_json::EndJson;
 pub use filter::{Filter, FilterError, Subject};
 pub use flow::{
     AttachmentId, FlowCookie, FlowId, FlowInfo, Leg, Protocol, Recognised, TlsInfo, VpcEndpointId,

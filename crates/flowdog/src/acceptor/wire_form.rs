@@ -1,10 +1,8 @@
 //! What an acceptor outside this process is told about a flow, and the forms of its answer.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use sdk::{AcceptError, Decision, Ec2Host, FlowInfo, Protocol, Verdict};
+use sdk::{AcceptError, Decision, EndJson, FlowInfo, Protocol, Verdict};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -21,8 +19,8 @@ struct Question<'a> {
     geneve_options: GeneveOptions,
     network_protocol: &'static str,
     transport_protocol: &'static str,
-    source: Endpoint<'a>,
-    destination: Endpoint<'a>,
+    source: EndJson<'a>,
+    destination: EndJson<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     application: Option<Seen<'a>>,
 }
@@ -49,52 +47,13 @@ struct GeneveOptions {
     attachment_id: Option<String>,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Endpoint<'a> {
-    ip_address: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    port: Option<u16>,
-    #[serde(rename = "EC2", skip_serializing_if = "Option::is_none")]
-    ec2: Option<Host<'a>>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Host<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    instance_id: Option<&'a str>,
-    account_id: &'a str,
-    vpc_id: &'a str,
-    subnet_id: &'a str,
-    tags: &'a BTreeMap<String, String>,
-}
-
-impl<'a> From<&'a Ec2Host> for Host<'a> {
-    fn from(host: &'a Ec2Host) -> Self {
-        Self {
-            instance_id: host.instance_id.as_deref(),
-            account_id: &host.account_id,
-            vpc_id: &host.vpc_id,
-            subnet_id: &host.subnet_id,
-            tags: &host.tags,
-        }
-    }
-}
-
-impl<'a> Endpoint<'a> {
-    fn new(address: SocketAddr, has_ports: bool, host: Option<&'a Ec2Host>) -> Self {
-        Self {
-            ip_address: address.ip().to_string(),
-            port: has_ports.then(|| address.port()),
-            ec2: host.map(Host::from),
-        }
-    }
-}
-
 /// The question about a flow.
 pub(crate) fn question(flow: &FlowInfo) -> Vec<u8> {
     let has_ports = [Protocol(6), Protocol(17)].contains(&flow.protocol);
+    let end = |address, host| {
+        let end = EndJson::new(address, host);
+        if has_ports { end } else { end.without_port() }
+    };
     let question = Question {
         geneve_options: GeneveOptions {
             vpc_endpoint_id: flow.endpoint.to_string(),
@@ -111,8 +70,8 @@ pub(crate) fn question(flow: &FlowInfo) -> Vec<u8> {
             17 => "UDP",
             _ => "",
         },
-        source: Endpoint::new(flow.client, has_ports, flow.client_ec2.as_deref()),
-        destination: Endpoint::new(flow.server, has_ports, flow.server_ec2.as_deref()),
+        source: end(flow.client, flow.client_ec2.as_deref()),
+        destination: end(flow.server, flow.server_ec2.as_deref()),
         application: flow.recognised.as_deref().map(|recognised| Seen {
             protocol: recognised.application,
             server_name: recognised.server_name.as_deref(),
@@ -263,7 +222,7 @@ mod tests {
         one.protocol = Protocol(58);
         one.client = "[2001:db8::1]:0".parse().unwrap();
         one.server = "[2001:db8::2]:0".parse().unwrap();
-        let host = Ec2Host {
+        let host = sdk::Ec2Host {
             instance_id: Some("i-1".into()),
             interface_id: Some("eni-1".into()),
             account_id: "123456789012".into(),
