@@ -45,7 +45,7 @@ mod testing;
     reason = "generated; the proto files have the words"
 )]
 pub mod proto {
-    tonic::include_proto!("flowdog.capture.v1");
+    include!("generated/flowdog.capture.v1.rs");
 }
 
 /// The service of the first flowdog, as `proto/vpcshark.proto` describes it.
@@ -57,5 +57,5 @@ pub mod proto {
     reason = "generated; the proto files have the words"
 )]
 pub mod vpcshark {
-    tonic::include_proto!("_");
+    include!("generated/vpcshark.rs");
 }
