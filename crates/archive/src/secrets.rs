@@ -16,11 +16,15 @@ const MAX_TAG: usize = 1024;
 pub(crate) fn scrub<'a>(text: &'a str, redaction: &Redaction) -> Cow<'a, str> {
     let bytes = text.as_bytes();
     let (mut out, mut kept, mut at) = (String::new(), 0, 0);
-    while let Some(&byte) = bytes.get(at) {
-        let found = match byte {
-            b'"' => member(bytes, at, redaction),
-            b'<' => element(bytes, at, redaction),
-            _ => None,
+    while let Some(next) = bytes
+        .get(at..)
+        .and_then(|rest| memchr::memchr2(b'"', b'<', rest))
+    {
+        at += next;
+        let found = if bytes.get(at) == Some(&b'<') {
+            element(bytes, at, redaction)
+        } else {
+            member(bytes, at, redaction)
         };
         match found {
             Some((from, to)) => {

@@ -30,11 +30,12 @@ pub use account_id_emf::AccountIdEmf;
 #[doc(hidden)]
 pub use caller::fuzz as fuzz_caller;
 pub use caller::{Caller, account_of};
-pub use firehose::{Firehose, etld_plus_one};
+pub use firehose::Firehose;
 pub use lines::Place;
 pub use pump::{Deliver, Pump};
 pub use queue::{Limits, Report};
 pub use redaction::{REDACTED, Redaction, RedactionConfig};
+pub use suffix::etld_plus_one;
 pub use websocket_records::WebsocketRecords;
 
 use sdk::InterceptorKind;

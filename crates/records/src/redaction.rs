@@ -79,7 +79,7 @@ impl Redaction {
             shown_parameters: config
                 .show_parameters
                 .iter()
-                .map(|name| plain(name))
+                .map(|name| plain(name).collect())
                 .collect(),
         }
     }
@@ -88,15 +88,17 @@ impl Redaction {
     /// AWS's signatures the credential's id and scope; of cookies, their names and attributes.
     #[must_use]
     pub fn field<'v>(&self, name: &str, value: &'v str) -> Cow<'v, str> {
-        let name = name.to_ascii_lowercase();
-        if ADDRESSES.contains(&name.as_str()) {
+        // Every field of every exchange comes by here.
+        if is_among(ADDRESSES, name).is_some() {
             return self.address(value);
         }
-        let is_secret = FIELDS.contains(&name.as_str()) && !self.shown_fields.contains(&name);
-        if !is_secret {
+        let Some(secret) = is_among(FIELDS, name) else {
+            return Cow::Borrowed(value);
+        };
+        if self.shown_fields.iter().any(|shown| shown == secret) {
             return Cow::Borrowed(value);
         }
-        Cow::Owned(match name.as_str() {
+        Cow::Owned(match secret {
             "authorization" | "proxy-authorization" => authorization(value),
             "cookie" => {
                 let pairs: Vec<String> =
@@ -181,33 +183,43 @@ impl Redaction {
     /// percent-encoding of the name make no difference.
     #[must_use]
     pub fn is_secret_name(&self, name: &str) -> bool {
-        let name = plain(name);
-        PARAMETERS.contains(&name.as_str()) && !self.shown_parameters.contains(&name)
+        let is_listed = PARAMETERS.iter().any(|listed| is_plain(name, listed));
+        is_listed
+            && !self
+                .shown_parameters
+                .iter()
+                .any(|shown| is_plain(name, shown))
     }
 }
 
+/// The one of `names`, which are in lower case, that is `name` in any case.
+fn is_among(names: &[&'static str], name: &str) -> Option<&'static str> {
+    let found = names.iter().find(|known| known.eq_ignore_ascii_case(name));
+    found.copied()
+}
+
 /// Lower case, decoded, without separators.
-fn plain(name: &str) -> String {
+fn plain(name: &str) -> impl Iterator<Item = char> {
     let mut bytes = name.bytes();
-    let mut out = String::with_capacity(name.len());
-    while let Some(byte) = bytes.next() {
-        let byte = if byte == b'%' {
-            let mut digit = || {
-                let digit = bytes.next().map(char::from)?;
-                digit.to_digit(16)
-            };
-            match (digit(), digit()) {
-                (Some(high), Some(low)) => (high * 16 + low) as u8,
-                _ => byte,
+    core::iter::from_fn(move || {
+        loop {
+            let mut byte = bytes.next()?;
+            if byte == b'%' {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                if let (Some(high), Some(low)) = (digit(), digit()) {
+                    byte = (high * 16 + low) as u8;
+                }
             }
-        } else {
-            byte
-        };
-        if byte != b'-' && byte != b'_' && byte != b'.' {
-            out.push(char::from(byte.to_ascii_lowercase()));
+            if !matches!(byte, b'-' | b'_' | b'.') {
+                return Some(char::from(byte.to_ascii_lowercase()));
+            }
         }
-    }
-    out
+    })
+}
+
+/// Whether the plain form of `name` is `listed`. Looks at no more of it than it must.
+fn is_plain(name: &str, listed: &str) -> bool {
+    plain(name).eq(listed.chars())
 }
 
 fn nameless(pair: &str) -> String {

@@ -83,8 +83,15 @@ struct Worker {
 }
 
 #[derive(Debug, Default)]
+struct Jobs {
+    waiting: VecDeque<Job>,
+    /// Threads that have nothing to do.
+    idle: usize,
+}
+
+#[derive(Debug, Default)]
 struct Pool {
-    jobs: Mutex<VecDeque<Job>>,
+    jobs: Mutex<Jobs>,
     wake: Condvar,
     workers: Mutex<Vec<Arc<Worker>>>,
     live: AtomicUsize,
@@ -126,7 +133,7 @@ pub fn stats() -> PoolStats {
     if let Some(pool) = POOL.get() {
         stats.threads = pool.live.load(Ordering::Relaxed);
         stats.given_up = pool.given_up.load(Ordering::Relaxed);
-        stats.waiting = lock(&pool.jobs).len();
+        stats.waiting = lock(&pool.jobs).waiting.len();
         stats.calls = pool.calls.load(Ordering::Relaxed);
         stats.cpu = Duration::from_nanos(pool.cpu_nanoseconds.load(Ordering::Relaxed));
     }
@@ -191,14 +198,18 @@ fn submit(function: &Arc<Inner>, call: Call) -> Result<oneshot::Receiver<Done>, 
         answer,
         since: Instant::now(),
     };
-    {
+    let somebody_sleeps = {
         let mut jobs = lock(&pool.jobs);
-        if jobs.len() >= MOST_WAITING {
+        if jobs.waiting.len() >= MOST_WAITING {
             return Err(Fault::Overloaded);
         }
-        jobs.push_back(job);
+        jobs.waiting.push_back(job);
+        jobs.idle > 0
+    };
+    // A thread that is at work looks for the next call by itself; waking is a system call.
+    if somebody_sleeps {
+        pool.wake.notify_one();
     }
-    pool.wake.notify_one();
     Ok(answered)
 }
 
@@ -244,10 +255,12 @@ impl Pool {
     fn next_job(&self) -> Job {
         let mut jobs = lock(&self.jobs);
         loop {
-            if let Some(job) = jobs.pop_front() {
+            if let Some(job) = jobs.waiting.pop_front() {
                 return job;
             }
+            jobs.idle += 1;
             jobs = self.wake.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+            jobs.idle -= 1;
         }
     }
 
@@ -343,14 +356,15 @@ impl Pool {
         }
         let mut jobs = lock(&self.jobs);
         while jobs
+            .waiting
             .front()
             .is_some_and(|job| job.since.elapsed() > LONGEST_WAIT)
         {
-            if let Some(job) = jobs.pop_front() {
+            if let Some(job) = jobs.waiting.pop_front() {
                 let _ = job.answer.send(Done::failed(Fault::Overloaded));
             }
         }
-        is_busy || !jobs.is_empty()
+        is_busy || !jobs.waiting.is_empty()
     }
 }
 
