@@ -195,7 +195,10 @@ async fn run(mut opened: Box<Opened>, shared: Rc<Shared>) -> Result<(), ProxyErr
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     shared.exchanges.set(shared.exchanges.get() + 1);
                     let sender = sender.clone();
-                    exchanges.push(exchange::run(request, respond, sender, Rc::clone(&shared)));
+                    let shared = Rc::clone(&shared);
+                    // In a box: the library keeps the waker of the last exchange, and with it the room
+                    // of a task that is over.
+                    exchanges.push(Box::pin(exchange::run(request, respond, sender, shared)));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     return Poll::Ready(Err(Ended::Library(error)));
