@@ -159,5 +159,5 @@ fn an_idle_connection_takes_little_memory_with_both_sessions() -> Result<()> {
 
 #[test]
 fn an_idle_http2_connection_takes_little_memory_with_both_sessions() -> Result<()> {
-    idle("h2", 75_000)
+    idle("h2", 68_000)
 }
