@@ -43,8 +43,18 @@ pub(crate) struct Sender {
     wl2: Seq,
     shift: u8,
     fin: Fin,
-    /// A write took less than it was given, so room is worth an event.
-    wants_room: bool,
+    supply: Supply,
+}
+
+/// What is known of whoever writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Supply {
+    /// All of the last write was taken.
+    Done,
+    /// It was not, so room is worth an event.
+    WaitsForRoom,
+    /// The event is out.
+    Called,
 }
 
 /// Our FIN.
@@ -79,14 +89,18 @@ impl Sender {
             wl2: nxt - 1,
             shift: shift.min(14),
             fin: Fin::NotAsked,
-            wants_room: false,
+            supply: Supply::Done,
         }
     }
 
     /// Queues bytes up to the limit; answers how many.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> usize {
         let count = bytes.len().min(self.writable());
-        self.wants_room = count < bytes.len();
+        self.supply = if count < bytes.len() {
+            Supply::WaitsForRoom
+        } else {
+            Supply::Done
+        };
         if count > 0 {
             self.ring.write_at(self.queued, &bytes[..count]);
             self.queued += count as u32;
@@ -112,8 +126,15 @@ impl Sender {
         }
     }
 
+    /// Whether an empty queue means that there is nothing to send, rather than that the writer had to
+    /// wait for room.
+    pub(crate) fn is_writer_done(&self) -> bool {
+        self.supply == Supply::Done
+    }
+
     /// Queues our FIN behind the data.
     pub(crate) fn finish(&mut self) {
+        self.supply = Supply::Done;
         if self.fin == Fin::NotAsked {
             self.fin = Fin::Queued;
         }
@@ -204,8 +225,8 @@ impl Sender {
     pub(crate) fn take_room_event(&mut self) -> bool {
         // A quarter of the queue is worth waking somebody for, or half of what may wait unsent.
         let worth = (self.effective_limit() / 4).min(UNSENT / 2);
-        if self.wants_room && self.writable() as u32 >= worth {
-            self.wants_room = false;
+        if self.supply == Supply::WaitsForRoom && self.writable() as u32 >= worth {
+            self.supply = Supply::Called;
             return true;
         }
         false
@@ -366,5 +387,23 @@ mod tests {
         s.acknowledge(s.una() + 2000);
         assert!(s.take_room_event());
         assert!(!s.take_room_event());
+    }
+
+    #[test]
+    fn a_writer_that_waits_for_room_is_not_one_that_has_nothing_to_say() {
+        let mut s = sender(100_000);
+        assert!(s.is_writer_done());
+        s.write(&[0; 12_000]);
+        s.sent(10_000);
+        s.acknowledge(s.una() + 10_000);
+        assert!(s.take_room_event());
+        // Everything has left, and the writer has not answered yet.
+        assert_eq!(s.next(1000, false), Next::Nothing);
+        assert!(!s.is_writer_done());
+        s.write(&[0; 2_000]);
+        assert!(s.is_writer_done());
+        s.write(&[0; 12_000]);
+        s.finish();
+        assert!(s.is_writer_done());
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use super::{Args, Measure, parse, run_bench};
 use crate::run::root;
 
-/// Where the committed table stands; a test compares its quick rows.
+/// Where the committed table stands; a test compares every row of ours.
 const TABLE: &str = "crates/tcp/tests/goodput.txt";
 
 /// Runs the benchmarks and reads what they print.

@@ -164,7 +164,7 @@ impl Connection {
                 None
             }
             Next::Nothing => {
-                if pipe < window && self.flight.is_there() {
+                if pipe < window && self.flight.is_there() && self.send.is_writer_done() {
                     self.flight.board.limit_by_application();
                 }
                 None

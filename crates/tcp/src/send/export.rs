@@ -1,6 +1,6 @@
 //! The sending half as plain data.
 
-use super::{Fin, Sender};
+use super::{Fin, Sender, Supply};
 use crate::codec::{ImportError, Reader, Writer, require};
 use crate::ring::Ring;
 
@@ -18,7 +18,7 @@ impl Sender {
             Fin::Queued => 1,
             Fin::Acknowledged => 2,
         });
-        out.flag(self.wants_room);
+        out.flag(self.wants_room());
         out.block(self.queued as usize, |space| self.ring.copy_at(0, space));
     }
 
@@ -75,7 +75,11 @@ impl Sender {
             wl2,
             shift,
             fin,
-            wants_room,
+            supply: if wants_room {
+                Supply::WaitsForRoom
+            } else {
+                Supply::Done
+            },
         })
     }
 
@@ -85,6 +89,6 @@ impl Sender {
     }
 
     pub(crate) fn wants_room(&self) -> bool {
-        self.wants_room
+        self.supply == Supply::WaitsForRoom
     }
 }

@@ -237,8 +237,16 @@ impl Host for Engine {
         if self.connection.poll_timeout().is_some_and(|at| at.0 <= now) {
             self.connection.handle_timeout(Instant(now));
         }
-        self.run_app(now);
-        self.drain(now, out);
+        // What has left makes room for more, as the event says.
+        loop {
+            self.run_app(now);
+            let before = self.sent_packets;
+            self.drain(now, out);
+            let may_go_on = self.app.written < self.app.to_send && self.connection.writable() > 0;
+            if self.sent_packets == before || !may_go_on {
+                break;
+            }
+        }
         if self.connection.state() == State::Closed && self.closed_at.is_none() {
             self.closed_at = Some(now);
         }

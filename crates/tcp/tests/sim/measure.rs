@@ -158,8 +158,6 @@ pub(crate) struct Row {
     /// What Linux 6.18 with CUBIC reached in real time, recorded once; with buffers of 1 MiB, on the
     /// last path with buffers that grow.
     pub(crate) linux: Option<f64>,
-    /// Small enough to be repeated in every test run without optimisation.
-    pub(crate) is_quick: bool,
 }
 
 /// The figures of one stack in one row.
@@ -242,7 +240,6 @@ pub(crate) fn rows() -> Vec<Row> {
                 },
                 seeds: if loss > 0.0 { 10 } else { 1 },
                 linux: Some(linux),
-                is_quick: mtu == 1500 && rtt == 50 && megabits == 200 && loss >= 0.01,
             });
         }
     }
@@ -269,7 +266,6 @@ pub(crate) fn rows() -> Vec<Row> {
             },
             seeds: 1,
             linux: Some(linux),
-            is_quick: false,
         });
     }
     for (rtt, kilobytes, loss, linux) in [
@@ -297,7 +293,6 @@ pub(crate) fn rows() -> Vec<Row> {
             },
             seeds: if loss > 0.0 { 200 } else { 1 },
             linux,
-            is_quick: kilobytes <= 64,
         });
     }
     rows
