@@ -223,6 +223,9 @@ struct Interception {
     segment: Vec<u8>,
     datagram: Vec<u8>,
     out: Vec<u8>,
+    /// Of the datagrams in `out`.
+    sizes: Vec<usize>,
+    buffer: Vec<u8>,
 }
 
 const CLIENT_ISN: Seq = Seq(1_000);
@@ -251,6 +254,8 @@ impl Interception {
             segment: vec![7; PAYLOAD],
             datagram: Vec::new(),
             out: Vec::new(),
+            sizes: Vec::new(),
+            buffer: vec![0; 1 << 14],
         }
     }
 
@@ -290,10 +295,12 @@ impl Interception {
         assert!(!matches!(disposition, Disposition::Dropped(_)));
     }
 
-    fn drain(&mut self) -> Vec<Vec<u8>> {
-        let (mut sent, mut buffer) = (Vec::new(), vec![0; 1 << 14]);
+    /// Everything that leaves stands in `out` then, one behind the other, as the shell gathers it.
+    fn drain(&mut self) {
+        self.out.clear();
+        self.sizes.clear();
         loop {
-            let before = sent.len();
+            let before = self.sizes.len();
             while let Some(event) = self.dataplane.poll_event() {
                 match event {
                     Event::Parked { .. } | Event::ServerSpoke { .. } => {}
@@ -310,29 +317,38 @@ impl Interception {
                     | Event::Writable { flow, .. } => {
                         while let ReadOutcome::Bytes(count) =
                             self.dataplane
-                                .read(flow, Leg::Client, &mut buffer, self.now)
+                                .read(flow, Leg::Client, &mut self.buffer, self.now)
                         {
-                            self.dataplane
-                                .write(flow, Leg::Server, &buffer[..count], self.now);
+                            let bytes = &self.buffer[..count];
+                            self.dataplane.write(flow, Leg::Server, bytes, self.now);
                         }
                     }
                     Event::Handshake { .. } | Event::LegClosed { .. } | Event::FlowEnded { .. } => {
                     }
                 }
             }
-            let most = usize::MAX;
-            self.out.clear();
-            while let Some(run) = self
-                .dataplane
-                .poll_transmit_run(most, self.now, &mut self.out)
+            while let Some(run) =
+                self.dataplane
+                    .poll_transmit_run(usize::MAX, self.now, &mut self.out)
             {
-                sent.extend(self.out.chunks(run.len).map(<[u8]>::to_vec));
-                self.out.clear();
+                self.sizes.extend(std::iter::repeat_n(run.len, run.count));
             }
-            if sent.len() == before {
-                return sent;
+            if self.sizes.len() == before {
+                return;
             }
         }
+    }
+
+    /// What the last drain gave.
+    fn sent(&self) -> Vec<Vec<u8>> {
+        let mut rest = self.out.as_slice();
+        let mut sent = Vec::new();
+        for size in &self.sizes {
+            let (datagram, others) = rest.split_at(*size);
+            sent.push(datagram.to_vec());
+            rest = others;
+        }
+        sent
     }
 
     /// A handshake, five bytes from the client, and their acknowledgment.
@@ -408,9 +424,9 @@ impl Interception {
             rest = rest.split_at_mut(taken).1;
         }
         self.dataplane.handle_timeout(self.now);
-        let out = self.drain();
+        self.drain();
         let spent = begun.elapsed();
-        sent.extend(out);
+        sent.extend(self.sent());
         spent
     }
 
