@@ -828,9 +828,10 @@ fn files_are_moved_to_s3_where_tshark_reads_every_one() -> Result<()> {
          pid=$!
          for i in $(seq 200); do grep -q 'capture attached' appliance.log && break; sleep 0.05; done
          for i in 1 2 3; do curl -sS https://any.lab.name/bytes/120000 >/dev/null; done
-         sleep 1; echo waiting $(ls kept/*.pcapng | wc -l); rm away
+         for n in $(seq 100); do [ $(ls kept/*.pcapng | wc -l) -ge 3 ] && break; sleep 0.1; done
+         echo waiting $(ls kept/*.pcapng | wc -l); rm away
          curl -sS https://any.lab.name/last >/dev/null
-         sleep 1
+         sleep 3
          kill -TERM $pid; wait $pid || {{ cat capture.log; exit 1; }}
          cat capture.log; echo left $(ls kept | wc -l)",
         Path::new(flowdog.get_program()).display(),
@@ -845,7 +846,7 @@ fn files_are_moved_to_s3_where_tshark_reads_every_one() -> Result<()> {
         line.and_then(|rest| rest.parse::<usize>().ok())
             .with_context(|| format!("{start:?} in {}\n{}", outcome.stdout, outcome.log))
     };
-    ensure!(said("waiting ")? >= 2, "{}", outcome.stdout);
+    ensure!(said("waiting ")? >= 3, "{}", outcome.stdout);
     ensure!(said("left ")? == 0, "{}", outcome.stdout);
     let names: Vec<_> = outcome
         .stdout
