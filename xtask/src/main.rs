@@ -5,6 +5,7 @@
 )]
 
 mod bench;
+mod fuzz;
 mod run;
 mod tidy;
 mod tools;
@@ -38,14 +39,8 @@ enum Command {
     Tidy,
     /// Runs licence, source and ban checks of all dependencies; builds cargo-deny once if it is missing.
     Deny,
-    /// Runs a fuzz target with the nightly toolchain; builds cargo-fuzz once if it is missing.
-    Fuzz {
-        /// The target's name; `fuzz/fuzz_targets` has them.
-        target: String,
-        /// How long to run, in seconds.
-        #[arg(long, default_value_t = 60)]
-        seconds: u64,
-    },
+    /// Runs fuzz targets with the nightly toolchain; builds cargo-fuzz once if it is missing.
+    Fuzz(fuzz::Args),
     /// Runs more worlds of the seeded simulators than `test` does.
     Sim {
         /// About how many of each kind.
@@ -63,7 +58,7 @@ fn main() -> Result<ExitCode> {
         Command::Walls => walls::check()?,
         Command::Tidy => tidy::check()?,
         Command::Deny => run::deny()?,
-        Command::Fuzz { target, seconds } => run::fuzz(&target, seconds)?,
+        Command::Fuzz(args) => fuzz::run(&args)?,
         Command::Sim { seeds } => run::sim(seeds)?,
         Command::Bench(args) => bench::run(&args)?,
     }

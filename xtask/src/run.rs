@@ -156,17 +156,3 @@ pub(crate) fn deny() -> Result<()> {
             .current_dir(root()),
     )
 }
-
-/// One fuzz target for a while.
-pub(crate) fn fuzz(target: &str, seconds: u64) -> Result<()> {
-    let fuzz = tools::cargo_tool("cargo-fuzz")?;
-    step(
-        target,
-        Command::new("rustup")
-            .args(["run", "nightly"])
-            .arg(fuzz)
-            .args(["run", target, "--", &format!("-max_total_time={seconds}")])
-            .current_dir(root())
-            .env("CARGO_TARGET_DIR", target_dir().join("fuzz")),
-    )
-}
