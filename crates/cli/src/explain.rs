@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use flowdog::config::{Application, endpoint_id, protocol_number};
 use flowdog::sdk::VpcEndpointId;
-use flowdog::{Config, Directory, Question};
+use flowdog::{ClientTls, Config, Directory, Question, StartTls};
 
 use crate::exit;
 
@@ -41,6 +41,15 @@ pub(crate) struct Args {
     /// What the client speaks: http1, http2, quic, tls or other; by default what the rest suggests
     #[arg(long, value_parser = application)]
     application: Option<Application>,
+    /// The client's hello carries Encrypted ClientHello, in earnest or as a decoy, as those of browsers do
+    #[arg(long, conflicts_with = "http_host")]
+    ech: bool,
+    /// The client offers neither TLS 1.2 nor 1.3, or no safe cipher suite
+    #[arg(long, conflicts_with = "http_host")]
+    old_tls: bool,
+    /// The protocol that began in clear and has changed to TLS: imap, ldap, mysql, pop3, postgres or smtp
+    #[arg(long, value_name = "PROTOCOL", conflicts_with = "http_host", value_parser = starttls)]
+    starttls: Option<StartTls>,
     /// What EC2 knows, as `flowdog ec2` prints it, for rules that ask about hosts
     #[arg(long, value_name = "FILE")]
     directory: Option<PathBuf>,
@@ -54,6 +63,10 @@ pub(crate) struct Args {
 
 fn application(word: &str) -> Result<Application, &'static str> {
     Application::from_word(word).ok_or("allowed: http1, http2, quic, tls, other")
+}
+
+fn starttls(word: &str) -> Result<StartTls, &'static str> {
+    StartTls::from_word(word).ok_or("allowed: imap, ldap, mysql, pop3, postgres, smtp")
 }
 
 fn directory(file: &Path) -> Result<Directory, String> {
@@ -93,6 +106,11 @@ pub(crate) fn run(args: Args) -> ExitCode {
             server_ec2: host(args.to),
             mid_flow: args.mid_flow,
             application: args.application,
+            tls: ClientTls {
+                ech: args.ech,
+                old: args.old_tls,
+                via: args.starttls,
+            },
             server_name: args.sni,
             http_host: args.http_host,
         },

@@ -11,7 +11,7 @@ use crate::exit;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Signals:
-  SIGTERM, SIGINT  drain: health checks fail, new flows bypass, intercepted ones may end; then exit 0.
+  SIGTERM, SIGINT  drain: health checks fail, new flows are not intercepted, others may end; then exit 0.
                    A second one ends at once.
   SIGHUP           read the configuration again; a faulty file changes nothing.
 

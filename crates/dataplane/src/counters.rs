@@ -104,7 +104,7 @@ reasons! {
         HoldTotalFull = "hold_total_full",
         /// As many flows are intercepted as may be.
         TooManyIntercepted = "too_many_intercepted",
-        /// The appliance is draining.
+        /// The appliance stops, and the flow had not been judged.
         Draining = "draining",
         /// The flow table is full.
         TableFull = "table_full",

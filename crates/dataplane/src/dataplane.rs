@@ -77,7 +77,6 @@ impl Dataplane {
                 in_hand: Load::default(),
                 round_trips: Default::default(),
                 random,
-                is_draining: false,
             },
         }
     }
@@ -391,18 +390,14 @@ impl Dataplane {
         self.fragments.bytes()
     }
 
-    /// From here on new flows are forwarded raw without asking; known ones go on.
-    pub fn begin_drain(&mut self) {
-        self.shared.is_draining = true;
-    }
-
-    /// Resets both legs of every intercepted flow and releases everything that waits. Walks the whole
-    /// table: for the end of a drain.
+    /// Resets both legs of every intercepted flow and ends all waiting. What nobody has judged yet is
+    /// dropped: its sender asks again, and gets an answer from whoever comes next. Walks the whole table:
+    /// for the end of a drain.
     pub fn reset_all(&mut self, now: Instant) {
         let indices: Vec<u32> = self.table.indices().collect();
         for index in indices {
             self.change(index, |flow, id, shared| match &flow.state {
-                State::Pending(_) => lifecycle::decide(flow, id, shared, Verdict::Pass, now),
+                State::Pending(_) => lifecycle::decide(flow, id, shared, Verdict::Drop, now),
                 State::Tracking(_) => {
                     lifecycle::give_up(flow, id, shared, BypassReason::Draining, now);
                 }
@@ -582,10 +577,6 @@ impl Dataplane {
             } else {
                 mid_flow = true;
             }
-        }
-        if shared.is_draining {
-            shared.counters.count_bypass(BypassReason::Draining);
-            return all;
         }
         if shared.load.parked_bytes + datagram.len() > shared.config.park_total_bytes {
             return Fate::Dropped(DropReason::ParkTotalFull);

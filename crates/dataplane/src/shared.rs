@@ -27,7 +27,6 @@ pub(crate) struct Shared {
     pub(crate) in_hand: Load,
     pub(crate) round_trips: RoundTrips,
     pub(crate) random: Random,
-    pub(crate) is_draining: bool,
 }
 
 /// What flows take of the limits that they share.

@@ -585,18 +585,21 @@ fn threat_56_a_packet_from_and_to_the_same_end_harms_nobody() {
 }
 
 #[test]
-fn a_draining_data_plane_forwards_new_flows_and_keeps_the_old() {
+fn the_end_of_a_drain_resets_what_is_intercepted_and_drops_what_nobody_has_judged() {
     let mut bench = Bench::intercepted();
-    bench.dataplane.begin_drain();
+    bench.verdict = None;
     let stranger = udp(addr("11.0.0.1:1"), server(), b"x");
-    assert!(matches!(bench.deliver(&stranger), Answer::Hairpin(_)));
-    assert_eq!((bench.opened(), bench.dataplane.flows_active()), (0, 1));
-    assert_eq!(bench.dataplane.intercepted_flows(), 1);
+    assert_eq!(bench.deliver(&stranger), Answer::Absorbed);
+    let sent = bench.sent.len();
     bench.dataplane.reset_all(bench.now);
     bench.drain();
     assert_eq!(bench.dataplane.intercepted_flows(), 0);
-    let resets = bench.sent.iter().filter(|sent| sent.is_reset());
-    let mut ends: Vec<_> = resets.map(Sent::ends).collect();
+    let after = &bench.sent[sent..];
+    assert!(
+        after.iter().all(Sent::is_reset),
+        "and no packet of the stranger"
+    );
+    let mut ends: Vec<_> = after.iter().map(Sent::ends).collect();
     ends.sort();
     ends.dedup();
     assert_eq!(ends, [(client(), server()), (server(), client())]);

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use flowdog::config::endpoint_id;
 use flowdog::sdk::Ec2Host;
-use flowdog::{Config, Question, first_rule};
+use flowdog::{ClientTls, Config, Question, first_rule};
 
 /// Rules as a platform team writes them: a network, a port and a name each; a tag, a security group or
 /// an account in every third.
@@ -75,6 +75,7 @@ fn questions() -> Vec<Question> {
             server_ec2: (number % 2 == 0).then(|| host(number * 3)),
             mid_flow: false,
             application: None,
+            tls: ClientTls::default(),
             server_name: Some(format!("www.n{number}.example")),
             http_host: None,
         })

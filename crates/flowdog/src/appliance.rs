@@ -494,7 +494,7 @@ impl Running {
         }
     }
 
-    /// Health checks fail from here on, and new flows bypass.
+    /// Health checks fail from here on, and nothing more is intercepted.
     pub fn begin_drain(&self) {
         self.state.draining.store(true, Ordering::Relaxed);
         self.tell(|| Command::BeginDrain);

@@ -74,7 +74,7 @@ async fn drain(running: &Running, signals: &mut Signals, signal: &'static str) {
     tracing::info!(
         signal,
         ?deadline,
-        "draining: health checks fail, new flows bypass"
+        "draining: health checks fail, new flows are judged and not intercepted"
     );
     let began = Instant::now();
     let mut look = tokio::time::interval(LOOK);

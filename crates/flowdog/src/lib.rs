@@ -66,7 +66,9 @@ pub use directory::Directory;
 pub use directory::refresh::list_once as list_ec2;
 pub use logging::init as init_logging;
 pub use policy::explain::{Explanation, Question, RuleSeen, explain, first_rule};
+pub use policy::{ClientTls, TlsTerms};
 pub use process::forbid_core_dumps;
+pub use proxy::starttls::StartTls;
 pub use replay::{
     Change, ExchangeReport, FlowReport, HooksReport, Replay, ReplayLimits, Totals as ReplayTotals,
 };

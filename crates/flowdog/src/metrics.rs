@@ -190,6 +190,7 @@ fn shell(text: &mut Exposition, state: &State) {
         &[("reason", &"no_authority")],
         read(&telemetry.passed_no_authority),
     );
+    text.sample(&[("reason", &"draining")], read(&telemetry.passed_draining));
     text.sample(&[("reason", &"learned")], read(&telemetry.passed_learned));
     text.sample(&[("reason", &"opaque")], read(&telemetry.passed_opaque));
     text.sample(

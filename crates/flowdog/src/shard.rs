@@ -104,7 +104,7 @@ impl Pulse {
 /// What the control thread tells a shard.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// From here on new flows bypass.
+    /// From here on rules still judge new flows, and what they would intercept is passed.
     BeginDrain,
     /// Reset the legs of every intercepted flow.
     ResetAll,
@@ -201,6 +201,8 @@ struct Shard {
     hooked: Vec<u8>,
     hooked_pieces: Vec<Piece>,
     stopping: bool,
+    /// Whether nothing more is to be intercepted.
+    is_draining: bool,
 }
 
 impl Shard {
@@ -237,6 +239,7 @@ impl Shard {
             hooked: Vec::new(),
             hooked_pieces: Vec::new(),
             stopping: false,
+            is_draining: false,
         })
     }
 
@@ -395,7 +398,7 @@ impl Shard {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::BeginDrain => self.core.dataplane.borrow_mut().begin_drain(),
+            Command::BeginDrain => self.is_draining = true,
             Command::ResetAll => {
                 self.core.dataplane.borrow_mut().reset_all(self.core.now());
                 self.take_events();
@@ -575,7 +578,7 @@ impl Shard {
         let config = self.core.config_of(flow);
         let config = config.unwrap_or_else(|| self.config.load_full());
         let judged = opening::judge(&self.core, &config, &view, &self.core.facts(&view), first);
-        let judgement = match judged {
+        let mut judgement = match judged {
             Judged::Done(judgement) => judgement,
             Judged::Ask(_) => {
                 // The task of the flow asks. Its client is answered meanwhile as if by the server, and
@@ -585,6 +588,9 @@ impl Shard {
                 return;
             }
         };
+        if self.is_draining && judgement.decision.is_spared_by_a_drain() {
+            judgement.decision = Decision::Pass(PassReason::Draining);
+        }
         let answer = match &judgement.decision {
             Decision::NeedMore | Decision::Ask(_) => FirstBytes::NeedMore,
             Decision::Drop => FirstBytes::Drop,
@@ -867,6 +873,7 @@ pub(crate) fn count_pass(telemetry: &Telemetry, reason: PassReason) {
         PassReason::Rule => {}
         PassReason::Opaque => telemetry::add(&telemetry.passed_opaque),
         PassReason::Learned => telemetry::add(&telemetry.passed_learned),
+        PassReason::Draining => telemetry::add(&telemetry.passed_draining),
         PassReason::EncryptedHello => telemetry::add(&telemetry.passed_encrypted_hello),
         PassReason::UnsupportedHello => telemetry::add(&telemetry.passed_unsupported_hello),
         PassReason::NoAuthority => {

@@ -12,6 +12,7 @@ pub(crate) struct Telemetry {
     pub(crate) passed_opaque: AtomicU64,
     pub(crate) passed_no_authority: AtomicU64,
     pub(crate) passed_unsupported_hello: AtomicU64,
+    pub(crate) passed_draining: AtomicU64,
     pub(crate) passed_encrypted_hello: AtomicU64,
     /// Flows to be intercepted that were passed because earlier ones could not be.
     pub(crate) passed_learned: AtomicU64,

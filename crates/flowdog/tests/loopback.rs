@@ -340,7 +340,8 @@ fn gwlb_d01_twenty_checks_at_once_and_a_silent_one_do_not_get_in_each_others_way
 
 #[test]
 fn gwlb_d02_draining_is_unhealthy_and_packets_still_pass() {
-    let bench = Bench::new(6, "[[rule]]\naction = 'intercept'");
+    let rules = "[[rule]]\naction = 'drop'\nport = 54\n[[rule]]\naction = 'intercept'";
+    let bench = Bench::new(6, rules);
     let datagram = udp(40_000, 53, b"before");
     bench.send(&datagram);
     bench.expect(&datagram);
@@ -353,6 +354,8 @@ fn gwlb_d02_draining_is_unhealthy_and_packets_still_pass() {
         bench.send(&datagram);
         bench.expect(&datagram);
     }
+    bench.send(&udp(40_002, 54, b"refused"));
+    bench.expect_silence();
     let health = bench.health;
     bench.running.stop();
     assert!(
@@ -623,7 +626,11 @@ const INTERCEPT: &str = "[[interceptor]]\nname = 'tidy'\nuse = 'edit-headers'\n\
 
 #[test]
 fn gwlb_d03_an_intercepted_flow_is_rewritten_survives_the_drain_and_is_reset_at_its_end() {
-    let bench = Bench::new(12, INTERCEPT);
+    let refuse = "[[rule]]\naction = 'reset'\nhttp-host = 'bad.example'\n";
+    let bench = Bench::new(
+        12,
+        &INTERCEPT.replace("[[rule]]", &format!("{refuse}[[rule]]")),
+    );
     let mut connection = Connection::open(&bench, 40_000);
     connection.send(true, PSH | ACK, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let request = connection.receive_text(true, "\r\n\r\n");
@@ -656,6 +663,23 @@ fn gwlb_d03_an_intercepted_flow_is_rewritten_survives_the_drain_and_is_reset_at_
         late.receive_text(true, "\r\n\r\n"),
         "GET /late HTTP/1.1\r\nHost: a\r\n\r\n"
     );
+    assert_eq!(
+        bench.metric("flowdog_flows_passed_total{reason=\"draining\"}"),
+        1.0
+    );
+    // What a rule refuses is refused all the same.
+    let mut refused = Connection::open(&bench, 40_002);
+    refused.send(
+        true,
+        PSH | ACK,
+        b"GET / HTTP/1.1\r\nHost: bad.example\r\n\r\n",
+    );
+    let mut told = [false; 2];
+    while told != [true; 2] {
+        let (to_server, seen) = refused.receive();
+        assert!(seen.data.is_empty(), "not a byte passes");
+        told[usize::from(to_server)] |= seen.flags & RST != 0;
+    }
 
     bench.running.reset_all();
     let mut reset = [false; 2];

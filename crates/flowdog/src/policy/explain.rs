@@ -8,10 +8,10 @@ use sdk::Ec2Host;
 use serde_json::{Value, json};
 
 use super::{
-    Application, Decision, Facts, FirstSight, OpenStep, PassReason, QuicSight, UDP, at_open_of,
-    decider, intercept,
+    Application, ClientTls, Decision, Facts, FirstSight, OpenStep, PassReason, QuicSight, TlsTerms,
+    UDP, at_open_of, decider, intercept, with_tls_policy,
 };
-use crate::config::{Action, Config, HostConditions, Rule, hosts};
+use crate::config::{Action, Config, Ech, HostConditions, Rule, hosts};
 
 /// A flow to be judged, as far as it is known.
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ pub struct Question {
     /// What the client speaks. Without it: TLS if there is a server name, HTTP/1 if there is a
     /// host, and otherwise what `to`'s port suggests.
     pub application: Option<Application>,
+    /// What else is known of a client that speaks TLS.
+    pub tls: ClientTls,
     /// The name in the TLS ClientHello.
     pub server_name: Option<String>,
     /// The host of the first HTTP/1 request in clear.
@@ -55,7 +57,7 @@ impl Question {
         self.application.unwrap_or_else(|| {
             if self.protocol == UDP.0 && self.server_name.is_some() {
                 Application::Quic
-            } else if self.server_name.is_some() {
+            } else if self.server_name.is_some() || self.tls.says_tls() {
                 Application::Tls
             } else if self.http_host.is_some() {
                 Application::Http1
@@ -77,7 +79,7 @@ pub struct Explanation {
     pub rules: Vec<RuleSeen>,
     /// The name of the rule that decides; `None` if no rule matches.
     pub decided_by: Option<String>,
-    /// What happens: `pass`, `drop`, `reset`, `intercept`.
+    /// What happens: `pass`, `drop`, `reset`, `intercept`, or `refuse` for an alert of TLS.
     pub outcome: &'static str,
     /// Why, in a sentence.
     pub why: String,
@@ -91,6 +93,8 @@ pub struct Explanation {
     pub hooks: Vec<String>,
     /// The acceptors that are asked first, in order; they are taken to accept.
     pub acceptors: Vec<String>,
+    /// What the rule says about TLS, if it intercepts TLS.
+    pub tls: Option<TlsTerms>,
 }
 
 /// A rule, and whether it matches.
@@ -168,7 +172,7 @@ pub fn explain(config: &Config, question: &Question) -> Explanation {
                 _ => break found.map(|(_, rule)| rule),
             }
         };
-        let (outcome, why) = at_bytes(config, rule, application);
+        let (outcome, why) = at_bytes(config, rule, application, question.tls);
         (rule, outcome, why)
     } else {
         let (outcome, why) = at_start(&opening.step, opening.rule, question);
@@ -216,6 +220,9 @@ pub fn explain(config: &Config, question: &Question) -> Explanation {
         interceptors,
         hooks,
         acceptors,
+        tls: rule
+            .filter(|_| outcome == "intercept" && application == Application::Tls)
+            .map(|rule| TlsTerms::of(config, rule)),
     }
 }
 
@@ -244,6 +251,7 @@ fn at_bytes(
     config: &Config,
     rule: Option<&Rule>,
     application: Application,
+    client: ClientTls,
 ) -> (&'static str, String) {
     let Some(rule) = rule else {
         let why = "no rule matches once the first bytes are seen".to_owned();
@@ -254,17 +262,42 @@ fn at_bytes(
         Action::Pass | Action::Ask => ("pass", why),
         Action::Drop => ("drop", why),
         Action::Reset => ("reset", why),
-        Action::Intercept => match intercept(config, Some(rule), application, false) {
-            Decision::Pass(PassReason::NoAuthority) => (
-                "pass",
-                "it says to intercept TLS, and there is no [tls.ca]".to_owned(),
-            ),
-            Decision::Pass(_) => (
-                "pass",
-                "it says to intercept, and the protocol is neither TLS nor HTTP (protocols in `starttls` are followed to TLS)".to_owned(),
-            ),
-            _ => ("intercept", why),
-        },
+        Action::Intercept => {
+            let decision = intercept(config, Some(rule), application, client.old);
+            let is_tls = application == Application::Tls;
+            match with_tls_policy(decision, Some(rule), client.ech && is_tls) {
+                Decision::Pass(reason) => ("pass", why_passed(reason).to_owned()),
+                _ if client.via.is_some_and(|via| !rule.starttls.contains(via)) => (
+                    "pass",
+                    "it says to intercept, and not to follow this protocol to TLS (`starttls`)"
+                        .to_owned(),
+                ),
+                _ if is_tls && client.ech && rule.ech == Ech::Refuse => (
+                    "refuse",
+                    "the hello carries Encrypted ClientHello, and the rule says ech = \"refuse\": the alert access_denied".to_owned(),
+                ),
+                _ if is_tls && client.old => (
+                    "refuse",
+                    "the client offers no TLS that can be intercepted, and the rule says old-tls = \"refuse\": the alert protocol_version".to_owned(),
+                ),
+                _ => ("intercept", why),
+            }
+        }
+    }
+}
+
+fn why_passed(reason: PassReason) -> &'static str {
+    match reason {
+        PassReason::NoAuthority => "it says to intercept TLS, and there is no [tls.ca]",
+        PassReason::EncryptedHello => {
+            "it says to intercept, and the hello carries Encrypted ClientHello: ech = \"pass\""
+        }
+        PassReason::UnsupportedHello => {
+            "it says to intercept, and the client offers no TLS that can be: old-tls = \"pass\""
+        }
+        _ => {
+            "it says to intercept, and the protocol is neither TLS nor HTTP (protocols in `starttls` are followed to TLS)"
+        }
     }
 }
 
@@ -440,6 +473,7 @@ impl Explanation {
             "interceptors": self.interceptors,
             "hooks": self.hooks,
             "acceptors": self.acceptors,
+            "tls": self.tls.as_ref().map(TlsTerms::to_json),
             "rules": rules,
         })
     }
@@ -475,6 +509,9 @@ impl fmt::Display for Explanation {
         if !self.hooks.is_empty() {
             write!(f, "\nhooks: {}", self.hooks.join(", "))?;
         }
+        if let Some(tls) = &self.tls {
+            write!(f, "\n{tls}")?;
+        }
         Ok(())
     }
 }
@@ -505,6 +542,7 @@ mod tests {
             server_ec2: None,
             mid_flow: false,
             application: None,
+            tls: ClientTls::default(),
             server_name: None,
             http_host: None,
         };

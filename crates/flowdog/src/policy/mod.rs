@@ -12,6 +12,7 @@ mod follow;
 mod guard;
 mod hosts;
 pub(crate) mod index;
+mod tls_policy;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -27,6 +28,8 @@ use crate::directory::Lookup;
 pub(crate) use datagrams::{Datagrams, QuicSight, at_open_of, look_at_datagrams};
 pub(crate) use follow::followed;
 pub(crate) use guard::guard;
+use tls_policy::with_tls_policy;
+pub use tls_policy::{ClientTls, TlsTerms};
 
 const TCP: Protocol = Protocol(6);
 const UDP: Protocol = Protocol(17);
@@ -166,11 +169,24 @@ pub(crate) enum Decision {
     Intercept(Protocols),
 }
 
+impl Decision {
+    /// Whether a flow is passed instead while the appliance drains: what is taken over now would be reset
+    /// soon. What has to be followed for the rules to be judged is followed all the same.
+    pub(crate) fn is_spared_by_a_drain(self) -> bool {
+        match self {
+            Self::Intercept(protocols) => protocols != Protocols::Clear,
+            _ => false,
+        }
+    }
+}
+
 /// Why first bytes are passed on unread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PassReason {
     /// A rule says so, or none says anything.
     Rule,
+    /// A rule says to intercept, and the appliance drains.
+    Draining,
     /// A rule says to intercept, and the protocol is none that can be.
     Opaque,
     /// A rule says to intercept TLS, and there is no certificate authority.
@@ -373,16 +389,9 @@ pub(crate) fn at_first_bytes<'c>(
         (Some(Action::Reset), _) => Decision::Reset,
         (Some(Action::Intercept), _) => intercept(config, rule, application, unsupported),
     };
-    // The impersonator refuses it in the words of TLS.
-    let refuses_old = rule.is_some_and(|rule| rule.refuse_old_tls);
-    let ech = rule.filter(|_| has_ech).map_or(Ech::Intercept, |r| r.ech);
+    let decision = with_tls_policy(decision, rule, has_ech);
+    let refuses_ech = has_ech && rule.is_some_and(|rule| rule.ech == Ech::Refuse);
     let tls = Decision::Intercept(Protocols::Tls);
-    let decision = match (decision, ech) {
-        (Decision::Pass(PassReason::UnsupportedHello), Ech::Refuse) => tls,
-        (Decision::Pass(PassReason::UnsupportedHello), _) if refuses_old => tls,
-        (decision, Ech::Pass) if decision == tls => Decision::Pass(PassReason::EncryptedHello),
-        (other, _) => other,
-    };
     let learned = || {
         let name = learned_name(server_name.as_deref(), facts.server.ip());
         config.tls.learned.as_ref().is_some_and(|learned| {
@@ -391,7 +400,7 @@ pub(crate) fn at_first_bytes<'c>(
         })
     };
     // What a rule refuses is no matter of lessons.
-    let decision = if decision == tls && ech != Ech::Refuse && learned() {
+    let decision = if decision == tls && !refuses_ech && learned() {
         Decision::Pass(PassReason::Learned)
     } else {
         decision

@@ -598,6 +598,7 @@ fn words(reason: PassReason) -> Option<&'static str> {
         PassReason::NoAuthority => Some("there is no certificate authority ([tls.ca])"),
         PassReason::UnsupportedHello => Some("its client offers no TLS that flowdog has"),
         PassReason::EncryptedHello => Some("its hello carries Encrypted ClientHello"),
+        PassReason::Draining => Some("the appliance drains"),
         PassReason::Learned => Some("it was learned that it cannot be intercepted"),
     }
 }
