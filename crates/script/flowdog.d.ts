@@ -199,6 +199,8 @@ declare module "cloudfront" {
 declare module "crypto" {
     interface Hash {
         update(data: string | ArrayBuffer | ArrayBufferView, encoding?: string): Hash;
+        /** One that goes on from here on its own. */
+        copy(): Hash;
         digest(): Uint8Array;
         digest(encoding: "hex" | "base64" | "base64url"): string;
     }

@@ -189,6 +189,72 @@ fn threat_63_a_lambda_function_decides_and_no_fault_on_the_way_is_an_acceptance(
     Ok(())
 }
 
+/// An address at which nobody listens.
+fn closed_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+#[test]
+fn threat_63_a_closed_port_is_no_answer_and_the_rule_says_what_then_holds() -> Result<()> {
+    let port = closed_port()?;
+    let mut text = "[[rule]]\naction = 'pass'\nport = 54\n".to_owned();
+    for (name, place) in [
+        (
+            "lambda",
+            format!(
+                "use = 'lambda-acceptor'\nfunction = 'gate'\nregion = 'eu-west-1'\nendpoint = 'http://127.0.0.1:{port}'"
+            ),
+        ),
+        (
+            "http",
+            format!("use = 'http-acceptor'\nurl = 'http://127.0.0.1:{port}/'"),
+        ),
+    ] {
+        text.insert_str(
+            0,
+            &format!("[[acceptor]]\nname = '{name}'\n{place}\ndeadline = '600ms'\nttl = '0s'\nnegative-ttl = '0s'\nrefuse = 'drop'\n"),
+        );
+    }
+    // The ports of the flows: which acceptor, and what holds without an answer.
+    let cases = [
+        (1001, "lambda", "refuse"),
+        (1002, "lambda", "accept"),
+        (1003, "http", "refuse"),
+        (1004, "http", "accept"),
+    ];
+    for (port, acceptor, on_error) in cases {
+        text.push_str(&format!(
+            "[[rule]]\naction = 'ask'\nacceptor = '{acceptor}'\non-error = '{on_error}'\nport = {port}\n"
+        ));
+    }
+    let credentials = [
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+    ];
+    let appliance = Appliance::start_with(Ipv4Addr::new(127, 77, 9, 3), &text, &credentials)?;
+    let zone = Zone::new(Ipv4Addr::new(127, 77, 9, 4), appliance.gwlb())?;
+    let mut bench = Bench { zone, next: 1024 };
+    let inside = Ipv4Addr::new(10, 0, 0, 5);
+    let count = |acceptor: &str| {
+        let mut sum = 0.0;
+        for kind in ["failed", "late"] {
+            let label = format!("acceptor=\"{acceptor}\",kind=\"{kind}\"");
+            sum += appliance.metric("flowdog_acceptor_answers_total", &label)?;
+        }
+        Result::<f64>::Ok(sum)
+    };
+    for (port, acceptor, on_error) in cases {
+        let before = count(acceptor)?;
+        let passes = bench.passes(inside, port)?;
+        assert_eq!(passes, on_error == "accept", "{acceptor}, {on_error}");
+        assert_eq!(count(acceptor)?, before + 1.0, "{acceptor} is counted");
+        let label = format!("acceptor=\"{acceptor}\",kind=\"accepted\"");
+        let accepted = appliance.metric("flowdog_acceptor_answers_total", &label)?;
+        assert_eq!(accepted, 0.0, "no answer is an acceptance");
+    }
+    Ok(())
+}
+
 #[test]
 fn the_sample_in_python_decides_gives_its_reasons_and_what_they_depend_on() -> Result<()> {
     let file =

@@ -193,15 +193,22 @@ fn a_required_store_and_one_that_is_too_large_are_refused_with_the_reason() -> R
                  [[rule]]\naction = 'intercept'\ninterceptors = ['js']\n"
             ),
         )?;
-        let told = flowdog()
-            .arg("check")
-            .arg("--config")
-            .arg(&path)
-            .envs(ENVIRONMENT)
-            .output()?;
-        let text = String::from_utf8_lossy(&told.stderr) + String::from_utf8_lossy(&told.stdout);
-        assert!(!told.status.success(), "{text}");
-        assert!(text.contains(expected), "{text}");
+        let check = |more: &[&str]| -> Result<(bool, String)> {
+            let told = flowdog()
+                .args(["check", "--config"])
+                .arg(&path)
+                .args(more)
+                .envs(ENVIRONMENT)
+                .output()?;
+            let text =
+                String::from_utf8_lossy(&told.stderr) + String::from_utf8_lossy(&told.stdout);
+            Ok((told.status.success(), text.into_owned()))
+        };
+        let (is_right, text) = check(&["--online"])?;
+        assert!(!is_right && text.contains(expected), "{text}");
+        // Without the option nobody is asked, and it says so.
+        let (is_right, text) = check(&[])?;
+        assert!(is_right && text.contains("1 key value store"), "{text}");
     }
     Ok(())
 }

@@ -95,6 +95,15 @@ fn main() -> ExitCode {
             };
         }
     };
+    let looks_only = match &cli.command {
+        Command::Check(args) => !args.online,
+        Command::Explain(_) | Command::Learned(_) => true,
+        _ => false,
+    };
+    if looks_only {
+        #[cfg(feature = "script")]
+        script::stay_offline();
+    }
     // Before any key is read. What the lab runs is the user's own.
     if matches!(cli.command, Command::Run(_) | Command::Ca(_))
         && let Err(error) = flowdog::forbid_core_dumps()

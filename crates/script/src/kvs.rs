@@ -346,6 +346,9 @@ impl Stores {
 
 /// What is there at the start; `None` where it may start without.
 fn first(remote: &RemoteStore) -> Result<Option<Arc<Store>>, String> {
+    if snapshot::is_left_out() {
+        return Ok(None);
+    }
     match snapshot::read(remote, None) {
         Ok(Snapshot::New(store)) => Ok(Some(store)),
         Ok(Snapshot::Unchanged) => Ok(None),

@@ -37,6 +37,7 @@ pub use kvs::{MAX_STORE, RemotePlace, RemoteStore, StorePlace, StoreSource};
 pub use pool::{PoolStats, start, stats};
 pub use program::{Entry, MAX_SOURCE};
 pub use rules::Profile;
+pub use snapshot::{stay_offline, stores_not_asked};
 pub use trial::{BadEvent, Trial};
 
 #[cfg(test)]

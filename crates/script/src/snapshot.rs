@@ -1,11 +1,34 @@
 //! Key value stores in AWS: read as a whole at intervals, never while a function waits.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aws::{Environment, ObjectSource, Region, SnapshotSettings, TableSource};
 
 use crate::kvs::{RemotePlace, RemoteStore, Store};
+
+static IS_OFFLINE: AtomicBool = AtomicBool::new(false);
+static NOT_ASKED: AtomicUsize = AtomicUsize::new(0);
+
+/// From here on, files of functions are read in this process without asking AWS for their stores: for
+/// commands that look at a configuration and do nothing else. Functions find such stores not read yet.
+pub fn stay_offline() {
+    IS_OFFLINE.store(true, Ordering::Relaxed);
+}
+
+/// How many stores were not asked for because of [`stay_offline`].
+#[must_use]
+pub fn stores_not_asked() -> usize {
+    NOT_ASKED.load(Ordering::Relaxed)
+}
+
+/// Whether a store is not to be asked for; counts it.
+pub(crate) fn is_left_out() -> bool {
+    let is_offline = IS_OFFLINE.load(Ordering::Relaxed);
+    NOT_ASKED.fetch_add(usize::from(is_offline), Ordering::Relaxed);
+    is_offline
+}
 
 /// What reading gave.
 pub(crate) enum Snapshot {

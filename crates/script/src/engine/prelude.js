@@ -206,6 +206,12 @@
             this.#data += binary(data, encoding);
             return this;
         }
+        copy() {
+            if (this.#done) throw new Error("Digest already called");
+            const copy = new Hash(this.#name, this.#key);
+            copy.#data = this.#data;
+            return copy;
+        }
         digest(encoding) {
             if (this.#done) throw new Error("Digest already called");
             this.#done = true;
