@@ -167,6 +167,68 @@ fn rules_and_interceptors_say_what_they_would_have_done() -> Result<()> {
     Ok(())
 }
 
+/// What hooks of packets would have done with names.
+const HOOKS: &str = "
+[[hook]]
+name = 'names'
+use = 'dns'
+max-ttl = 1
+rule = [{ name = ['tls12.lab.name'], action = 'drop' }]
+
+[[hook]]
+name = 'watch'
+use = 'dns'
+
+[[rule]]
+name = 'dns'
+action = 'pass'
+port = 53
+protocol = 'udp'
+hooks = ['watch', 'names']
+
+[[rule]]
+name = 'the-rest'
+action = 'pass'
+";
+
+#[test]
+fn hooks_say_what_they_would_have_done_with_packets() -> Result<()> {
+    for side in ["client", "outer"] {
+        let lab = recorded(side, "")?;
+        std::fs::write(lab.folder().join("rules.toml"), HOOKS)?;
+        let (flows, _) = replayed(lab.folder(), "out.pcapng")?;
+        let names = of(&flows, "rule", "dns");
+        ensure!(!names.is_empty(), "{side}: {flows:#?}");
+        let mut sums = [0; 3];
+        for flow in &names {
+            let hooks = &flow["hooks"];
+            ensure!(
+                hooks["names"] == serde_json::json!(["watch", "names"]),
+                "{flow}"
+            );
+            for (sum, key) in sums.iter_mut().zip(["packets", "edited", "dropped"]) {
+                *sum += hooks[key].as_u64().context("a count")?;
+            }
+        }
+        let [packets, edited, dropped] = sums;
+        // The queries for one name are lost; answers about the others live for a second.
+        ensure!(dropped >= 1, "{side}: {names:#?}");
+        ensure!(edited >= 1, "{side}: {names:#?}");
+        ensure!(packets > edited + dropped, "{side}: {names:#?}");
+        for flow in of(&flows, "rule", "the-rest") {
+            ensure!(flow["hooks"].is_null(), "only the rule's own flows: {flow}");
+        }
+        // For people.
+        let told = flowdog_tests::flowdog()
+            .args(["replay", "out.pcapng", "-c", "rules.toml"])
+            .current_dir(lab.folder())
+            .output()?;
+        let told = String::from_utf8(told.stdout)?;
+        ensure!(told.contains("packets seen by hooks: "), "{told}");
+    }
+    Ok(())
+}
+
 #[test]
 fn what_was_recorded_in_clear_is_shown_to_interceptors() -> Result<()> {
     let lab = recorded("decrypted", "[[rule]]\naction = 'intercept'\n")?;

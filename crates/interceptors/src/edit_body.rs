@@ -297,7 +297,7 @@ impl Interceptor for EditBody {
             .signature()
             .is_some_and(|signature| signature.covers_body);
         if is_covered && !self.force_signed {
-            exchange.note("request-signed");
+            exchange.warn("request-signed");
             return Ok(Step::Continue);
         }
         // A request of a known length keeps one: not every server takes one without.

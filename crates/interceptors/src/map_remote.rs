@@ -105,7 +105,7 @@ impl Interceptor for MapRemote {
             return Ok(Step::Continue);
         };
         if request.signature().is_some() {
-            exchange.note("request-signed");
+            exchange.warn("request-signed");
             return Ok(Step::Continue);
         }
         let mut path = old.clone();

@@ -102,17 +102,24 @@ pub enum SoftLimit {
     /// [`Limits::drain_bytes`]: a body that nobody needed was too long to be read to its end, so its
     /// connection is closed and not used again.
     Drain,
+    /// An HTTP/2 client sent more than 100 SETTINGS and PING in a second: they are answered one at a time,
+    /// and meanwhile nothing more of it is read.
+    Http2Control,
+    /// [`Limits::h2_streams`]: a stream of an HTTP/2 client was refused, or the server refused it.
+    Http2Streams,
     /// [`Limits::sniff_time`]: a beginning told no protocol, so the connection is relayed unread.
     SniffTime,
 }
 
-static REACHED: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+static REACHED: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
 
 impl SoftLimit {
     fn counter(self) -> &'static AtomicU64 {
-        let [drain, sniff_time] = &REACHED;
+        let [drain, http2_control, http2_streams, sniff_time] = &REACHED;
         match self {
             Self::Drain => drain,
+            Self::Http2Control => http2_control,
+            Self::Http2Streams => http2_streams,
             Self::SniffTime => sniff_time,
         }
     }
@@ -126,6 +133,8 @@ impl SoftLimit {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Drain => "drain",
+            Self::Http2Control => "http2-control",
+            Self::Http2Streams => "http2-streams",
             Self::SniffTime => "sniff-time",
         }
     }
@@ -133,6 +142,13 @@ impl SoftLimit {
     /// How often each was reached since the process began.
     pub fn counts() -> impl Iterator<Item = (Self, u64)> {
         let count = |limit: Self| (limit, limit.counter().load(Ordering::Relaxed));
-        [Self::Drain, Self::SniffTime].into_iter().map(count)
+        [
+            Self::Drain,
+            Self::Http2Control,
+            Self::Http2Streams,
+            Self::SniffTime,
+        ]
+        .into_iter()
+        .map(count)
     }
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::FutureExt as _;
 use http::StatusCode;
 
-use crate::interceptor::Severity;
+use crate::interceptor::{Noted, Severity};
 use crate::{
     Direction, Exchange, InterceptError, Interceptor, Message, MessageStep, Outlet, RecordQueue,
     Request, Response, Step,
@@ -365,8 +365,16 @@ impl Link {
             .notes
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        for what in new {
-            tracing::debug!(interceptor = &*self.name, what, "noted");
+        for Noted { what, is_warning } in new {
+            if is_warning && !notes.contains_key(what) {
+                tracing::warn!(
+                    interceptor = &*self.name,
+                    what,
+                    "an interceptor left something alone; flowdog_interceptor_notes_total counts"
+                );
+            } else {
+                tracing::debug!(interceptor = &*self.name, what, "noted");
+            }
             let what = if notes.len() < MAX_NOTE_KINDS || notes.contains_key(what) {
                 what
             } else {

@@ -95,6 +95,14 @@ pub enum Step {
     Respond(Response),
 }
 
+/// Something that an interceptor counts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Noted {
+    pub(crate) what: &'static str,
+    /// Whether the log is to have it, the first time.
+    pub(crate) is_warning: bool,
+}
+
 /// One request with its response, and what the interceptors remember about it.
 #[derive(Debug)]
 pub struct Exchange {
@@ -105,7 +113,7 @@ pub struct Exchange {
     /// Anything an interceptor wants to find again at a later stage of the same exchange.
     pub extensions: Extensions,
     pub(crate) reached: usize,
-    notes: Vec<&'static str>,
+    notes: Vec<Noted>,
     injected: Vec<Message>,
 }
 
@@ -132,8 +140,18 @@ impl Exchange {
     /// Counts something worth an operator's eye, such as `body-too-large`. It appears in the
     /// metrics under the interceptor's name; each text is one time series, hence `'static`.
     pub fn note(&mut self, what: &'static str) {
+        self.push_note(what, false);
+    }
+
+    /// As [`note`](Self::note), for what an operator should hear of: the log has a warning the first
+    /// time.
+    pub fn warn(&mut self, what: &'static str) {
+        self.push_note(what, true);
+    }
+
+    fn push_note(&mut self, what: &'static str, is_warning: bool) {
         if self.notes.len() < MAX_NOTES {
-            self.notes.push(what);
+            self.notes.push(Noted { what, is_warning });
         }
     }
 
@@ -154,7 +172,7 @@ impl Exchange {
         core::mem::take(&mut self.injected)
     }
 
-    pub(crate) fn take_notes(&mut self) -> Vec<&'static str> {
+    pub(crate) fn take_notes(&mut self) -> Vec<Noted> {
         core::mem::take(&mut self.notes)
     }
 }

@@ -138,6 +138,7 @@ harmless = bounded + ("accepted", "answered", "reset")
 attack("threat_21 priorities", lambda n: raw(2, 0, 1, b"\0\0\0\0\0") * 100, count=2000, expect=harmless)
 attack("threat_21 window updates", lambda n: raw(8, 0, 0, b"\0\0\0\1") * 100, count=2000, expect=harmless)
 attack("threat_21 empty data", lambda n: head(1) if n == 0 else raw(0, 0, 1, b"") * 100, count=2000, expect=harmless)
+attack("threat_21 streams beyond the limit", lambda n: head(2 * n + 1), count=300, expect=("reset",))
 # threat_22: compression.
 attack("threat_22 bomb", bomb, count=1, expect=("goaway", "reset", "closed", "answered"))
 for name, block in [

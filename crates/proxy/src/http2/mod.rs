@@ -8,6 +8,7 @@
 mod body;
 mod convert;
 mod exchange;
+mod ledger;
 mod websocket;
 
 use std::cell::Cell;
@@ -29,9 +30,10 @@ use crate::limits::Limits;
 use crate::serve::Work;
 use crate::stream::Joined;
 use crate::tunnel::Legs;
+use ledger::Ledger;
 
 type ServerLeg = h2::client::Connection<Joined, Bytes>;
-type ClientLeg = h2::server::Connection<Joined, Bytes>;
+type ClientLeg = h2::server::Connection<Ledger<Joined>, Bytes>;
 
 /// What all exchanges of a connection share.
 struct Shared {
@@ -84,7 +86,7 @@ struct Opened {
 
 /// Says hello to both sides, to the client with what the server allows.
 async fn open(legs: Legs, limits: Rc<Limits>) -> Result<Box<Opened>, ProxyError> {
-    let client_io = Joined::new(legs.client_in, legs.client_out);
+    let client_io = Ledger::new(Joined::new(legs.client_in, legs.client_out));
     let server_io = Joined::new(legs.server_in, legs.server_out);
 
     let (send_request, mut server) = h2::client::Builder::new()
