@@ -15,9 +15,9 @@ const DIRECTORY: &str = r#"{
    "securityGroups": ["sg-0000000000000aaaa", "sg-0000000000000bbbb"], "tags": {"team": "red", "env": "prod"}},
   {"addresses": ["10.7.0.51"], "interfaceId": "eni-0000000000000cccc", "accountId": "111111111111",
    "vpcId": "vpc-0000000000000aaaa", "subnetId": "subnet-0000000000000aaaa"},
-  {"addresses": ["10.7.0.60"], "instanceId": "i-0000000000000dddd", "accountId": "111111111111",
+  {"addresses": ["10.7.0.60"], "instanceId": "i-0000000000000dddd", "interfaceId": "eni-0000000000000dddd", "accountId": "111111111111",
    "vpcId": "vpc-0000000000000aaaa", "subnetId": "subnet-0000000000000aaaa"},
-  {"addresses": ["10.7.0.60"], "instanceId": "i-0000000000000eeee", "accountId": "222222222222",
+  {"addresses": ["10.7.0.60"], "instanceId": "i-0000000000000eeee", "interfaceId": "eni-0000000000000eeee", "accountId": "222222222222",
    "vpcId": "vpc-0000000000000bbbb", "subnetId": "subnet-0000000000000bbbb"}],
  "endpoints": {"vpce-0000000000000aaaa": "vpc-0000000000000aaaa", "vpce-0000000000000bbbb": "vpc-0000000000000bbbb"},
  "vpcs": {"vpc-0000000000000aaaa": ["10.7.0.0/16"], "vpc-0000000000000bbbb": ["10.7.0.0/16"]}

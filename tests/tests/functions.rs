@@ -318,7 +318,7 @@ fn a_function_sees_what_ec2_knows_of_the_client() -> Result<()> {
         moto::ENDPOINT
     ))?);
     let steps = "for n in $(seq 300); do
-             curl -sS https://any.lab.name/echo >event.json && grep -q sourceInstance event.json && break
+             curl -4 -sS https://any.lab.name/echo >event.json && grep -q sourceInstance event.json && break
              sleep 0.2
          done
          echo \"EVENT $(cat event.json)\"";
