@@ -198,16 +198,18 @@ fn submit(function: &Arc<Inner>, call: Call) -> Result<oneshot::Receiver<Done>, 
         answer,
         since: Instant::now(),
     };
-    let somebody_sleeps = {
+    let is_wanted = {
         let mut jobs = lock(&pool.jobs);
         if jobs.waiting.len() >= MOST_WAITING {
             return Err(Fault::Overloaded);
         }
         jobs.waiting.push_back(job);
-        jobs.idle > 0
+        // A thread that is at work takes the next call by itself, most of the time before another would
+        // have woken up. If it does not, the watchdog wakes one.
+        let nobody_works = jobs.idle >= pool.live.load(Ordering::Relaxed);
+        jobs.idle > 0 && (nobody_works || jobs.waiting.len() > 1)
     };
-    // A thread that is at work looks for the next call by itself; waking is a system call.
-    if somebody_sleeps {
+    if is_wanted {
         pool.wake.notify_one();
     }
     Ok(answered)
@@ -363,6 +365,9 @@ impl Pool {
             if let Some(job) = jobs.waiting.pop_front() {
                 let _ = job.answer.send(Done::failed(Fault::Overloaded));
             }
+        }
+        if !jobs.waiting.is_empty() && jobs.idle > 0 {
+            self.wake.notify_one();
         }
         is_busy || !jobs.waiting.is_empty()
     }
