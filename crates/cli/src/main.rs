@@ -27,12 +27,6 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-/// Heads, chunks and records are made on a shard and often freed elsewhere; the C library's allocator
-/// takes a lock for that.
-#[cfg(feature = "mimalloc")]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Exit codes, as in BSD's sysexits.h.
 mod exit {
     /// The command line is wrong (`EX_USAGE`).

@@ -76,6 +76,12 @@ pub use sdk;
 pub use secrets::{Secret, SecretFeed};
 pub use tap::{ClearConnection, ClearText, Hosts, Tap, TapMetric};
 
+/// Heads, chunks and records are made on a shard and often freed elsewhere; the C library's allocator
+/// takes a lock for that. Here and not in the command, which is not optimised.
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The kinds of interceptors that come with flowdog.
 #[must_use]
 pub fn built_in() -> Vec<sdk::InterceptorKind> {
