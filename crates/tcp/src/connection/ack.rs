@@ -32,7 +32,7 @@ impl Connection {
 
         if advanced {
             let bytes = self.send.acknowledge(repr.ack);
-            self.stats.bytes_acked += u64::from(bytes);
+            self.stats.bytes_acked = self.stats.bytes_acked.wrapping_add(u64::from(bytes));
             self.flight.board.acknowledge(repr.ack, &mut delivery);
             self.flight.progress_at = now;
             self.recovery.backoff = 0;

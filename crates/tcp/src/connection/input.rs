@@ -118,7 +118,10 @@ impl Connection {
         let full = payload.len().min(usize::from(u16::MAX)) as u16;
         self.acks.segment = self.acks.segment.max(full);
         if arrival.in_order > 0 {
-            self.stats.bytes_received += u64::from(arrival.in_order);
+            self.stats.bytes_received = self
+                .stats
+                .bytes_received
+                .wrapping_add(u64::from(arrival.in_order));
             self.events.insert(Events::READABLE);
         }
         self.stats.out_of_order = self

@@ -110,7 +110,7 @@ impl Connection {
         let largest = payloads.iter().map(|payload| payload.len()).max();
         let largest = largest.unwrap_or(0).min(usize::from(u16::MAX)) as u16;
         self.acks.segment = self.acks.segment.max(largest);
-        self.stats.bytes_received += u64::from(total);
+        self.stats.bytes_received = self.stats.bytes_received.wrapping_add(u64::from(total));
         self.events.insert(Events::READABLE);
         self.count_in_order(count.min(usize::from(u8::MAX)) as u8, total, now);
         self.acks.data_at = now;
