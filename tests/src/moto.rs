@@ -33,7 +33,12 @@ while True:
     if os.path.exists(away):
         client.close()
         continue
-    server = socket.create_connection(("127.0.0.1", behind))
+    try:
+        server = socket.create_connection(("127.0.0.1", behind))
+    except OSError:
+        # It has not started yet.
+        client.close()
+        continue
     threading.Thread(target=pipe, args=(client, server), daemon=True).start()
     threading.Thread(target=pipe, args=(server, client), daemon=True).start()
 "#;

@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use flowdog_tests::flowdog;
 use flowdog_tests::lab::Lab;
+use flowdog_tests::moto;
 
 fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -287,5 +288,57 @@ fn fn_test_prints_the_result_the_budget_and_the_log() -> Result<()> {
     let told = run(&bad, &[])?;
     assert_eq!(told.status.code(), Some(65));
     assert!(String::from_utf8_lossy(&told.stderr).contains("SyntaxError"));
+    Ok(())
+}
+
+/// An instance with the address of the lab's client, in a VPC that has the lab's first endpoint's address
+/// space, and nobody at the address of its server.
+const INSTANCE: &str = r#"
+import boto3, os
+ec2 = boto3.client("ec2", endpoint_url=os.environ["URL"])
+vpc = ec2.create_vpc(CidrBlock="10.0.0.0/24")["Vpc"]["VpcId"]
+subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/24")["Subnet"]["SubnetId"]
+group = ec2.create_security_group(GroupName="g", Description="g", VpcId=vpc)["GroupId"]
+image = ec2.describe_images()["Images"][0]["ImageId"]
+instance = ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1, SubnetId=subnet, PrivateIpAddress="10.0.0.10",
+    SecurityGroupIds=[group], TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "team", "Value": "red \"one\""}]}])
+print("MADE", instance["Instances"][0]["InstanceId"], vpc, subnet, group)
+"#;
+
+#[test]
+fn a_function_sees_what_ec2_knows_of_the_client() -> Result<()> {
+    let lab = Lab::new()?;
+    let folder = lab.folder().to_owned();
+    std::fs::write(folder.join("echo.js"), ECHO)?;
+    let file = folder.join("echo.js");
+    let lab = moto::with_credentials(lab.config(&format!(
+        "[ec2]\nrefresh = '10s'\nstart-wait = '0s'\n[[ec2.source]]\nregion = 'eu-central-1'\nendpoint = '{}'\n\
+         [[interceptor]]\nname = 'echo'\nuse = 'cloudfront-function'\nfile = {file:?}\ncpu = '50ms'\n\
+         [[rule]]\naction = 'intercept'\ninterceptors = ['echo']\n",
+        moto::ENDPOINT
+    ))?);
+    let steps = "for n in $(seq 300); do
+             curl -4 -sS https://any.lab.name/echo >event.json && grep -q sourceInstance event.json && break
+             sleep 0.2
+         done
+         echo \"EVENT $(cat event.json)\"";
+    let outcome = lab.shell(&moto::script(&lab, INSTANCE, steps, "")?)?;
+    let out = &outcome.stdout;
+    let line = |word: &str| {
+        let line = out.lines().find_map(|line| line.strip_prefix(word));
+        line.with_context(|| format!("no {word} in {out}{}{}", outcome.stderr, outcome.log))
+    };
+    let ids: Vec<&str> = line("MADE ")?.split(' ').collect();
+    let event: serde_json::Value = serde_json::from_str(line("EVENT ")?)?;
+    let flow = &event["context"]["flow"];
+    let host = &flow["sourceInstance"];
+    assert_eq!(host["InstanceId"], ids[0], "{event:#}");
+    assert_eq!(host["VpcId"], ids[1]);
+    assert_eq!(host["SubnetId"], ids[2]);
+    assert_eq!(host["SecurityGroups"], serde_json::json!([ids[3]]));
+    assert_eq!(host["AccountId"], "123456789012");
+    assert_eq!(host["Tags"], serde_json::json!({"team": "red \"one\""}));
+    assert!(flow["destinationInstance"].is_null(), "{event:#}");
+    assert_eq!(flow["client"]["address"], "10.0.0.10");
     Ok(())
 }
