@@ -261,8 +261,10 @@ fn a_function_blocks_answers_edits_and_drops_over_udp_and_tcp() -> Result<()> {
             ask $way +timeout=1 +tries=1 silent.test A || true
          done
          echo CASE crowd
-         for at in $(seq 60); do echo two.test A; done > many
-         dig @any.lab.name -p 5353 +notcp +time=3 +tries=1 +short -f many | grep -c 203.0.113.6",
+         list=$(mktemp)
+         for at in $(seq 60); do echo two.test A; done > $list
+         dig @any.lab.name -p 5353 +notcp +time=3 +tries=1 +short -f $list | grep -c 203.0.113.6
+         rm $list",
     )?;
     for way in ["+notcp", "+tcp"] {
         for (query, wanted) in [
