@@ -11,6 +11,11 @@ pub fn http1_response(bytes: &[u8]) {
     crate::http1::fuzzing::response(bytes);
 }
 
+/// A peer's bytes as HTTP/2 frames.
+pub fn http2_frames(bytes: &[u8]) {
+    crate::http2::fuzz_frames(bytes);
+}
+
 /// Both ends of a protocol that may change to TLS.
 pub fn starttls(bytes: &[u8]) {
     crate::starttls::fuzzing::conversation(bytes);

@@ -8,10 +8,11 @@ use std::path::Path;
 use flowdog_proxy::fuzzing;
 use proptest::prelude::*;
 
-const TARGETS: [(&str, fn(&[u8])); 4] = [
+const TARGETS: [(&str, fn(&[u8])); 5] = [
     ("http1_request", fuzzing::http1_request),
     ("http1_response", fuzzing::http1_response),
     ("starttls", fuzzing::starttls),
+    ("http2_frames", fuzzing::http2_frames),
     ("websocket_frame", fuzzing::websocket_frame),
 ];
 

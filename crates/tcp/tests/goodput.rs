@@ -5,9 +5,9 @@ mod sim;
 
 use std::sync::Arc;
 
-use flowdog_tcp::{Config, Connection, Instant};
+use flowdog_tcp::Config;
 
-use sim::measure::{Kind, Path, START, Stack, rows, takeovers, transfer};
+use sim::measure::{Kind, Path, Stack, rows, transfer};
 
 const TABLE: &str = include_str!("goodput.txt");
 
@@ -181,51 +181,4 @@ fn short_answers_survive_loss_without_waiting_for_a_timeout() {
     assert!(mean < 35.0 && p99 < 65.0, "mean {mean} ms, p99 {p99} ms");
     let timeouts: u32 = runs.iter().map(|run| run.1).sum();
     assert!(timeouts <= 3, "{timeouts} time-outs");
-}
-
-#[test]
-#[ignore = "prints a figure of this machine; build with optimisation"]
-fn processor_time() {
-    let config = Arc::new(Config::default());
-    let [a, b] = takeovers(SHORT, 1);
-    let mut left = Connection::new(&config, &a, Instant(START));
-    let mut right = Connection::new(&config, &b, Instant(START));
-    let (data, mut buffer, mut packet) = (vec![1; 1 << 16], vec![0; 1 << 16], vec![0; 1500]);
-    let (mut received, mut packets, mut now) = (0, 0u64, START);
-    let started = std::time::Instant::now();
-    while received < 1 << 30 {
-        now += 50;
-        left.write(&data);
-        while let Some(transmit) = left.poll_transmit(Instant(now)) {
-            left.copy_payload(&transmit, &mut packet);
-            right.handle_segment(
-                &transmit.repr,
-                &packet[..transmit.payload_len],
-                false,
-                Instant(now),
-            );
-            packets += 1;
-            if packets.is_multiple_of(2) {
-                while let Some(answer) = right.poll_transmit(Instant(now)) {
-                    left.handle_segment(&answer.repr, &[], false, Instant(now));
-                }
-            }
-        }
-        received += right.read(&mut buffer);
-        if left.poll_timeout().is_some_and(|at| at.0 <= now) {
-            left.handle_timeout(Instant(now));
-        }
-        if right.poll_timeout().is_some_and(|at| at.0 <= now) {
-            right.handle_timeout(Instant(now));
-        }
-        while let Some(answer) = right.poll_transmit(Instant(now)) {
-            left.handle_segment(&answer.repr, &[], false, Instant(now));
-        }
-    }
-    let taken = started.elapsed();
-    println!(
-        "{:.3} s/GB for both ends, {} ns for each data packet, {packets} packets, no checksums",
-        taken.as_secs_f64() * 1e9 / received as f64,
-        taken.as_nanos() / u128::from(packets)
-    );
 }

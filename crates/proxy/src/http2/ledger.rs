@@ -193,6 +193,23 @@ impl Walker {
     }
 }
 
+/// For the fuzz target: frames are the same in one piece and in pieces of any size.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let Some((size, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let found = |size: usize| {
+        let (mut walker, mut found) = (Walker::default(), Vec::new());
+        for piece in bytes.chunks(size) {
+            walker.walk(piece, |frame| found.push(frame));
+        }
+        found
+    };
+    let whole = found(bytes.len().max(1));
+    assert!(whole.len() <= bytes.len() / HEAD);
+    assert_eq!(whole, found(usize::from(*size).max(1)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,8 @@ mod exchange;
 mod ledger;
 mod websocket;
 
+pub(crate) use ledger::fuzz as fuzz_frames;
+
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
