@@ -4,14 +4,17 @@
 //! begin with an underscore, as the format asks.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use records::{Caller, Redaction};
-use sdk::{Direction, FlowInfo, Headers, RequestHead, Version};
-use serde::Serialize;
+use sdk::{Direction, FlowId, FlowInfo, Headers, RequestHead, Version, VpcEndpointId};
+use serde::ser::SerializeSeq as _;
+use serde::{Serialize, Serializer};
 
 use crate::content::{self, Shown};
 use crate::entry::{Answer, Captured, Entry, Messages, Timings};
@@ -34,21 +37,13 @@ impl Writer {
         )
     }
 
-    /// One entry, on a line of its own.
-    pub(crate) fn write(
-        &self,
-        out: &mut impl Write,
-        entry: &Entry,
-        is_first: bool,
-    ) -> io::Result<()> {
-        // An encoder is called once for each entry: it costs as much for three bytes as for a thousand.
-        let mut line = if is_first {
-            b"\n".to_vec()
-        } else {
-            b",\n".to_vec()
-        };
-        serde_json::to_writer(&mut line, &HarEntry::of(entry, &self.redaction))?;
-        out.write_all(&line)
+    /// One entry, on a line of its own, which is added to `out`.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, entry: &Entry, is_first: bool) -> io::Result<()> {
+        out.extend_from_slice(if is_first { b"\n" } else { b",\n" });
+        Ok(serde_json::to_writer(
+            out,
+            &HarEntry::of(entry, &self.redaction),
+        )?)
     }
 
     /// What stands after the last one.
@@ -60,15 +55,15 @@ impl Writer {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct HarEntry<'a> {
-    started_date_time: String,
+    started_date_time: Text<humantime::Rfc3339Timestamp>,
     time: f64,
     request: HarRequest<'a>,
     response: HarResponse<'a>,
     cache: Empty,
     timings: HarTimings,
     #[serde(rename = "serverIPAddress")]
-    server_ip_address: String,
-    connection: String,
+    server_ip_address: IpAddr,
+    connection: Text<FlowId>,
     #[serde(rename = "_flow")]
     flow: HarFlow<'a>,
     #[serde(rename = "_tls", skip_serializing_if = "Option::is_none")]
@@ -102,15 +97,15 @@ struct HarRequest<'a> {
     method: &'a str,
     url: String,
     http_version: &'static str,
-    cookies: Vec<Pair<'a>>,
-    headers: Vec<Pair<'a>>,
+    cookies: Cookies<'a>,
+    headers: Fields<'a>,
     query_string: Vec<Pair<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     post_data: Option<PostData<'a>>,
     headers_size: i64,
     body_size: u64,
     #[serde(rename = "_trailers", skip_serializing_if = "Option::is_none")]
-    trailers: Option<Vec<Pair<'a>>>,
+    trailers: Option<Fields<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -119,15 +114,15 @@ struct HarResponse<'a> {
     status: u16,
     status_text: &'a str,
     http_version: &'static str,
-    cookies: Vec<Pair<'a>>,
-    headers: Vec<Pair<'a>>,
+    cookies: Cookies<'a>,
+    headers: Fields<'a>,
     content: Content<'a>,
     #[serde(rename = "redirectURL")]
-    redirect_url: String,
+    redirect_url: Cow<'a, str>,
     headers_size: i64,
     body_size: i64,
     #[serde(rename = "_trailers", skip_serializing_if = "Option::is_none")]
-    trailers: Option<Vec<Pair<'a>>>,
+    trailers: Option<Fields<'a>>,
     #[serde(rename = "_error", skip_serializing_if = "Option::is_none")]
     error: Option<&'static str>,
 }
@@ -182,10 +177,10 @@ struct HarTimings {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct HarFlow<'a> {
-    id: String,
-    endpoint: String,
-    client: String,
-    server: String,
+    id: Text<FlowId>,
+    endpoint: Text<VpcEndpointId>,
+    client: SocketAddr,
+    server: SocketAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
     client_ec2: Option<&'a sdk::Ec2Host>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -201,11 +196,11 @@ struct HarTls<'a> {
     server_name: Option<&'a str>,
     ja4: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    alpn: Option<String>,
-    client_version: String,
-    server_version: String,
-    client_cipher_suite: String,
-    server_cipher_suite: String,
+    alpn: Option<Cow<'a, str>>,
+    client_version: Hex,
+    server_version: Hex,
+    client_cipher_suite: Hex,
+    server_cipher_suite: Hex,
 }
 
 /// As Chrome writes it; mitmproxy reads the same.
@@ -221,7 +216,7 @@ struct HarMessage<'a> {
 }
 
 impl<'a> HarEntry<'a> {
-    fn of(entry: &'a Entry, redaction: &Redaction) -> Self {
+    fn of(entry: &'a Entry, redaction: &'a Redaction) -> Self {
         let timings = HarTimings::of(entry.timings);
         let (messages, messages_dropped, part) = match &entry.messages {
             None => (None, 0, 0),
@@ -232,15 +227,16 @@ impl<'a> HarEntry<'a> {
             ),
         };
         Self {
-            started_date_time: humantime::format_rfc3339_micros(entry.began.max(UNIX_EPOCH))
-                .to_string(),
+            started_date_time: Text(humantime::format_rfc3339_micros(
+                entry.began.max(UNIX_EPOCH),
+            )),
             time: round(timings.send + timings.wait + timings.receive),
             request: HarRequest::of(entry, redaction),
             response: HarResponse::of(entry, redaction),
             cache: Empty {},
             timings,
-            server_ip_address: entry.flow.server.ip().to_string(),
-            connection: entry.flow.id.to_string(),
+            server_ip_address: entry.flow.server.ip(),
+            connection: Text(entry.flow.id),
             flow: HarFlow::of(&entry.flow),
             tls: entry.flow.tls.as_ref().map(HarTls::of),
             account_id: Caller::of(&entry.request).and_then(|caller| caller.account),
@@ -253,16 +249,19 @@ impl<'a> HarEntry<'a> {
 }
 
 impl<'a> HarRequest<'a> {
-    fn of(entry: &'a Entry, redaction: &Redaction) -> Self {
+    fn of(entry: &'a Entry, redaction: &'a Redaction) -> Self {
         let head: &RequestHead = &entry.request;
         let url = url::of(head, &entry.flow);
         let url = redaction.address(&url).into_owned();
         let query_string = url::query(&url);
-        let headers = fields(&head.headers, redaction);
+        let headers = Fields {
+            headers: &head.headers,
+            redaction,
+        };
         Self {
             method: head.method.as_str(),
             http_version: version(head.version),
-            cookies: cookies(&headers, "cookie"),
+            cookies: Cookies::Request(headers),
             headers,
             query_string,
             post_data: post_data(&head.headers, &entry.request_body, redaction),
@@ -275,33 +274,36 @@ impl<'a> HarRequest<'a> {
 }
 
 impl<'a> HarResponse<'a> {
-    fn of(entry: &'a Entry, redaction: &Redaction) -> Self {
+    fn of(entry: &'a Entry, redaction: &'a Redaction) -> Self {
         let Some(answer) = &entry.response else {
             // What browsers write for exchanges without an answer.
             return Self {
                 status: 0,
                 status_text: "",
                 http_version: version(entry.request.version),
-                cookies: Vec::new(),
-                headers: Vec::new(),
+                cookies: Cookies::None,
+                headers: Fields::none(redaction),
                 content: Content::none(),
-                redirect_url: String::new(),
+                redirect_url: Cow::Borrowed(""),
                 headers_size: -1,
                 body_size: -1,
                 trailers: None,
                 error: Some("no answer"),
             };
         };
-        let headers = fields(&answer.headers, redaction);
+        let headers = Fields {
+            headers: &answer.headers,
+            redaction,
+        };
         let location = answer.headers.get_str("location").unwrap_or_default();
         Self {
             status: answer.status.as_u16(),
             status_text: &answer.reason,
             http_version: version(answer.version),
-            cookies: cookies(&headers, "set-cookie"),
+            cookies: Cookies::Response(headers),
             headers,
             content: Content::of(answer, redaction),
-            redirect_url: redaction.field("location", location).into_owned(),
+            redirect_url: redaction.field("location", location),
             headers_size: -1,
             body_size: i64::try_from(answer.body.size).unwrap_or(i64::MAX),
             trailers: trailers(&answer.body, redaction),
@@ -387,10 +389,10 @@ impl HarTimings {
 impl<'a> HarFlow<'a> {
     fn of(flow: &'a FlowInfo) -> Self {
         Self {
-            id: flow.id.to_string(),
-            endpoint: flow.endpoint.to_string(),
-            client: flow.client.to_string(),
-            server: flow.server.to_string(),
+            id: Text(flow.id),
+            endpoint: Text(flow.endpoint),
+            client: flow.client,
+            server: flow.server,
             client_ec2: flow.client_ec2.as_deref(),
             server_ec2: flow.server_ec2.as_deref(),
             context: &flow.context,
@@ -400,18 +402,14 @@ impl<'a> HarFlow<'a> {
 
 impl<'a> HarTls<'a> {
     fn of(tls: &'a sdk::TlsInfo) -> Self {
-        let hex = |number: u16| format!("0x{number:04x}");
         Self {
             server_name: tls.server_name.as_deref(),
             ja4: &tls.ja4,
-            alpn: tls
-                .alpn
-                .as_ref()
-                .map(|name| String::from_utf8_lossy(name).into_owned()),
-            client_version: hex(tls.client_version),
-            server_version: hex(tls.server_version),
-            client_cipher_suite: hex(tls.client_cipher_suite),
-            server_cipher_suite: hex(tls.server_cipher_suite),
+            alpn: tls.alpn.as_deref().map(String::from_utf8_lossy),
+            client_version: Hex(tls.client_version),
+            server_version: Hex(tls.server_version),
+            client_cipher_suite: Hex(tls.client_cipher_suite),
+            server_cipher_suite: Hex(tls.server_cipher_suite),
         }
     }
 }
@@ -458,40 +456,88 @@ fn version(version: Version) -> &'static str {
     }
 }
 
-fn fields<'a>(headers: &'a Headers, redaction: &Redaction) -> Vec<Pair<'a>> {
-    let value = |field: &'a sdk::Field| {
-        let value = String::from_utf8_lossy(field.value.as_bytes());
-        match redaction.field(field.name.as_str(), &value) {
-            Cow::Borrowed(_) => value,
-            Cow::Owned(redacted) => Cow::Owned(redacted),
+/// What is written as it is displayed.
+#[derive(Debug)]
+struct Text<T>(T);
+
+impl<T: fmt::Display> Serialize for Text<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// A code point of the TLS registry, as that writes it.
+#[derive(Debug)]
+struct Hex(u16);
+
+impl Serialize for Hex {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("0x{:04x}", self.0))
+    }
+}
+
+/// Fields as a list of pairs.
+#[derive(Clone, Copy, Debug)]
+struct Fields<'a> {
+    headers: &'a Headers,
+    redaction: &'a Redaction,
+}
+
+impl<'a> Fields<'a> {
+    fn none(redaction: &'a Redaction) -> Self {
+        const NONE: &Headers = &Headers::new();
+        Self {
+            headers: NONE,
+            redaction,
         }
-    };
-    headers
-        .iter()
-        .map(|field| Pair {
+    }
+}
+
+impl Serialize for Fields<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.headers.iter().map(|field| Pair {
             name: field.name.as_str().into(),
-            value: value(field),
-        })
-        .collect()
+            value: self.redaction.text(field),
+        }))
+    }
 }
 
-fn trailers<'a>(body: &'a Captured, redaction: &Redaction) -> Option<Vec<Pair<'a>>> {
-    let trailers = body.trailers.as_ref()?;
-    Some(fields(trailers, redaction))
+fn trailers<'a>(body: &'a Captured, redaction: &'a Redaction) -> Option<Fields<'a>> {
+    let headers = body.trailers.as_ref()?;
+    Some(Fields { headers, redaction })
 }
 
-/// The cookies in fields of this name, as far as those show them. Only the first pair of a
-/// Set-Cookie is one.
-fn cookies<'a>(fields: &[Pair<'_>], name: &str) -> Vec<Pair<'a>> {
-    let most = if name == "set-cookie" { 1 } else { usize::MAX };
-    fields
-        .iter()
-        .filter(|field| field.name.eq_ignore_ascii_case(name))
-        .flat_map(|field| field.value.split(';').take(most))
-        .filter_map(|pair| pair.split_once('='))
-        .map(|(name, value)| Pair {
-            name: name.trim().to_owned().into(),
-            value: value.trim().to_owned().into(),
-        })
-        .collect()
+/// The cookies in fields, as far as those show them.
+#[derive(Clone, Copy, Debug)]
+enum Cookies<'a> {
+    None,
+    /// All pairs of `Cookie`.
+    Request(Fields<'a>),
+    /// The first pair of each `Set-Cookie`.
+    Response(Fields<'a>),
+}
+
+impl Serialize for Cookies<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(None)?;
+        let (fields, name, most) = match self {
+            Self::None => return list.end(),
+            Self::Request(fields) => (fields, "cookie", usize::MAX),
+            Self::Response(fields) => (fields, "set-cookie", 1),
+        };
+        for field in fields.headers.iter().filter(|field| field.name == *name) {
+            let text = fields.redaction.text(field);
+            for (name, value) in text
+                .split(';')
+                .take(most)
+                .filter_map(|pair| pair.split_once('='))
+            {
+                list.serialize_element(&Pair {
+                    name: name.trim().into(),
+                    value: value.trim().into(),
+                })?;
+            }
+        }
+        list.end()
+    }
 }

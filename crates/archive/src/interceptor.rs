@@ -39,9 +39,9 @@ pub struct Har {
     outlet: Arc<Outlet>,
 }
 
-/// The recordings of one exchange, by who makes them: several may stand in a chain.
-#[derive(Debug, Default)]
-struct Recordings(Vec<(usize, Recording)>);
+/// A recording of one exchange, and who makes it: several may stand in a chain.
+#[derive(Debug)]
+struct Mine(usize, Recording);
 
 impl Har {
     fn build(table: &ConfigTable) -> Result<Arc<dyn Interceptor>, ConfigFault> {
@@ -95,9 +95,9 @@ impl Har {
     }
 
     fn recording<'a>(&self, exchange: &'a Exchange) -> Option<&'a Recording> {
-        let all = exchange.extensions.get::<Recordings>()?;
-        let mine = all.0.iter().find(|(number, _)| *number == self.number());
-        mine.map(|(_, recording)| recording)
+        let all = exchange.extensions.get::<Vec<Mine>>()?;
+        let mine = all.iter().find(|Mine(whose, _)| *whose == self.number());
+        mine.map(|Mine(_, recording)| recording)
     }
 }
 
@@ -117,12 +117,7 @@ impl Interceptor for Har {
         if is_meant {
             let memory = (self.limits, &self.budget);
             let recording = Recording::begin(request, exchange, memory, &self.outlet);
-            let mut all = exchange
-                .extensions
-                .remove::<Recordings>()
-                .unwrap_or_default();
-            all.0.push((self.number(), recording));
-            exchange.extensions.insert(all);
+            exchange.extensions.push(Mine(self.number(), recording));
         }
         Ok(Step::Continue)
     }

@@ -14,38 +14,43 @@ pub(crate) fn of(head: &RequestHead, flow: &FlowInfo) -> String {
         Target::Absolute { scheme, .. } => scheme.as_str(),
         _ => default_scheme,
     };
-    let authority = match head.target.authority() {
-        Some(authority) => authority.as_str().to_owned(),
-        None => head
-            .headers
-            .get_str("host")
-            .map(|host| host.trim_matches([' ', '\t']))
-            .filter(|host| !host.is_empty())
-            .map_or_else(|| flow.server.to_string(), str::to_owned),
+    let host = || {
+        let host = head.headers.get_str("host")?;
+        Some(host.trim_matches([' ', '\t'])).filter(|host| !host.is_empty())
     };
-    let mut url = String::new();
-    for c in scheme.chars() {
-        url.push(c.to_ascii_lowercase());
-    }
+    let path = head.target.path_and_query();
+    let path = path.map_or("/", sdk::PathAndQuery::as_str);
+    let mut url = String::with_capacity(path.len() + 64);
+    url.push_str(scheme);
+    url.make_ascii_lowercase();
     url.push_str("://");
-    encode(&mut url, &authority);
-    match head.target.path_and_query() {
-        Some(path) => encode(&mut url, path.as_str()),
-        None => url.push('/'),
+    match head.target.authority() {
+        Some(authority) => encode(&mut url, authority.as_str()),
+        None => match host() {
+            Some(host) => encode(&mut url, host),
+            None => encode(&mut url, &flow.server.to_string()),
+        },
     }
+    encode(&mut url, path);
     url
 }
 
 /// What RFC 3986 §2 does not allow is percent-encoded; what is encoded already stays.
 fn encode(out: &mut String, text: &str) {
-    for byte in text.bytes() {
-        let is_allowed = byte.is_ascii_alphanumeric() || b"-._~:/?[]@!$&'()*+,;=%".contains(&byte);
-        if is_allowed {
-            out.push(char::from(byte));
-        } else {
+    let is_allowed =
+        |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:/?[]@!$&'()*+,;=%".contains(byte);
+    let mut rest = text;
+    while let Some(at) = rest.bytes().position(|byte| !is_allowed(&byte)) {
+        let (clean, after) = rest.split_at(at);
+        out.push_str(clean);
+        let length = after.chars().next().map_or(0, char::len_utf8);
+        let (character, after) = after.split_at(length);
+        for byte in character.bytes() {
             let _ = write!(out, "%{byte:02X}");
         }
+        rest = after;
     }
+    out.push_str(rest);
 }
 
 /// The pairs of a query, decoded.

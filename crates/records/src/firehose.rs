@@ -1,15 +1,14 @@
 //! `firehose`: a line of JSON for each exchange, to Amazon Data Firehose or a file.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use async_trait::async_trait;
 use sdk::{
-    ConfigFault, ConfigTable, EndJson, Exchange, Field, Filter, FlowInfo, Headers, InterceptError,
-    Interceptor, InterceptorKind, Outlet, Request, RequestHead, Response, Step, Subject, TlsInfo,
-    from_table,
+    AttachmentId, ConfigFault, ConfigTable, EndJson, Exchange, Field, Filter, FlowCookie, FlowInfo,
+    Headers, InterceptError, Interceptor, InterceptorKind, Outlet, Request, RequestHead, Response,
+    Step, Subject, TlsInfo, VpcEndpointId, from_table,
 };
 use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Serialize, Serializer};
@@ -77,19 +76,17 @@ fn default_queue_memory() -> sdk::ByteSize {
 #[derive(Debug)]
 pub struct Firehose {
     when: Option<Filter>,
-    redaction: Redaction,
+    redaction: Arc<Redaction>,
     pump: Arc<Pump<String>>,
 }
 
-/// What is known of an exchange so far, of every `firehose` in the chain; each writes its line when
-/// the exchange is over, however it ended.
-#[derive(Default)]
-struct Open(HashMap<usize, Line>);
-
+/// What is known of an exchange so far; written when it is over, however it ended.
 struct Line {
+    /// Who writes it: several may stand in a chain.
+    whose: usize,
     /// `None` once it is written, or not to be.
     pump: Option<Arc<Pump<String>>>,
-    redaction: Redaction,
+    redaction: Arc<Redaction>,
     at: SystemTime,
     since: Instant,
     flow: Arc<FlowInfo>,
@@ -130,7 +127,7 @@ impl Firehose {
         };
         Ok(Arc::new(Self {
             when: keys.when,
-            redaction: Redaction::new(&redaction),
+            redaction: Arc::new(Redaction::new(&redaction)),
             pump,
         }))
     }
@@ -203,18 +200,16 @@ impl Interceptor for Firehose {
         if !needs_response && !self.is_meant(&Subject::request(request, exchange)) {
             return Ok(Step::Continue);
         }
-        let line = Line {
+        exchange.extensions.push(Line {
+            whose: self.id(),
             pump: Some(Arc::clone(&self.pump)),
-            redaction: self.redaction.clone(),
+            redaction: Arc::clone(&self.redaction),
             at: SystemTime::now(),
             since: Instant::now(),
             flow: Arc::clone(&exchange.flow),
             request: exchange.request.clone(),
             response: None,
-        };
-        let mut open = exchange.extensions.remove::<Open>().unwrap_or_default();
-        open.0.insert(self.id(), line);
-        exchange.extensions.insert(open);
+        });
         Ok(Step::Continue)
     }
 
@@ -224,14 +219,14 @@ impl Interceptor for Firehose {
         exchange: &mut Exchange,
     ) -> Result<(), InterceptError> {
         let is_meant = self.is_meant(&Subject::response(response, exchange));
-        let Some(open) = exchange.extensions.get_mut::<Open>() else {
+        let mut lines = exchange.extensions.get_mut::<Vec<Line>>().into_iter();
+        let mine = lines.find_map(|all| all.iter_mut().find(|line| line.whose == self.id()));
+        let Some(line) = mine else {
             return Ok(());
         };
         if !is_meant {
-            if let Some(mut line) = open.0.remove(&self.id()) {
-                line.pump = None;
-            }
-        } else if let Some(line) = open.0.get_mut(&self.id()) {
+            line.pump = None;
+        } else {
             let reason = response
                 .reason
                 .as_ref()
@@ -274,8 +269,8 @@ struct ExchangeRecord<'a> {
     aws: Option<Aws>,
     #[serde(rename = "Geneve")]
     geneve: Geneve,
-    #[serde(rename = "Time")]
-    time: String,
+    #[serde(rename = "Time", serialize_with = "displayed")]
+    time: humantime::Rfc3339Timestamp,
     #[serde(rename = "DurationMillis")]
     duration: u64,
     #[serde(rename = "Method")]
@@ -331,9 +326,17 @@ struct Authorization {
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Geneve {
-    vpc_endpoint_id: String,
-    attachment_id: String,
-    flow_cookie: String,
+    #[serde(serialize_with = "displayed")]
+    vpc_endpoint_id: VpcEndpointId,
+    #[serde(serialize_with = "displayed")]
+    attachment_id: AttachmentId,
+    #[serde(serialize_with = "displayed")]
+    flow_cookie: FlowCookie,
+}
+
+/// What is written as it is displayed.
+fn displayed<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }
 
 impl Line {
@@ -361,11 +364,11 @@ impl Line {
                 },
             }),
             geneve: Geneve {
-                vpc_endpoint_id: flow.endpoint.to_string(),
-                attachment_id: flow.attachment.to_string(),
-                flow_cookie: flow.cookie.to_string(),
+                vpc_endpoint_id: flow.endpoint,
+                attachment_id: flow.attachment,
+                flow_cookie: flow.cookie,
             },
-            time: humantime::format_rfc3339_millis(self.at).to_string(),
+            time: humantime::format_rfc3339_millis(self.at),
             duration: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
             method: self.request.method.as_str(),
             host,
@@ -387,16 +390,19 @@ impl Line {
             Some(_) => ("https", 443),
             None => ("http", 80),
         };
-        let host = if host.contains(':') && !host.starts_with('[') {
-            format!("[{host}]")
-        } else {
-            host.to_owned()
-        };
-        let port = match self.flow.server.port() {
-            port if port == usual => String::new(),
-            port => format!(":{port}"),
-        };
-        format!("{scheme}://{host}{port}{}", self.redaction.address(path))
+        let mut url = String::with_capacity(host.len() + path.len() + 32);
+        url.push_str(scheme);
+        url.push_str("://");
+        let is_bare = host.contains(':') && !host.starts_with('[');
+        url.push_str(if is_bare { "[" } else { "" });
+        url.push_str(host);
+        url.push_str(if is_bare { "]" } else { "" });
+        let port = self.flow.server.port();
+        if port != usual {
+            let _ = write!(url, ":{port}");
+        }
+        url.push_str(&self.redaction.address(path));
+        url
     }
 }
 
@@ -407,6 +413,7 @@ impl Serialize for Fields<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self(headers, redaction) = self;
         let mut map = serializer.serialize_map(None)?;
+        let mut spelling = String::new();
         let fields = || headers.iter().flat_map(|headers| headers.iter());
         for (at, field) in fields().enumerate() {
             let name = field.name.as_str();
@@ -414,32 +421,26 @@ impl Serialize for Fields<'_> {
             if fields().take(at).any(is_same) {
                 continue;
             }
-            let value = String::from_utf8_lossy(field.value.as_bytes());
-            map.serialize_entry(&canonical(name), &redaction.field(name, &value))?;
+            map.serialize_entry(canonical(name, &mut spelling), &redaction.text(field))?;
         }
         map.end()
     }
 }
 
 /// `user-agent` as `User-Agent`, so that one query finds both.
-fn canonical(name: &str) -> Cow<'_, str> {
-    let spelling = || {
-        let mut is_first = true;
-        name.chars().map(move |letter| {
-            let letter = if is_first {
-                letter.to_ascii_uppercase()
-            } else {
-                letter.to_ascii_lowercase()
-            };
-            is_first = letter == '-';
-            letter
-        })
-    };
-    if spelling().eq(name.chars()) {
-        Cow::Borrowed(name)
-    } else {
-        Cow::Owned(spelling().collect())
-    }
+fn canonical<'s>(name: &str, spelling: &'s mut String) -> &'s str {
+    spelling.clear();
+    let mut is_first = true;
+    spelling.extend(name.chars().map(|letter| {
+        let letter = if is_first {
+            letter.to_ascii_uppercase()
+        } else {
+            letter.to_ascii_lowercase()
+        };
+        is_first = letter == '-';
+        letter
+    }));
+    spelling
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use sdk::Field;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -111,6 +112,16 @@ impl Redaction {
             },
             _ => REDACTED.to_owned(),
         })
+    }
+
+    /// The text of a field, as it may be kept.
+    #[must_use]
+    pub fn text<'f>(&self, field: &'f Field) -> Cow<'f, str> {
+        let name = field.name.as_str();
+        match field.text() {
+            Cow::Borrowed(text) => self.field(name, text),
+            Cow::Owned(text) => Cow::Owned(self.field(name, &text).into_owned()),
+        }
     }
 
     /// An address, absolute or only path and query, as it may be kept: the values of secret parameters

@@ -6,7 +6,7 @@
 
 use core::fmt;
 use core::hash::{Hash, Hasher};
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::sync::Arc;
 
 use http::HeaderValue;
@@ -206,6 +206,16 @@ pub struct Field {
     pub name: FieldName,
     /// The value. An [`HeaderValue`] cannot hold CR, LF or NUL.
     pub value: HeaderValue,
+}
+
+impl Field {
+    /// The value as text, in which U+FFFD stands for what is not UTF-8.
+    #[must_use]
+    pub fn text(&self) -> Cow<'_, str> {
+        let value = self.value.as_bytes();
+        // Text is read in strides; looking for what is not text goes byte by byte.
+        core::str::from_utf8(value).map_or_else(|_| String::from_utf8_lossy(value), Cow::Borrowed)
+    }
 }
 
 /// The fields of a message, in the order in which they are sent.

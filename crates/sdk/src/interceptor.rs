@@ -1,8 +1,7 @@
 //! The trait an extension implements to see and change HTTP exchanges and WebSocket messages.
 
-use core::any::{Any, TypeId};
+use core::any::Any;
 use core::fmt;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -178,36 +177,50 @@ impl Exchange {
 }
 
 /// At most one value per type.
+///
+/// A list, because interceptors that keep something are few and each exchange has one of these.
 #[derive(Default)]
 pub struct Extensions {
-    values: HashMap<TypeId, Box<dyn Any>>,
+    values: Vec<Box<dyn Any>>,
 }
 
 impl Extensions {
     /// Keeps `value`; gives back the one of that type that was there.
     pub fn insert<T: 'static>(&mut self, value: T) -> Option<T> {
-        let old = self.values.insert(TypeId::of::<T>(), Box::new(value))?;
-        old.downcast().ok().map(|old| *old)
+        if let Some(old) = self.get_mut() {
+            return Some(core::mem::replace(old, value));
+        }
+        self.values.push(Box::new(value));
+        None
     }
 
     /// The value of type `T`.
     #[must_use]
     pub fn get<T: 'static>(&self) -> Option<&T> {
-        self.values.get(&TypeId::of::<T>())?.downcast_ref()
+        self.values.iter().find_map(|value| value.downcast_ref())
     }
 
     /// The value of type `T`, to change.
     pub fn get_mut<T: 'static>(&mut self) -> Option<&mut T> {
-        self.values.get_mut(&TypeId::of::<T>())?.downcast_mut()
+        self.values
+            .iter_mut()
+            .find_map(|value| value.downcast_mut())
+    }
+
+    /// Adds `item` to the values of its type, of which there may be several: [`Extensions::get`] has
+    /// them as a `Vec<T>`.
+    pub fn push<T: 'static>(&mut self, item: T) {
+        match self.get_mut::<Vec<T>>() {
+            Some(items) => items.push(item),
+            None => self.values.push(Box::new(vec![item])),
+        }
     }
 
     /// Takes the value of type `T` out.
     pub fn remove<T: 'static>(&mut self) -> Option<T> {
-        self.values
-            .remove(&TypeId::of::<T>())?
-            .downcast()
-            .ok()
-            .map(|value| *value)
+        let at = self.values.iter().position(|value| value.is::<T>())?;
+        let value = self.values.swap_remove(at).downcast().ok()?;
+        Some(*value)
     }
 }
 
@@ -312,6 +325,9 @@ mod tests {
         assert_eq!(extensions.get::<u32>(), Some(&4));
         assert_eq!(extensions.remove::<&str>(), Some("two"));
         assert_eq!(extensions.get::<&str>(), None);
+        extensions.push(1_u64);
+        extensions.push(2_u64);
+        assert_eq!(extensions.get(), Some(&vec![1_u64, 2]));
     }
 
     #[test]

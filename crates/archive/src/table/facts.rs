@@ -101,13 +101,7 @@ fn pairs<'a>(headers: &'a Headers, redaction: &Redaction) -> Pairs<'a> {
         } else {
             Cow::Borrowed(name)
         };
-        let value = match std::str::from_utf8(field.value.as_bytes()) {
-            Ok(value) => redaction.field(&name, value),
-            Err(_) => {
-                let value = String::from_utf8_lossy(field.value.as_bytes());
-                Cow::Owned(redaction.field(&name, &value).into_owned())
-            }
-        };
+        let value = redaction.text(field);
         pairs.push((name, value));
     }
     // Stable: the first of a name stays.

@@ -40,12 +40,10 @@ pub struct Parquet {
     pump: Arc<Pump<Row>>,
 }
 
-/// Exchanges of one chain that are not over, by who makes rows of them.
-#[derive(Default)]
-struct Drafts(Vec<(usize, Draft)>);
-
 /// A row that is not complete; handed on when the exchange is over, however it ended.
 struct Draft {
+    /// Who makes it: several may stand in a chain.
+    whose: usize,
     /// `None` if nobody wants the row after all.
     pump: Option<Arc<Pump<Row>>>,
     since: Instant,
@@ -118,14 +116,12 @@ impl Interceptor for Parquet {
         if !needs_response && !self.is_meant(&Subject::request(request, exchange)) {
             return Ok(Step::Continue);
         }
-        let draft = Draft {
+        exchange.extensions.push(Draft {
+            whose: self.number(),
             pump: Some(Arc::clone(&self.pump)),
             since: Instant::now(),
             row: self.row(&exchange.flow, &exchange.request),
-        };
-        let mut drafts = exchange.extensions.remove::<Drafts>().unwrap_or_default();
-        drafts.0.push((self.number(), draft));
-        exchange.extensions.insert(drafts);
+        });
         Ok(Step::Continue)
     }
 
@@ -136,12 +132,9 @@ impl Interceptor for Parquet {
     ) -> Result<(), InterceptError> {
         let is_meant = self.is_meant(&Subject::response(response, exchange));
         let number = self.number();
-        let mut drafts = exchange.extensions.get_mut::<Drafts>();
-        let mut mine = drafts
-            .iter_mut()
-            .flat_map(|drafts| drafts.0.iter_mut())
-            .filter(|(whose, _)| *whose == number);
-        let Some((_, draft)) = mine.next() else {
+        let mut drafts = exchange.extensions.get_mut::<Vec<Draft>>().into_iter();
+        let mine = drafts.find_map(|all| all.iter_mut().find(|draft| draft.whose == number));
+        let Some(draft) = mine else {
             return Ok(());
         };
         if !is_meant {
