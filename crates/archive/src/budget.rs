@@ -64,6 +64,20 @@ impl Share {
         has_room
     }
 
+    /// Holds `bytes` from now on, whatever was held; says whether there is room for them. If not, it
+    /// holds them all the same: they are there.
+    pub(crate) fn set(&mut self, bytes: usize) -> bool {
+        let used = match bytes.checked_sub(self.bytes) {
+            Some(more) => self.budget.used.fetch_add(more, Ordering::Relaxed) + more,
+            None => self
+                .budget
+                .used
+                .fetch_sub(self.bytes - bytes, Ordering::Relaxed),
+        };
+        self.bytes = bytes;
+        used <= self.budget.limit
+    }
+
     /// Bytes that are held.
     #[must_use]
     pub(crate) fn bytes(&self) -> usize {
@@ -94,6 +108,11 @@ mod tests {
         assert_eq!((one.bytes(), other.bytes(), used(&budget)), (6, 4, 10));
         drop(one);
         assert!(other.grow(6));
+        assert!(other.set(3) && used(&budget) == 3);
+        assert!(other.set(10) && !other.set(12));
+        assert_eq!((other.bytes(), used(&budget)), (12, 12));
+        let mut third = Share::of(&budget);
+        assert!(!third.grow(1));
         drop(other);
         assert_eq!(used(&budget), 0);
     }

@@ -1,47 +1,62 @@
-//! From the pump to the store: a batch of entries becomes objects, which are written one by one.
+//! From the pump to the store: entries are packed into archives as they come, and a complete archive
+//! becomes a file.
 
 use async_trait::async_trait;
 use records::{Deliver, Report};
 
 use crate::entry::Entry;
-use crate::pack::Packing;
-use crate::store::Objects;
+use crate::files::{File, Files};
+use crate::pack::{Lost, Packing};
 
-/// Writes batches to a place that is opened with the first of them.
+/// Writes archives to a place that is opened with the first of them.
 #[derive(Debug)]
 pub(crate) struct Delivery {
-    pub(crate) objects: Objects,
+    pub(crate) files: Files,
     pub(crate) packing: Packing,
+}
+
+impl Delivery {
+    async fn write(&mut self, complete: Vec<Result<File, Lost>>) -> Report<Entry> {
+        let mut report = Report::default();
+        for file in complete {
+            self.take(file, &mut report);
+        }
+        self.files.write(&mut report).await;
+        report
+    }
+
+    fn take(&mut self, file: Result<File, Lost>, report: &mut Report<Entry>) {
+        match file {
+            Ok(file) => self.files.push(file),
+            Err(lost) => {
+                report.error = Some(lost.error.to_string());
+                report.refused += lost.entries;
+            }
+        }
+    }
 }
 
 #[async_trait]
 impl Deliver<Entry> for Delivery {
-    /// Entries whose object was not written come back, and make an object of the same name then:
-    /// whatever became of the first attempt, there is one in the end.
+    /// Entries are reported on when their file is written.
     async fn deliver(&mut self, batch: Vec<Entry>) -> Report<Entry> {
+        let now = self.files.now();
+        let add = |entry| self.packing.add(entry, now).transpose();
+        let complete = batch.into_iter().filter_map(add).collect();
+        self.write(complete).await
+    }
+
+    async fn tick(&mut self) -> Report<Entry> {
+        let complete = self.packing.due(self.files.now());
+        self.write(complete).await
+    }
+
+    async fn finish(&mut self) -> Report<Entry> {
         let mut report = Report::default();
-        for group in self.packing.group(batch) {
-            let mut rest = group;
-            while !rest.is_empty() {
-                let object = match self.packing.pack(&rest) {
-                    Ok(object) => object,
-                    Err(error) => {
-                        report.error = Some(error.to_string());
-                        report.refused += rest.len();
-                        break;
-                    }
-                };
-                let after = rest.split_off(object.entries.min(rest.len()));
-                match self.objects.put(&object.key, object.data).await {
-                    Ok(()) => report.written += rest.len(),
-                    Err(error) => {
-                        report.error = Some(format!("{}: {error}", object.key));
-                        report.failed.append(&mut rest);
-                    }
-                }
-                rest = after;
-            }
+        for file in self.packing.all() {
+            self.take(file, &mut report);
         }
+        self.files.finish(&mut report).await;
         report
     }
 }

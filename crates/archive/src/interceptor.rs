@@ -1,5 +1,6 @@
 //! `har`: copies exchanges as they pass.
 
+use core::time::Duration;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -14,13 +15,18 @@ use sdk::{
 use crate::budget::Budget;
 use crate::config::Settings;
 use crate::delivery::Delivery;
+use crate::files::Files;
 use crate::har::Writer;
-use crate::pack::Packing;
+use crate::pack::{Packing, Rules};
 use crate::recording::{Limits, Outlet, Recording};
 use crate::store::Objects;
 
 /// Entries that wait, at most; memory is bounded besides.
 const QUEUE: usize = 100_000;
+/// Entries that are packed at once. Few, and soon: they are in the processor's cache still, and an
+/// archive takes less memory than they do.
+const BATCH: usize = 64;
+const LINGER: Duration = Duration::from_millis(100);
 
 /// Web traffic as HAR archives.
 pub const KIND: InterceptorKind = InterceptorKind {
@@ -49,9 +55,12 @@ impl Har {
         let number = OsRng.try_next_u32().map_err(|error| {
             ConfigFault::new("key", format!("there is no randomness for {{id}}: {error}"))
         })?;
-        let packing = Packing {
+        let budget = Budget::new(settings.memory);
+        let rules = Rules {
             template: settings.template,
             compression: settings.compression,
+            entries: settings.entries,
+            every: settings.every,
             object_size: settings.object_size,
             id: format!("{number:08x}"),
             writer: Writer {
@@ -59,19 +68,15 @@ impl Har {
             },
         };
         let delivery = Delivery {
-            objects: Objects::new(settings.place, settings.remote),
-            packing,
+            files: Files::new(Objects::new(settings.place, settings.remote)),
+            packing: Packing::new(rules, &budget),
         };
         let limits = records::Limits {
             items: QUEUE,
             // What entries hold is bounded by their budget already.
             bytes: settings.memory,
-            batch: settings.entries,
-            // Half of the memory fills while the other half is written.
-            batch_bytes: (settings.memory / 2).min(settings.object_size),
-            linger: settings.every,
-            // Nothing is given up before the end: later entries are dropped while one waits.
-            attempts: u32::MAX,
+            batch: BATCH,
+            linger: LINGER,
             ..records::Limits::default()
         };
         Ok(Arc::new(Self {
@@ -81,7 +86,7 @@ impl Har {
                 body: settings.body,
                 part: settings.every,
             },
-            budget: Budget::new(settings.memory),
+            budget,
             outlet: Arc::new(Outlet {
                 pump: Pump::new("archive", limits, delivery),
                 numbers: AtomicU64::new(0),

@@ -13,6 +13,7 @@ mod config;
 mod content;
 mod delivery;
 mod entry;
+mod files;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzzing;
 mod har;

@@ -31,10 +31,15 @@ impl Compression {
     }
 }
 
+/// Bytes that wait before an encoder is made for them: what is small needs none until it ends.
+const FEW: usize = 64 << 10;
+/// What an encoder of gzip holds besides what it has written: its window, tables and pending output.
+const ENCODER: usize = 330_000;
+
 /// Takes bytes and makes them fewer as they come.
 #[derive(Debug)]
 pub(crate) enum Packer {
-    Gzip(Box<GzEncoder<Vec<u8>>>),
+    Gzip(Vec<u8>, Option<Box<GzEncoder<Vec<u8>>>>),
     None(Vec<u8>),
     /// The encoder wants all at once.
     Zstd(Vec<u8>),
@@ -43,15 +48,28 @@ pub(crate) enum Packer {
 impl Packer {
     pub(crate) fn new(compression: Compression) -> Self {
         match compression {
-            Compression::Gzip => Self::Gzip(Box::new(GzEncoder::new(Vec::new(), Level::fast()))),
+            Compression::Gzip => Self::Gzip(Vec::new(), None),
             Compression::None => Self::None(Vec::new()),
             Compression::Zstd => Self::Zstd(Vec::new()),
         }
     }
 
+    /// The memory it takes, more or less.
+    pub(crate) fn memory(&self) -> usize {
+        match self {
+            Self::Gzip(few, None) => few.capacity(),
+            Self::Gzip(_, Some(encoder)) => ENCODER + encoder.get_ref().capacity(),
+            Self::None(all) | Self::Zstd(all) => all.capacity(),
+        }
+    }
+
     pub(crate) fn finish(self) -> io::Result<Vec<u8>> {
         match self {
-            Self::Gzip(encoder) => encoder.finish(),
+            Self::Gzip(few, encoder) => {
+                let mut encoder = encoder.unwrap_or_else(gzip);
+                encoder.write_all(&few)?;
+                encoder.finish()
+            }
             Self::None(bytes) => Ok(bytes),
             Self::Zstd(bytes) => Ok(ruzstd::encoding::compress_to_vec(
                 bytes.as_slice(),
@@ -61,10 +79,23 @@ impl Packer {
     }
 }
 
+fn gzip() -> Box<GzEncoder<Vec<u8>>> {
+    Box::new(GzEncoder::new(Vec::new(), Level::fast()))
+}
+
 impl Write for Packer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Gzip(encoder) => encoder.write(bytes),
+            Self::Gzip(_, Some(encoder)) => encoder.write(bytes),
+            Self::Gzip(few, encoder) => {
+                if few.len() + bytes.len() > FEW {
+                    let encoder = encoder.insert(gzip());
+                    encoder.write_all(few)?;
+                    *few = Vec::new();
+                    return encoder.write(bytes);
+                }
+                few.write(bytes)
+            }
             Self::None(all) | Self::Zstd(all) => all.write(bytes),
         }
     }
@@ -89,6 +120,7 @@ mod tests {
             let mut packer = Packer::new(compression);
             for piece in text.chunks(1000) {
                 packer.write_all(piece).unwrap();
+                assert!(packer.memory() > 0);
             }
             let packed = packer.finish().unwrap();
             let mut back = Vec::new();

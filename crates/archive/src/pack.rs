@@ -1,118 +1,202 @@
-//! From entries to objects: who goes into which, and when one is full.
+//! From entries to archives: who goes into which, and when one is complete.
+//!
+//! Entries are packed as they come. What they held goes back at once, and an archive that grows holds
+//! little more than what it will be in the end.
 
+use core::time::Duration;
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
+use std::sync::Arc;
 
-use bytes::Bytes;
-
+use crate::budget::{Budget, Share};
 use crate::entry::Entry;
+use crate::files::File;
 use crate::har::Writer;
 use crate::key::{Facts, Template};
 use crate::object::{Compression, Packer};
 
-/// Groups of entries with objects of their own in one batch; entries of further hosts share one. Hosts
+/// Archives that grow at the same time; entries of further hosts and endpoints share one more. Hosts
 /// are what peers say, and each object costs a request.
-const MAX_GROUPS: usize = 64;
-/// What stands for those further hosts.
+const MAX_OPEN: usize = 128;
+/// What stands for those further ones.
 const OTHER: &str = "other";
 
-/// An object that is ready to be written.
-#[derive(Clone, Debug)]
-pub(crate) struct Object {
-    pub(crate) key: String,
-    pub(crate) data: Bytes,
-    /// How many of the entries are in it.
-    pub(crate) entries: usize,
-}
-
-/// Makes objects of entries.
+/// How archives are made.
 #[derive(Debug)]
-pub(crate) struct Packing {
+pub(crate) struct Rules {
     pub(crate) template: Template,
     pub(crate) compression: Compression,
-    /// Bytes of an object before compression, after which the next one begins.
+    /// Entries of an archive, at most.
+    pub(crate) entries: usize,
+    /// How long an archive grows, at most.
+    pub(crate) every: Duration,
+    /// Bytes of an archive before compression, after which the next one begins.
     pub(crate) object_size: usize,
     /// What no other process has.
     pub(crate) id: String,
     pub(crate) writer: Writer,
 }
 
+/// Makes archives of entries. Takes the time as an argument.
+#[derive(Debug)]
+pub(crate) struct Packing {
+    rules: Rules,
+    budget: Arc<Budget>,
+    open: BTreeMap<Group, Archive>,
+    /// An entry as text, before it is packed.
+    line: Vec<u8>,
+}
+
+/// Entries that share archives: the host and the endpoint, as far as names of objects have them;
+/// `None` for those that found no place of their own.
+type Group = Option<(String, u64)>;
+
+/// An archive that grows.
+#[derive(Debug)]
+struct Archive {
+    key: String,
+    packer: Packer,
+    entries: usize,
+    /// Bytes before compression.
+    bytes: usize,
+    since: Duration,
+    share: Share,
+}
+
+/// Entries that cannot be archived.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    pub(crate) entries: usize,
+    pub(crate) error: io::Error,
+}
+
 impl Packing {
-    /// Entries that share objects, in the order in which they came.
-    pub(crate) fn group(&self, entries: Vec<Entry>) -> Vec<Vec<Entry>> {
-        let mut groups: BTreeMap<(String, u64), Vec<Entry>> = BTreeMap::new();
-        for entry in entries {
-            let mut group = (self.host(&entry), 0);
-            if self.template.is_by_endpoint() {
-                group.1 = entry.flow.endpoint.0;
-            }
-            if groups.len() >= MAX_GROUPS && !groups.contains_key(&group) {
-                OTHER.clone_into(&mut group.0);
-            }
-            groups.entry(group).or_default().push(entry);
+    /// Archives that grow hold memory of `budget`.
+    pub(crate) fn new(rules: Rules, budget: &Arc<Budget>) -> Self {
+        Self {
+            rules,
+            budget: Arc::clone(budget),
+            open: BTreeMap::new(),
+            line: Vec::new(),
         }
-        groups.into_values().collect()
     }
 
-    fn host(&self, entry: &Entry) -> String {
-        if self.template.is_by_host() {
-            let host = entry.request.host().unwrap_or_default();
-            host.to_ascii_lowercase()
+    /// Adds an entry; gives the archive back that is complete with it.
+    pub(crate) fn add(&mut self, entry: Entry, now: Duration) -> Result<Option<File>, Lost> {
+        let group = self.group(&entry);
+        if !self.open.contains_key(&group) {
+            let archive = self.begin(&entry, &group, now).map_err(lost(1))?;
+            self.open.insert(group.clone(), archive);
+        }
+        let Some(archive) = self.open.get_mut(&group) else {
+            return Ok(None);
+        };
+        self.line.clear();
+        let is_first = archive.entries == 0;
+        let written = self.rules.writer.write(&mut self.line, &entry, is_first);
+        drop(entry);
+        // At once: an encoder's call costs as much for three bytes as for a thousand.
+        written
+            .and_then(|()| archive.packer.write_all(&self.line))
+            .map_err(lost(1))?;
+        archive.entries += 1;
+        archive.bytes += self.line.len();
+        let has_room = archive.share.set(archive.packer.memory());
+        let is_complete = archive.entries >= self.rules.entries
+            || archive.bytes >= self.rules.object_size
+            // What is complete can be written, and then its memory is free.
+            || !has_room;
+        if is_complete {
+            self.complete(&group).transpose()
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Archives that have grown for long enough.
+    pub(crate) fn due(&mut self, now: Duration) -> Vec<Result<File, Lost>> {
+        let every = self.rules.every;
+        self.complete_all(|archive| now.saturating_sub(archive.since) >= every)
+    }
+
+    /// All archives.
+    pub(crate) fn all(&mut self) -> Vec<Result<File, Lost>> {
+        self.complete_all(|_| true)
+    }
+
+    fn group(&self, entry: &Entry) -> Group {
+        let template = &self.rules.template;
+        let host = if template.is_by_host() {
+            host(entry)
         } else {
             String::new()
-        }
+        };
+        let endpoint = if template.is_by_endpoint() {
+            entry.flow.endpoint.0
+        } else {
+            0
+        };
+        let group = Some((host, endpoint));
+        let has_place = self.open.len() < MAX_OPEN || self.open.contains_key(&group);
+        group.filter(|_| has_place)
     }
 
-    /// An object of as many of the entries, which share objects, as go into one: at least one. The
-    /// same first entry gives the same name.
-    pub(crate) fn pack(&self, entries: &[Entry]) -> io::Result<Object> {
-        let first = entries.first().ok_or(io::ErrorKind::InvalidInput)?;
-        let mut out = Counted {
-            packer: Packer::new(self.compression),
-            bytes: 0,
+    fn begin(&self, entry: &Entry, group: &Group, now: Duration) -> io::Result<Archive> {
+        let (host, endpoint) = match group {
+            Some(_) => (host(entry), entry.flow.endpoint.to_string()),
+            None => (OTHER.to_owned(), OTHER.to_owned()),
         };
-        self.writer.begin(&mut out)?;
-        let mut taken = 0;
-        let mut line = Vec::new();
-        for entry in entries {
-            line.clear();
-            self.writer.write(&mut line, entry, taken == 0)?;
-            // At once: an encoder's call costs as much for three bytes as for a thousand.
-            out.write_all(&line)?;
-            taken += 1;
-            if out.bytes >= self.object_size {
-                break;
-            }
-        }
-        self.writer.end(&mut out)?;
-        let key = self.template.fill(&Facts {
-            at: first.began,
-            host: &self.host(first),
-            endpoint: &first.flow.endpoint.to_string(),
-            id: &format!("{}-{}", self.id, first.number),
+        let key = self.rules.template.fill(&Facts {
+            at: entry.began,
+            host: &host,
+            endpoint: &endpoint,
+            id: &format!("{}-{}", self.rules.id, entry.number),
         });
-        Ok(Object {
-            key: format!("{key}.har{}", self.compression.extension()),
-            data: out.packer.finish()?.into(),
-            entries: taken,
+        let mut packer = Packer::new(self.rules.compression);
+        self.rules.writer.begin(&mut packer)?;
+        Ok(Archive {
+            key: format!("{key}.har{}", self.rules.compression.extension()),
+            packer,
+            entries: 0,
+            bytes: 0,
+            since: now,
+            share: Share::of(&self.budget),
         })
     }
-}
 
-/// Knows how much was written before it was made smaller.
-struct Counted {
-    packer: Packer,
-    bytes: usize,
-}
-
-impl io::Write for Counted {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.packer.write(bytes)?;
-        self.bytes += written;
-        Ok(written)
+    fn complete_all(&mut self, is_due: impl Fn(&Archive) -> bool) -> Vec<Result<File, Lost>> {
+        let due = self.open.iter().filter(|(_, archive)| is_due(archive));
+        let due: Vec<Group> = due.map(|(group, _)| group.clone()).collect();
+        due.iter()
+            .filter_map(|group| self.complete(group))
+            .collect()
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    fn complete(&mut self, group: &Group) -> Option<Result<File, Lost>> {
+        let mut archive = self.open.remove(group)?;
+        let data = self.rules.writer.end(&mut archive.packer);
+        let data = data.and_then(|()| archive.packer.finish());
+        Some(data.map_err(lost(archive.entries)).map(|data| {
+            let mut share = archive.share;
+            share.set(data.len());
+            File {
+                key: archive.key,
+                data: data.into(),
+                items: archive.entries,
+                held: vec![share],
+            }
+        }))
     }
+}
+
+fn host(entry: &Entry) -> String {
+    entry
+        .request
+        .host()
+        .unwrap_or_default()
+        .to_ascii_lowercase()
+}
+
+fn lost(entries: usize) -> impl FnOnce(io::Error) -> Lost {
+    move |error| Lost { entries, error }
 }
