@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use records::Caller;
 use sdk::{Direction, FlowInfo, Headers, RequestHead, StatusCode, Version};
 
 use crate::budget::Share;
@@ -19,6 +20,8 @@ pub(crate) struct Entry {
     pub(crate) timings: Timings,
     /// The flow it belongs to.
     pub(crate) flow: Arc<FlowInfo>,
+    /// Who has signed it for AWS.
+    pub(crate) caller: Option<Arc<Caller>>,
     /// What was asked.
     pub(crate) request: RequestHead,
     /// The content of the request.

@@ -84,6 +84,7 @@ fn entry(kind: u8, bytes: &[u8]) -> Entry {
         began: SystemTime::UNIX_EPOCH,
         timings: Timings::default(),
         flow: Arc::new(sdk::testing::flow()),
+        caller: None,
         request: RequestHead::of(&request),
         request_body: body.clone(),
         response: Some(Answer {

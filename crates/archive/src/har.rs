@@ -11,7 +11,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use records::{Caller, Redaction};
+use records::Redaction;
 use sdk::{Direction, FlowId, FlowInfo, Headers, RequestHead, Version, VpcEndpointId};
 use serde::ser::SerializeSeq as _;
 use serde::{Serialize, Serializer};
@@ -69,7 +69,7 @@ struct HarEntry<'a> {
     #[serde(rename = "_tls", skip_serializing_if = "Option::is_none")]
     tls: Option<HarTls<'a>>,
     #[serde(rename = "_accountId", skip_serializing_if = "Option::is_none")]
-    account_id: Option<String>,
+    account_id: Option<&'a str>,
     #[serde(rename = "_resourceType", skip_serializing_if = "Option::is_none")]
     resource_type: Option<&'static str>,
     #[serde(rename = "_webSocketMessages", skip_serializing_if = "Option::is_none")]
@@ -239,7 +239,10 @@ impl<'a> HarEntry<'a> {
             connection: Text(entry.flow.id),
             flow: HarFlow::of(&entry.flow),
             tls: entry.flow.tls.as_ref().map(HarTls::of),
-            account_id: Caller::of(&entry.request).and_then(|caller| caller.account),
+            account_id: entry
+                .caller
+                .as_ref()
+                .and_then(|caller| caller.account.as_deref()),
             resource_type: messages.is_some().then_some("websocket"),
             messages,
             messages_dropped,

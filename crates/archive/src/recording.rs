@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
 use bytes::BytesMut;
-use records::Pump;
+use records::{Caller, Pump};
 use sdk::{Body, BodyError, Exchange, FlowInfo, Frame, Headers, Message, Payload, RequestHead};
 use sdk::{Request, Response, Stream};
 
@@ -91,6 +91,7 @@ struct State {
     response_head: Option<Instant>,
     response_end: Option<Instant>,
     flow: Arc<FlowInfo>,
+    caller: Option<Arc<Caller>>,
     request: RequestHead,
     request_body: Kept,
     response: Option<Answer>,
@@ -141,7 +142,7 @@ impl Recording {
     /// Begins with a request, whose body is watched from now on.
     pub(crate) fn begin(
         request: &mut Request,
-        exchange: &Exchange,
+        exchange: &mut Exchange,
         (limits, budget): (Limits, &Arc<Budget>),
         outlet: &Arc<Outlet>,
     ) -> Self {
@@ -162,6 +163,7 @@ impl Recording {
                 response_head: None,
                 response_end: None,
                 flow: Arc::clone(&exchange.flow),
+                caller: Caller::of_exchange(exchange),
                 request: head,
                 request_body: Kept::default(),
                 response: None,
@@ -332,6 +334,7 @@ impl Shared {
             began: state.began,
             timings: state.timings(),
             flow: Arc::clone(&state.flow),
+            caller: state.caller.clone(),
             request: state.request.clone(),
             request_body: Captured::default(),
             response,
@@ -378,6 +381,7 @@ impl Drop for Shared {
             began: state.began,
             timings,
             flow: Arc::clone(&state.flow),
+            caller: state.caller.clone(),
             request: state.request.clone(),
             request_body: state.request_body.take(),
             response,

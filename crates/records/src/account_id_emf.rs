@@ -276,7 +276,7 @@ impl Interceptor for AccountIdEmf {
         if !is_meant {
             return Ok(Step::Continue);
         }
-        let Some(caller) = Caller::of(&exchange.request) else {
+        let Some(caller) = Caller::of_exchange(exchange) else {
             return Ok(Step::Continue);
         };
         exchange.note("call");

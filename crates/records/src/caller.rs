@@ -2,7 +2,9 @@
 //!
 //! Known are Signature Version 4 and 4A in the `Authorization` field and in presigned addresses.
 
-use sdk::RequestHead;
+use std::sync::Arc;
+
+use sdk::{Exchange, RequestHead};
 
 /// What a signature says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,7 +21,21 @@ pub struct Caller {
     pub service: String,
 }
 
+/// What [`Caller::of_exchange`] has found out.
+struct Known(Option<Arc<Caller>>);
+
 impl Caller {
+    /// Who has signed the request of an exchange, as its client sent it. Several want to know, and it
+    /// is looked for once.
+    pub fn of_exchange(exchange: &mut Exchange) -> Option<Arc<Self>> {
+        if let Some(Known(caller)) = exchange.extensions.get() {
+            return caller.clone();
+        }
+        let caller = Self::of(&exchange.request).map(Arc::new);
+        exchange.extensions.insert(Known(caller.clone()));
+        caller
+    }
+
     /// Who has signed a request; `None` if nobody has, or nobody who can be read.
     #[must_use]
     pub fn of(request: &RequestHead) -> Option<Self> {

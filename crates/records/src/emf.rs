@@ -4,6 +4,7 @@
 //! values is a metric of its own and has a price, so the values here are few.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -19,7 +20,7 @@ pub(crate) const OTHER: &str = "other";
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     pub(crate) at: SystemTime,
-    pub(crate) caller: Caller,
+    pub(crate) caller: Arc<Caller>,
     /// The dimension's value.
     pub(crate) account: String,
     /// The first one of its account.
@@ -34,7 +35,7 @@ pub(crate) fn lines(calls: &[Call], namespace: &str) -> Vec<(SystemTime, String)
     let mut counts: BTreeMap<(&Caller, &str), (u64, SystemTime)> = BTreeMap::new();
     for call in calls {
         let (count, last) = counts
-            .entry((&call.caller, &call.account))
+            .entry((&*call.caller, &call.account))
             .or_insert((0, call.at));
         *count += 1;
         *last = (*last).max(call.at);
@@ -103,13 +104,13 @@ mod tests {
     fn call(key: &str, service: &str, account: &str, is_first: bool) -> Call {
         Call {
             at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
-            caller: Caller {
+            caller: Arc::new(Caller {
                 key_id: key.into(),
                 account: None,
                 date: "20260102".into(),
                 region: "eu-west-1".into(),
                 service: service.into(),
-            },
+            }),
             account: account.into(),
             is_first,
             endpoint: "vpce-0123456789abcdef0".into(),

@@ -90,6 +90,7 @@ struct Line {
     at: SystemTime,
     since: Instant,
     flow: Arc<FlowInfo>,
+    caller: Option<Arc<Caller>>,
     request: RequestHead,
     response: Option<(u16, Option<String>, Headers)>,
 }
@@ -200,7 +201,9 @@ impl Interceptor for Firehose {
         if !needs_response && !self.is_meant(&Subject::request(request, exchange)) {
             return Ok(Step::Continue);
         }
+        let caller = Caller::of_exchange(exchange);
         exchange.extensions.push(Line {
+            caller,
             whose: self.id(),
             pump: Some(Arc::clone(&self.pump)),
             redaction: Arc::clone(&self.redaction),
@@ -266,7 +269,7 @@ struct ExchangeRecord<'a> {
     #[serde(rename = "TLS", skip_serializing_if = "Option::is_none")]
     tls: Option<Tls<'a>>,
     #[serde(rename = "AWS", skip_serializing_if = "Option::is_none")]
-    aws: Option<Aws>,
+    aws: Option<Aws<'a>>,
     #[serde(rename = "Geneve")]
     geneve: Geneve,
     #[serde(rename = "Time", serialize_with = "displayed")]
@@ -309,18 +312,18 @@ struct Tls<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Aws {
-    authorization_header: Authorization,
+struct Aws<'a> {
+    authorization_header: Authorization<'a>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Authorization {
-    key_id: String,
-    date: String,
-    region: String,
-    service: String,
-    account_id: String,
+struct Authorization<'a> {
+    key_id: &'a str,
+    date: &'a str,
+    region: &'a str,
+    service: &'a str,
+    account_id: &'a str,
 }
 
 #[derive(Serialize)]
@@ -354,13 +357,13 @@ impl Line {
                 server_name: tls.server_name.as_deref(),
                 ja4: &tls.ja4,
             }),
-            aws: Caller::of(&self.request).map(|caller| Aws {
+            aws: self.caller.as_ref().map(|caller| Aws {
                 authorization_header: Authorization {
-                    account_id: caller.account.unwrap_or_default(),
-                    key_id: caller.key_id,
-                    date: caller.date,
-                    region: caller.region,
-                    service: caller.service,
+                    account_id: caller.account.as_deref().unwrap_or_default(),
+                    key_id: &caller.key_id,
+                    date: &caller.date,
+                    region: &caller.region,
+                    service: &caller.service,
                 },
             }),
             geneve: Geneve {

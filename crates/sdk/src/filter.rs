@@ -15,7 +15,9 @@ use http::{Method, StatusCode, Version};
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Deserializer, de};
 
-use crate::{Ec2Host, Exchange, FieldName, FlowInfo, Headers, Request, RequestHead, Response};
+use crate::{
+    Ec2Host, Exchange, FieldName, FlowInfo, Headers, Request, RequestHead, Response, Target,
+};
 
 /// Longest expression, in bytes.
 const MAX_LENGTH: usize = 8 << 10;
@@ -31,9 +33,7 @@ const MAX_REGEX: usize = 1 << 20;
 pub struct Subject<'a> {
     flow: &'a FlowInfo,
     method: &'a Method,
-    host: Option<&'a str>,
-    path: &'a str,
-    query: Option<&'a str>,
+    target: &'a Target,
     version: Version,
     headers: &'a Headers,
     response: Option<(StatusCode, &'a Headers)>,
@@ -46,9 +46,7 @@ impl<'a> Subject<'a> {
         Self {
             flow: &exchange.flow,
             method: &request.method,
-            host: request.host(),
-            path: request.path(),
-            query: request.query(),
+            target: &request.target,
             version: request.version,
             headers: &request.headers,
             response: None,
@@ -71,13 +69,16 @@ impl<'a> Subject<'a> {
         Self {
             flow: &exchange.flow,
             method: &request.method,
-            host: request.host(),
-            path: request.path(),
-            query: request.query(),
+            target: &request.target,
             version: request.version,
             headers: &request.headers,
             response: None,
         }
+    }
+
+    /// Only looked for when somebody asks: most conditions do not.
+    fn host(&self) -> Option<&'a str> {
+        crate::message::host(self.target, self.headers)
     }
 }
 
@@ -262,11 +263,11 @@ impl Text {
             }
             Self::Endpoint => test(&subject.flow.endpoint.to_string()),
             Self::Host => subject
-                .host
+                .host()
                 .is_some_and(|host| test(host.strip_suffix('.').unwrap_or(host))),
             Self::Method => test(subject.method.as_str()),
-            Self::Path => test(subject.path),
-            Self::Query => subject.query.is_some_and(test),
+            Self::Path => test(subject.target.path()),
+            Self::Query => subject.target.query().is_some_and(test),
             Self::ServerName => {
                 let tls = subject.flow.tls.as_ref();
                 tls.and_then(|tls| tls.server_name.as_deref())

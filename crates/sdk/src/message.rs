@@ -3,7 +3,7 @@
 use http::{HeaderValue, Method, StatusCode, Version};
 
 use crate::target::split_port;
-use crate::{Body, FieldName, Headers, PathAndQuery, Target};
+use crate::{Body, FieldName, Headers, Target};
 
 const CONTENT_TYPE: FieldName = FieldName::from_static("Content-Type");
 
@@ -45,20 +45,20 @@ impl Request {
         host(&self.target, &self.headers)
     }
 
-    /// The path without the query, not decoded. Empty with CONNECT and `OPTIONS *`.
+    /// As [`Target::path`].
     #[must_use]
     pub fn path(&self) -> &str {
-        self.target.path_and_query().map_or("", PathAndQuery::path)
+        self.target.path()
     }
 
-    /// What follows the first `?`, not decoded.
+    /// As [`Target::query`].
     #[must_use]
     pub fn query(&self) -> Option<&str> {
-        self.target.path_and_query()?.query()
+        self.target.query()
     }
 }
 
-fn host<'a>(target: &'a Target, headers: &'a Headers) -> Option<&'a str> {
+pub(crate) fn host<'a>(target: &'a Target, headers: &'a Headers) -> Option<&'a str> {
     match target.authority() {
         Some(authority) => Some(authority.host()),
         None => Some(split_port(headers.get_str("host")?.trim_matches([' ', '\t'])).0),
@@ -101,13 +101,13 @@ impl RequestHead {
     /// As [`Request::path`].
     #[must_use]
     pub fn path(&self) -> &str {
-        self.target.path_and_query().map_or("", PathAndQuery::path)
+        self.target.path()
     }
 
     /// As [`Request::query`].
     #[must_use]
     pub fn query(&self) -> Option<&str> {
-        self.target.path_and_query()?.query()
+        self.target.query()
     }
 }
 

@@ -259,6 +259,18 @@ impl Target {
         }
     }
 
+    /// The path without the query, not decoded. Empty with CONNECT and `OPTIONS *`.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.path_and_query().map_or("", PathAndQuery::path)
+    }
+
+    /// What follows the first `?`, not decoded.
+    #[must_use]
+    pub fn query(&self) -> Option<&str> {
+        self.path_and_query()?.query()
+    }
+
     /// The authority, when the target names one.
     #[must_use]
     pub fn authority(&self) -> Option<&Authority> {

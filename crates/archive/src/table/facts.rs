@@ -31,7 +31,7 @@ pub(super) struct Facts<'a> {
     pub(super) client: Host<'a>,
     pub(super) server: Host<'a>,
     pub(super) tls: Option<&'a TlsInfo>,
-    pub(super) caller: Option<Caller>,
+    pub(super) caller: Option<&'a Caller>,
     pub(super) request_headers: Pairs<'a>,
     pub(super) response_headers: Pairs<'a>,
 }
@@ -79,7 +79,7 @@ impl<'a> Facts<'a> {
             client: Host::new(flow.client, flow.client_ec2.as_deref()),
             server: Host::new(flow.server, flow.server_ec2.as_deref()),
             tls: flow.tls.as_ref(),
-            caller: Caller::of(&row.request),
+            caller: row.caller.as_deref(),
             request_headers: pairs(&row.request.headers, redaction),
             response_headers: row
                 .answer

@@ -92,13 +92,14 @@ impl Parquet {
         self.when.as_ref().is_none_or(|when| when.matches(subject))
     }
 
-    fn row(&self, flow: &Arc<FlowInfo>, request: &RequestHead) -> Option<Row> {
+    fn row(&self, exchange: &mut Exchange) -> Option<Row> {
         let mut share = Share::of(&self.budget);
-        share.grow(head_cost(request)).then(|| Row {
+        share.grow(head_cost(&exchange.request)).then(|| Row {
             at: SystemTime::now(),
             took: core::time::Duration::ZERO,
-            flow: Arc::clone(flow),
-            request: request.clone(),
+            flow: Arc::clone(&exchange.flow),
+            caller: Caller::of_exchange(exchange),
+            request: exchange.request.clone(),
             answer: None,
             share,
         })
@@ -116,11 +117,12 @@ impl Interceptor for Parquet {
         if !needs_response && !self.is_meant(&Subject::request(request, exchange)) {
             return Ok(Step::Continue);
         }
+        let row = self.row(exchange);
         exchange.extensions.push(Draft {
             whose: self.number(),
             pump: Some(Arc::clone(&self.pump)),
             since: Instant::now(),
-            row: self.row(&exchange.flow, &exchange.request),
+            row,
         });
         Ok(Step::Continue)
     }

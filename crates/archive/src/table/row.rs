@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use records::Caller;
 use sdk::{FlowInfo, Headers, RequestHead};
 
 use crate::budget::Share;
@@ -16,6 +17,8 @@ pub(super) struct Row {
     pub(super) took: Duration,
     /// The flow it belongs to.
     pub(super) flow: Arc<FlowInfo>,
+    /// Who has signed it for AWS.
+    pub(super) caller: Option<Arc<Caller>>,
     /// What was asked.
     pub(super) request: RequestHead,
     /// What was answered; `None` when the exchange ended before there was an answer.
