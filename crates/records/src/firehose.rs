@@ -1,19 +1,20 @@
 //! `firehose`: a line of JSON for each exchange, to Amazon Data Firehose or a file.
 
-use std::fmt::{self, Write as _};
+mod finished;
+mod writing;
+
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use sdk::{
-    AttachmentId, ConfigFault, ConfigTable, EndJson, Exchange, Field, Filter, FlowCookie, FlowInfo,
-    Headers, InterceptError, Interceptor, InterceptorKind, Outlet, Request, RequestHead, Response,
-    Step, Subject, TlsInfo, VpcEndpointId, from_table,
+    ConfigFault, ConfigTable, Exchange, Filter, InterceptError, Interceptor, InterceptorKind,
+    Outlet, Request, Response, Step, Subject, from_table,
 };
-use serde::ser::SerializeMap as _;
-use serde::{Deserialize, Serialize, Serializer};
-use suffix::etld_plus_one;
+use serde::Deserialize;
 
+use self::finished::Finished;
+use self::writing::{Item, Writing};
 use crate::caller::Caller;
 use crate::lines::{Lines, Place};
 use crate::pump::Pump;
@@ -31,9 +32,6 @@ pub(crate) const KIND: InterceptorKind = InterceptorKind {
 
 /// The largest record that Firehose takes: 1,000 KiB before base64.
 pub(crate) const LONGEST_RECORD: usize = 1000 * 1024;
-
-/// Room that most records are content with, so that few are moved while they are written.
-const TYPICAL_RECORD: usize = 2048;
 
 /// Most records of one call.
 pub(crate) const BATCH: usize = 500;
@@ -77,22 +75,17 @@ fn default_queue_memory() -> sdk::ByteSize {
 pub struct Firehose {
     when: Option<Filter>,
     redaction: Arc<Redaction>,
-    pump: Arc<Pump<String>>,
+    pump: Arc<Pump<Item>>,
 }
 
-/// What is known of an exchange so far; written when it is over, however it ended.
-struct Line {
+/// What is known of an exchange so far; handed on when it is over, however it ended.
+struct Draft {
     /// Who writes it: several may stand in a chain.
     whose: usize,
     /// `None` once it is written, or not to be.
-    pump: Option<Arc<Pump<String>>>,
-    redaction: Arc<Redaction>,
-    at: SystemTime,
     since: Instant,
-    flow: Arc<FlowInfo>,
-    caller: Option<Arc<Caller>>,
-    request: RequestHead,
-    response: Option<(u16, Option<String>, Headers)>,
+    /// `None` once it is handed on, or not to be.
+    exchange: Option<(Box<Finished>, Arc<Pump<Item>>)>,
 }
 
 impl Firehose {
@@ -119,7 +112,7 @@ impl Firehose {
                     ConfigFault::new("output", "is no place for lines")
                         .allowed("\"stdout\", \"tcp://host:port\" or a path")
                 })?;
-                Pump::new("firehose", limits, Lines::new(place))
+                Pump::new("firehose", limits, Writing(Lines::new(place)))
             }
             _ => {
                 return Err(ConfigFault::new("stream", "missing key")
@@ -147,7 +140,7 @@ fn delivery_stream(
     keys: &Keys,
     stream: &str,
     limits: Limits,
-) -> Result<Arc<Pump<String>>, ConfigFault> {
+) -> Result<Arc<Pump<Item>>, ConfigFault> {
     use aws::{Environment, JsonService, JsonSettings, Region};
 
     let is_name = (1..=64).contains(&stream.len())
@@ -177,12 +170,12 @@ fn delivery_stream(
     Ok(Pump::new(
         "firehose",
         limits,
-        DeliveryStream::new(service, stream.to_owned()),
+        Writing(DeliveryStream::new(service, stream.to_owned())),
     ))
 }
 
 #[cfg(not(feature = "aws"))]
-fn delivery_stream(keys: &Keys, _: &str, _: Limits) -> Result<Arc<Pump<String>>, ConfigFault> {
+fn delivery_stream(keys: &Keys, _: &str, _: Limits) -> Result<Arc<Pump<Item>>, ConfigFault> {
     let _ = (&keys.region, &keys.endpoint);
     Err(ConfigFault::new(
         "stream",
@@ -201,17 +194,19 @@ impl Interceptor for Firehose {
         if !needs_response && !self.is_meant(&Subject::request(request, exchange)) {
             return Ok(Step::Continue);
         }
-        let caller = Caller::of_exchange(exchange);
-        exchange.extensions.push(Line {
-            caller,
-            whose: self.id(),
-            pump: Some(Arc::clone(&self.pump)),
+        let so_far = Finished {
             redaction: Arc::clone(&self.redaction),
             at: SystemTime::now(),
-            since: Instant::now(),
+            took: Duration::ZERO,
             flow: Arc::clone(&exchange.flow),
+            caller: Caller::of_exchange(exchange),
             request: exchange.request.clone(),
             response: None,
+        };
+        exchange.extensions.push(Draft {
+            whose: self.id(),
+            since: Instant::now(),
+            exchange: Some((Box::new(so_far), Arc::clone(&self.pump))),
         });
         Ok(Step::Continue)
     }
@@ -222,19 +217,19 @@ impl Interceptor for Firehose {
         exchange: &mut Exchange,
     ) -> Result<(), InterceptError> {
         let is_meant = self.is_meant(&Subject::response(response, exchange));
-        let mut lines = exchange.extensions.get_mut::<Vec<Line>>().into_iter();
-        let mine = lines.find_map(|all| all.iter_mut().find(|line| line.whose == self.id()));
-        let Some(line) = mine else {
+        let mut drafts = exchange.extensions.get_mut::<Vec<Draft>>().into_iter();
+        let mine = drafts.find_map(|all| all.iter_mut().find(|draft| draft.whose == self.id()));
+        let Some(draft) = mine else {
             return Ok(());
         };
         if !is_meant {
-            line.pump = None;
-        } else {
+            draft.exchange = None;
+        } else if let Some((exchange, _)) = &mut draft.exchange {
             let reason = response
                 .reason
                 .as_ref()
                 .map(|reason| String::from_utf8_lossy(reason.as_bytes()).into_owned());
-            line.response = Some((response.status.as_u16(), reason, response.headers.clone()));
+            exchange.response = Some((response.status.as_u16(), reason, response.headers.clone()));
         }
         Ok(())
     }
@@ -244,212 +239,20 @@ impl Interceptor for Firehose {
     }
 }
 
-impl Drop for Line {
+impl Drop for Draft {
     fn drop(&mut self) {
-        let Some(pump) = self.pump.take() else {
+        let Some((mut exchange, pump)) = self.exchange.take() else {
             return;
         };
-        let mut line = Vec::with_capacity(TYPICAL_RECORD);
-        let is_written = serde_json::to_writer(&mut line, &self.record()).is_ok();
-        line.push(b'\n');
-        match String::from_utf8(line) {
-            Ok(line) if is_written && line.len() <= LONGEST_RECORD => {
-                let bytes = line.capacity();
-                // A full queue counts what it drops.
-                pump.push(line, bytes);
-            }
-            // Longer than Firehose takes; nothing in it could not be written otherwise.
-            Ok(_) | Err(_) => pump.drop_one(),
-        }
+        exchange.took = self.since.elapsed();
+        let bytes = exchange.bytes();
+        // A full queue counts what it drops.
+        pump.push(Item::Exchange(exchange), bytes);
     }
-}
-
-#[derive(Serialize)]
-struct ExchangeRecord<'a> {
-    #[serde(rename = "TLS", skip_serializing_if = "Option::is_none")]
-    tls: Option<Tls<'a>>,
-    #[serde(rename = "AWS", skip_serializing_if = "Option::is_none")]
-    aws: Option<Aws<'a>>,
-    #[serde(rename = "Geneve")]
-    geneve: Geneve,
-    #[serde(rename = "Time", serialize_with = "displayed")]
-    time: humantime::Rfc3339Timestamp,
-    #[serde(rename = "DurationMillis")]
-    duration: u64,
-    #[serde(rename = "Method")]
-    method: &'a str,
-    #[serde(rename = "Host")]
-    host: &'a str,
-    #[serde(rename = "ETldPlusOne")]
-    etld_plus_one: &'a str,
-    #[serde(rename = "URL")]
-    url: String,
-    #[serde(rename = "RequestHeaders")]
-    request_headers: Fields<'a>,
-    #[serde(rename = "Client")]
-    client: EndJson<'a>,
-    #[serde(rename = "StatusCode")]
-    status: Option<u16>,
-    #[serde(rename = "StatusMessage")]
-    status_message: Option<&'a str>,
-    #[serde(rename = "ResponseHeaders")]
-    response_headers: Fields<'a>,
-    #[serde(rename = "Server")]
-    server: EndJson<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Tls<'a> {
-    /// What was agreed on with the client, as numbers of the TLS registry.
-    version: u16,
-    cipher_suite: u16,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    server_name: Option<&'a str>,
-    #[serde(rename = "JA4")]
-    ja4: &'a str,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Aws<'a> {
-    authorization_header: Authorization<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Authorization<'a> {
-    key_id: &'a str,
-    date: &'a str,
-    region: &'a str,
-    service: &'a str,
-    account_id: &'a str,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Geneve {
-    #[serde(serialize_with = "displayed")]
-    vpc_endpoint_id: VpcEndpointId,
-    #[serde(serialize_with = "displayed")]
-    attachment_id: AttachmentId,
-    #[serde(serialize_with = "displayed")]
-    flow_cookie: FlowCookie,
-}
-
-/// What is written as it is displayed.
-fn displayed<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(value)
-}
-
-impl Line {
-    fn record(&self) -> ExchangeRecord<'_> {
-        let flow = &*self.flow;
-        let host = self.request.host().unwrap_or_default();
-        let (status, message, headers) = match &self.response {
-            Some((status, reason, headers)) => (Some(*status), reason.as_deref(), Some(headers)),
-            None => (None, None, None),
-        };
-        ExchangeRecord {
-            tls: flow.tls.as_ref().map(|tls: &TlsInfo| Tls {
-                version: tls.client_version,
-                cipher_suite: tls.client_cipher_suite,
-                server_name: tls.server_name.as_deref(),
-                ja4: &tls.ja4,
-            }),
-            aws: self.caller.as_ref().map(|caller| Aws {
-                authorization_header: Authorization {
-                    account_id: caller.account.as_deref().unwrap_or_default(),
-                    key_id: &caller.key_id,
-                    date: &caller.date,
-                    region: &caller.region,
-                    service: &caller.service,
-                },
-            }),
-            geneve: Geneve {
-                vpc_endpoint_id: flow.endpoint,
-                attachment_id: flow.attachment,
-                flow_cookie: flow.cookie,
-            },
-            time: humantime::format_rfc3339_millis(self.at),
-            duration: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
-            method: self.request.method.as_str(),
-            host,
-            etld_plus_one: etld_plus_one(host),
-            url: self.url(host),
-            request_headers: Fields(Some(&self.request.headers), &self.redaction),
-            client: EndJson::new(flow.client, flow.client_ec2.as_deref()),
-            status,
-            status_message: message,
-            response_headers: Fields(headers, &self.redaction),
-            server: EndJson::new(flow.server, flow.server_ec2.as_deref()),
-        }
-    }
-
-    fn url(&self, host: &str) -> String {
-        let path = self.request.target.path_and_query();
-        let path = path.map_or("", sdk::PathAndQuery::as_str);
-        let (scheme, usual) = match self.flow.tls {
-            Some(_) => ("https", 443),
-            None => ("http", 80),
-        };
-        let mut url = String::with_capacity(host.len() + path.len() + 32);
-        url.push_str(scheme);
-        url.push_str("://");
-        let is_bare = host.contains(':') && !host.starts_with('[');
-        url.push_str(if is_bare { "[" } else { "" });
-        url.push_str(host);
-        url.push_str(if is_bare { "]" } else { "" });
-        let port = self.flow.server.port();
-        if port != usual {
-            let _ = write!(url, ":{port}");
-        }
-        url.push_str(&self.redaction.address(path));
-        url
-    }
-}
-
-/// Fields by name, in the usual spelling; of a name that comes several times, the first.
-struct Fields<'a>(Option<&'a Headers>, &'a Redaction);
-
-impl Serialize for Fields<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self(headers, redaction) = self;
-        let mut map = serializer.serialize_map(None)?;
-        let mut spelling = String::new();
-        let fields = || headers.iter().flat_map(|headers| headers.iter());
-        for (at, field) in fields().enumerate() {
-            let name = field.name.as_str();
-            let is_same = |other: &Field| other.name.as_str().eq_ignore_ascii_case(name);
-            if fields().take(at).any(is_same) {
-                continue;
-            }
-            map.serialize_entry(canonical(name, &mut spelling), &redaction.text(field))?;
-        }
-        map.end()
-    }
-}
-
-/// `user-agent` as `User-Agent`, so that one query finds both.
-fn canonical<'s>(name: &str, spelling: &'s mut String) -> &'s str {
-    spelling.clear();
-    let mut is_first = true;
-    spelling.extend(name.chars().map(|letter| {
-        let letter = if is_first {
-            letter.to_ascii_uppercase()
-        } else {
-            letter.to_ascii_lowercase()
-        };
-        is_first = letter == '-';
-        letter
-    }));
-    spelling
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use sdk::testing::Playbook;
     use serde_json::Value;
 
