@@ -5,10 +5,10 @@ use std::time::{Instant, SystemTime};
 
 use rand::TryRngCore as _;
 use rand::rngs::OsRng;
-use records::{Pump, Redaction};
+use records::{Caller, Pump, Redaction};
 use sdk::{
-    ConfigFault, ConfigTable, Exchange, Filter, FlowInfo, InterceptError, Interceptor,
-    InterceptorKind, Request, RequestHead, Response, Step, Subject, async_trait,
+    ConfigFault, ConfigTable, Exchange, Filter, InterceptError, Interceptor, InterceptorKind,
+    Request, Response, Step, Subject, async_trait,
 };
 
 use super::columns::Writer;
