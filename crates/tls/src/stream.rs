@@ -446,7 +446,10 @@ impl<L: AsyncRead + AsyncWrite + Unpin, S: Session> AsyncWrite for TlsStream<L, 
                 for piece in pieces {
                     gathered.extend_from_slice(piece);
                 }
-                this.put_all(cx, gathered)
+                this.put_all(
+                    cx,
+                    gathered.get(buffers::CONTENT_OFFSET..).unwrap_or_default(),
+                )
             }));
         }
         let mut count = 0;
