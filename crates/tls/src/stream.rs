@@ -78,8 +78,8 @@ pub struct TlsStream<L, S> {
     session: S,
     /// Records that are not taken in yet.
     incoming: Incoming,
-    /// Content that the caller had no room for.
-    content: Vec<u8>,
+    /// Content that the caller had no room for, and how much of it he has taken since.
+    content: (Vec<u8>, usize),
     /// Records that the leg did not take yet.
     unsent: Vec<u8>,
     /// What the peer did wrong.
@@ -138,7 +138,7 @@ impl<L, S: Session> TlsStream<L, S> {
                         let here = record.payload.len().min(space.remaining());
                         let (here, rest) = record.payload.split_at(here);
                         space.put_slice(here);
-                        self.content.extend_from_slice(rest);
+                        self.content.0.extend_from_slice(rest);
                     }
                 }
             },
@@ -209,7 +209,7 @@ impl<L: AsyncRead + AsyncWrite + Unpin, S: Session> TlsStream<L, S> {
             leg,
             session,
             incoming: Incoming::from(received),
-            content: Vec::new(),
+            content: (Vec::new(), 0),
             unsent: Vec::new(),
             failed: None,
             is_closed: false,
@@ -374,12 +374,14 @@ impl<L: AsyncRead + AsyncWrite + Unpin, S: Session> AsyncRead for TlsStream<L, S
             return Poll::Ready(Ok(()));
         }
         loop {
-            if !this.content.is_empty() {
-                let count = this.content.len().min(space.remaining());
-                space.put_slice(this.content.get(..count).unwrap_or_default());
-                this.content.drain(..count);
-                if this.content.is_empty() {
-                    this.content = Vec::new();
+            let (content, taken) = &mut this.content;
+            let rest = content.get(*taken..).unwrap_or_default();
+            if !rest.is_empty() {
+                let count = rest.len().min(space.remaining());
+                space.put_slice(rest.get(..count).unwrap_or_default());
+                *taken += count;
+                if *taken == content.len() {
+                    this.content = (Vec::new(), 0);
                 }
                 return Poll::Ready(Ok(()));
             }
