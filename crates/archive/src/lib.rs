@@ -33,6 +33,8 @@ pub use interceptor::{Har, KIND};
 pub use moving::Moving;
 #[cfg(feature = "parquet")]
 pub use table::{PARQUET, Parquet};
+#[cfg(feature = "reading")]
+pub use table::reading;
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,7 @@ mod folder;
 mod http;
 mod remote;
 
+use core::fmt;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -12,8 +13,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 
 use folder::Folder;
-use remote::Remote;
-pub(crate) use remote::RemoteSettings;
+pub(crate) use remote::{Remote, RemoteSettings};
 
 /// A place for objects, as the operator writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,20 @@ pub(crate) struct Address {
     pub(crate) bucket: String,
     /// Without slashes at its ends; may be empty.
     pub(crate) prefix: String,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.service {
+            Service::Azure => "az://",
+            Service::Gcs => "gs://",
+            Service::S3 => "s3://",
+        })?;
+        let account = self.account.as_deref().into_iter();
+        let parts = account.chain([self.bucket.as_str(), &self.prefix]);
+        let parts: Vec<_> = parts.filter(|part| !part.is_empty()).collect();
+        f.write_str(&parts.join("/"))
+    }
 }
 
 /// A service that keeps objects.
@@ -192,6 +206,9 @@ mod tests {
                 remote(Service::Azure, Some("acc"), "c", "a/b"),
             ),
         ] {
+            if let Place::Remote(address) = &place {
+                assert_eq!(address.to_string(), text.trim_end_matches('/'));
+            }
             assert_eq!(text.parse(), Ok(place), "{text}");
         }
         for text in [

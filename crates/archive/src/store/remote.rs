@@ -27,6 +27,9 @@ const PART: usize = 8 << 20;
 const ATTEMPT: Duration = Duration::from_secs(60);
 /// Largest answer that is read: none of those to a write is large.
 const MAX_ANSWER: usize = 1 << 20;
+/// The same where objects are read: a piece of one, or a page of a list of a thousand names.
+#[cfg(feature = "reading")]
+const MAX_PIECE: usize = 16 << 20;
 
 /// What is configured besides the address.
 #[derive(Clone, Debug)]
@@ -44,6 +47,7 @@ pub(crate) struct RemoteSettings {
 pub(crate) struct Remote {
     address: Address,
     settings: RemoteSettings,
+    answer: usize,
     opened: OnceCell<Arc<dyn ObjectStore>>,
 }
 
@@ -54,7 +58,18 @@ impl Remote {
         Self {
             address,
             settings,
+            answer: MAX_ANSWER,
             opened: OnceCell::new(),
+        }
+    }
+
+    /// The same for reading.
+    #[cfg(feature = "reading")]
+    #[must_use]
+    pub(crate) fn to_read(address: Address, settings: RemoteSettings) -> Self {
+        Self {
+            answer: MAX_PIECE,
+            ..Self::new(address, settings)
         }
     }
 
@@ -87,9 +102,14 @@ impl Remote {
         done.map_err(|error| error.to_string())
     }
 
+    /// The store; in it, names begin with the address's prefix.
+    pub(crate) async fn store(&self) -> Result<&Arc<dyn ObjectStore>, String> {
+        self.opened.get_or_try_init(|| self.open()).await
+    }
+
     /// The store, and where an object of this name is in it.
     async fn target(&self, key: &str) -> Result<(&Arc<dyn ObjectStore>, Path), String> {
-        let store = self.opened.get_or_try_init(|| self.open()).await?;
+        let store = self.store().await?;
         let whole = match self.address.prefix.as_str() {
             "" => key.to_owned(),
             prefix => format!("{prefix}/{key}"),
@@ -101,7 +121,7 @@ impl Remote {
     async fn open(&self) -> Result<Arc<dyn ObjectStore>, String> {
         let client = Client::new(ClientConfig {
             attempt: ATTEMPT,
-            answer: MAX_ANSWER,
+            answer: self.answer,
             ..ClientConfig::default()
         });
         let connector = Connector(client.map_err(|fault| fault.to_string())?);

@@ -160,6 +160,22 @@ const COLUMNS: &[(&str, Kind)] = &[
     ),
 ];
 
+/// What reads these files again needs to know of the columns.
+#[cfg(feature = "reading")]
+pub(super) fn shape() -> impl Iterator<Item = super::reading::Column> {
+    use super::reading::{Column, Kind as Read};
+    COLUMNS.iter().map(|(name, kind)| Column {
+        name,
+        kind: match kind {
+            Kind::Time(_) => Read::Time,
+            Kind::Long(_) | Kind::Number(_) => Read::Integer,
+            Kind::Text(_) => Read::Text,
+            Kind::Map(_) => Read::Map,
+        },
+        of_name: false,
+    })
+}
+
 /// The schema, in Parquet's language.
 fn schema() -> String {
     let mut text = "message exchange {".to_owned();

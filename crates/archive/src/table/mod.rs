@@ -7,6 +7,8 @@ mod delivery;
 mod facts;
 mod interceptor;
 mod partitions;
+#[cfg(feature = "reading")]
+pub mod reading;
 mod row;
 
 pub use interceptor::{PARQUET, Parquet};
