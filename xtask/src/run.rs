@@ -51,6 +51,9 @@ pub(crate) fn step(what: &str, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// What the program has only if it is asked for, and is checked and tested all the same.
+const OPTIONAL: &str = "flowdog-cli/query";
+
 fn quick() -> Result<()> {
     step("formatting", &mut cargo(&["fmt", "--all", "--", "--check"]))?;
     walls::check()?;
@@ -62,6 +65,8 @@ fn quick() -> Result<()> {
             "--quiet",
             "--workspace",
             "--all-targets",
+            "--features",
+            OPTIONAL,
             "--",
             "-D",
             "warnings",
@@ -82,8 +87,15 @@ pub(crate) fn test(filter: Option<&str>) -> Result<()> {
         quick()?;
         step(
             "documentation",
-            cargo(&["doc", "--quiet", "--workspace", "--no-deps"])
-                .env("RUSTDOCFLAGS", "-D warnings"),
+            cargo(&[
+                "doc",
+                "--quiet",
+                "--workspace",
+                "--no-deps",
+                "--features",
+                OPTIONAL,
+            ])
+            .env("RUSTDOCFLAGS", "-D warnings"),
         )?;
         step(
             "documentation tests",
@@ -102,6 +114,8 @@ pub(crate) fn test(filter: Option<&str>) -> Result<()> {
             "flowdog-capture",
             "--package",
             "hello-header",
+            "--features",
+            OPTIONAL,
         ]),
     )?;
     let mut args = vec!["--workspace"];

@@ -102,6 +102,64 @@ fn entry(kind: u8, bytes: &[u8]) -> Entry {
     }
 }
 
+/// A file that somebody put among the tables: whatever is in it, it has rows or a fault, and what comes of
+/// a map is JSON.
+#[cfg(feature = "reading")]
+pub fn table(bytes: &[u8]) {
+    use core::cell::Cell as Flag;
+    use core::ops::ControlFlow;
+    use std::panic::{self, AssertUnwindSafe, catch_unwind};
+    use std::sync::Once;
+
+    use crate::table::reading::{self, Cell, Kind, Told, Wanted};
+
+    thread_local! {
+        static IS_READING: Flag<bool> = const { Flag::new(false) };
+    }
+    // What the outside crate panics at is a fault of the file, and no finding; what aborts is one.
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let others = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !IS_READING.get() {
+                others(panic);
+            }
+        }));
+    });
+
+    let columns = reading::columns();
+    let (mut rows, mut broken) = (0, None);
+    let mut tell = |told| {
+        let Told::Rows(batch) = told else {
+            return ControlFlow::Continue(());
+        };
+        for row in 0..batch.rows() {
+            for (at, column) in columns.iter().enumerate() {
+                if let Cell::Text(text) = batch.cell(row, at)
+                    && column.kind == Kind::Map
+                    && serde_json::from_str::<Value>(&text).is_err()
+                {
+                    broken = Some(text.into_owned());
+                }
+            }
+        }
+        rows += batch.rows();
+        // A few bytes may stand for millions of nulls.
+        match rows {
+            ..10_000 => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
+        }
+    };
+    IS_READING.set(true);
+    let read = AssertUnwindSafe(|| {
+        let name = "date=2026-01-02/etld1=example.com/a.parquet";
+        reading::read_bytes(bytes.to_vec().into(), name, &Wanted::all(), &mut tell)
+    });
+    let _ = catch_unwind(read);
+    IS_READING.set(false);
+    assert_eq!(broken, None);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,5 +183,30 @@ mod tests {
             replayed += 1;
         }
         assert!(replayed >= 5, "the corpus has only {replayed} seeds");
+    }
+
+    #[test]
+    #[cfg(feature = "reading")]
+    fn threat_66_the_committed_corpus_and_damaged_seeds_of_tables_have_rows_or_faults() {
+        let folder =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/table");
+        let mut replayed = 0;
+        for seed in std::fs::read_dir(folder).unwrap() {
+            let bytes = std::fs::read(seed.unwrap().path()).unwrap();
+            table(&bytes);
+            // Each byte of the directory, and every seventh of the pages.
+            for at in (0..bytes.len())
+                .step_by(7)
+                .chain(bytes.len() - 700..bytes.len())
+            {
+                for flip in [0x01, 0x80, 0xff] {
+                    let mut damaged = bytes.clone();
+                    *damaged.get_mut(at).unwrap() ^= flip;
+                    table(&damaged);
+                }
+            }
+            replayed += 1;
+        }
+        assert!(replayed >= 7, "the corpus has only {replayed} seeds");
     }
 }

@@ -31,10 +31,10 @@ mod url;
 
 pub use interceptor::{Har, KIND};
 pub use moving::Moving;
-#[cfg(feature = "parquet")]
-pub use table::{PARQUET, Parquet};
 #[cfg(feature = "reading")]
 pub use table::reading;
+#[cfg(feature = "parquet")]
+pub use table::{PARQUET, Parquet};
 
 #[cfg(test)]
 mod tests {

@@ -19,6 +19,8 @@ mod explain;
 mod function;
 mod lab;
 mod learned;
+#[cfg(feature = "query")]
+mod query;
 #[cfg(feature = "capture")]
 mod replay;
 mod run;
@@ -61,6 +63,8 @@ enum Command {
     #[cfg(feature = "script")]
     Fn(function::Args),
     Learned(learned::Args),
+    #[cfg(feature = "query")]
+    Query(query::Args),
     #[cfg(feature = "capture")]
     Replay(Box<replay::Args>),
     Lab(Box<lab::Args>),
@@ -117,6 +121,8 @@ fn main() -> ExitCode {
         #[cfg(feature = "script")]
         Command::Fn(args) => function::run(&args),
         Command::Learned(args) => learned::run(&args),
+        #[cfg(feature = "query")]
+        Command::Query(args) => query::run(args),
         #[cfg(feature = "capture")]
         Command::Replay(args) => replay::run(*args),
         Command::Lab(args) => lab::run(&args),

@@ -103,6 +103,8 @@ impl Engine {
         match error.sqlite_error_code() {
             // Such as malformed JSON: the text says it.
             Some(ErrorCode::Unknown) | None => Fault::Statement(told(&error)),
+            // What is found out only on the way, such as pragmas that are read as tables.
+            Some(ErrorCode::AuthorizationForStatementDenied) => no_question(),
             Some(_) => Fault::Engine(told(&error)),
         }
     }

@@ -131,7 +131,7 @@ impl<'a> Printer<'a> {
                     let text = text(*value).unwrap_or_default();
                     (spelled(&text).into_owned(), is_number)
                 });
-                let row = row.collect();
+                let row: Vec<Text> = row.collect();
                 match &mut self.sample {
                     Some(sample) => {
                         sample.push(row);
@@ -149,7 +149,9 @@ impl<'a> Printer<'a> {
     /// The end: all has been written.
     pub(crate) fn end(&mut self) -> io::Result<()> {
         match self.format {
-            Format::Json => self.out.write_all(if self.rows == 0 { b"]\n" } else { b"\n]\n" })?,
+            Format::Json => self
+                .out
+                .write_all(if self.rows == 0 { b"]\n" } else { b"\n]\n" })?,
             Format::Table => self.print_sample()?,
             Format::Csv | Format::Jsonl => {}
         }
@@ -199,13 +201,16 @@ impl<'a> Printer<'a> {
         if self.style.colour {
             self.out.write_all(b"\x1b[0m")?;
         }
-        let rule = self.widths.iter().map(|(width, _)| ("-".repeat(*width), false));
+        let rule = self
+            .widths
+            .iter()
+            .map(|(width, _)| ("-".repeat(*width), false));
         let rule: Vec<Text> = rule.collect();
         self.line(&rule)?;
         sample.iter().try_for_each(|row| self.line(row))
     }
 
-    fn line(&mut self, cells: &Vec<Text>) -> io::Result<()> {
+    fn line(&mut self, cells: &[Text]) -> io::Result<()> {
         let mut line = String::new();
         for ((text, _), (width, is_number)) in cells.iter().zip(&self.widths) {
             if !line.is_empty() {
@@ -303,7 +308,9 @@ mod tests {
     fn printed(format: Format, style: Style, rows: &[&[ValueRef<'_>]]) -> String {
         let mut out = Vec::new();
         let mut printer = Printer::new(&mut out, format, style);
-        printer.begin(vec!["name".to_owned(), "n".to_owned()]).unwrap();
+        printer
+            .begin(vec!["name".to_owned(), "n".to_owned()])
+            .unwrap();
         for row in rows {
             printer.row(row).unwrap();
         }
@@ -347,7 +354,10 @@ mod tests {
         let rows = vec![&[ValueRef::Text(b"abcdef"), ValueRef::Integer(1)][..]; SAMPLE + 3];
         let text = printed(Format::Table, Style::default(), &rows);
         assert_eq!(text.lines().count(), SAMPLE + 5);
-        assert!(text.lines().skip(2).all(|line| line == "abcdef  1"), "{text}");
+        assert!(
+            text.lines().skip(2).all(|line| line == "abcdef  1"),
+            "{text}"
+        );
     }
 
     #[test]

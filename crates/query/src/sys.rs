@@ -165,7 +165,11 @@ unsafe impl VTabCursor for Scan<'_> {
     fn next(&mut self) -> Result<()> {
         self.row += 1;
         self.number = self.number.saturating_add(1);
-        if self.batch.as_ref().is_some_and(|batch| self.row < batch.rows()) {
+        if self
+            .batch
+            .as_ref()
+            .is_some_and(|batch| self.row < batch.rows())
+        {
             return Ok(());
         }
         self.advance()

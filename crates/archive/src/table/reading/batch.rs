@@ -110,12 +110,7 @@ mod tests {
         ] {
             assert_eq!(moment(millis).as_deref(), Some(text), "{millis}");
         }
-        for millis in [
-            253_402_300_800_000,
-            -62_167_219_200_001,
-            i64::MAX,
-            i64::MIN,
-        ] {
+        for millis in [253_402_300_800_000, -62_167_219_200_001, i64::MAX, i64::MIN] {
             assert_eq!(moment(millis), None, "{millis}");
         }
     }

@@ -107,7 +107,10 @@ fn directory(source: &dyn Source) -> Result<ParquetMetaData, Fault> {
         [_, _, _, _, b'P', b'A', b'R', b'E'] => return Err(bad("it is encrypted")),
         _ => return Err(bad("it is no Parquet file, or one that is cut")),
     }
-    let length = length.iter().rev().fold(0_usize, |all, byte| all << 8 | usize::from(*byte));
+    let length = length
+        .iter()
+        .rev()
+        .fold(0_usize, |all, byte| all << 8 | usize::from(*byte));
     if length > MAX_DIRECTORY {
         let why = format!("its directory has more than {MAX_DIRECTORY} bytes");
         return Err(Fault::Bad(why));
@@ -156,12 +159,19 @@ fn found(schema: &SchemaDescriptor) -> Result<Vec<Option<Found>>, Fault> {
     let found = columns::shape().map(|column| {
         let mut leaves = Vec::new();
         for (at, leaf) in schema.columns().iter().enumerate() {
-            if leaf.path().parts().first().is_some_and(|name| name == column.name) {
+            if leaf
+                .path()
+                .parts()
+                .first()
+                .is_some_and(|name| name == column.name)
+            {
                 leaves.push((at, leaf));
             }
         }
-        let flat = |max| move |leaf: &parquet::schema::types::ColumnDescPtr| {
-            leaf.max_rep_level() == max && leaf.max_def_level() <= 1 + 2 * max
+        let flat = |max| {
+            move |leaf: &parquet::schema::types::ColumnDescPtr| {
+                leaf.max_rep_level() == max && leaf.max_def_level() <= 1 + 2 * max
+            }
         };
         let found = match (column.kind, &*leaves) {
             (_, []) => return Ok(None),
@@ -211,7 +221,10 @@ fn may_hold(group: &RowGroupMetaData, found: &[Option<Found>], wanted: &Wanted) 
     let Some(Some(Found::Time(at, unit))) = found.first() else {
         return true;
     };
-    let statistics = group.columns().get(*at).and_then(|column| column.statistics());
+    let statistics = group
+        .columns()
+        .get(*at)
+        .and_then(|column| column.statistics());
     let Some(Statistics::Int64(times)) = statistics else {
         return true;
     };
@@ -234,7 +247,7 @@ enum Reader {
     Int32(Leaf<Int32Type>),
     Int64(Leaf<Int64Type>),
     Text(Leaf<ByteArrayType>),
-    Map(Leaf<ByteArrayType>, Leaf<ByteArrayType>),
+    Map(Box<[Leaf<ByteArrayType>; 2]>),
     Same(Option<String>),
 }
 
@@ -246,7 +259,10 @@ struct Leaf<T: DataType> {
 
 impl<T: DataType> Leaf<T> {
     fn new(source: &Arc<dyn Source>, group: &RowGroupMetaData, at: usize) -> Result<Self, Fault> {
-        let column = group.columns().get(at).ok_or_else(|| bad("a row group lacks columns"))?;
+        let column = group
+            .columns()
+            .get(at)
+            .ok_or_else(|| bad("a row group lacks columns"))?;
         let description = column.column_descr_ptr();
         // The crate panics otherwise.
         if description.physical_type() != T::get_physical_type() {
@@ -263,7 +279,9 @@ impl<T: DataType> Leaf<T> {
     /// The next values of a column that has one for each row, or null.
     fn flat(&mut self, rows: usize) -> Result<Vec<Option<T::T>>, Fault> {
         let (mut levels, mut values) = (Vec::new(), Vec::new());
-        let read = self.reader.read_records(rows, Some(&mut levels), None, &mut values);
+        let read = self
+            .reader
+            .read_records(rows, Some(&mut levels), None, &mut values);
         if read.map_err(fault)?.0 != rows {
             return Err(bad("a column has fewer rows than its row group"));
         }
@@ -272,22 +290,28 @@ impl<T: DataType> Leaf<T> {
             values.map(Some).collect()
         } else {
             let present = levels.iter().map(|level| *level == self.level);
-            present.map(|present| values.next().filter(|_| present).or(None)).collect()
+            present
+                .map(|present| present.then(|| values.next()).flatten())
+                .collect()
         })
     }
 }
 
 impl Reader {
-    fn new(source: &Arc<dyn Source>, group: &RowGroupMetaData, found: &Found) -> Result<Self, Fault> {
+    fn new(
+        source: &Arc<dyn Source>,
+        group: &RowGroupMetaData,
+        found: &Found,
+    ) -> Result<Self, Fault> {
         Ok(match *found {
             Found::Time(at, unit) => Self::Time(Leaf::new(source, group, at)?, unit),
             Found::Int32(at) => Self::Int32(Leaf::new(source, group, at)?),
             Found::Int64(at) => Self::Int64(Leaf::new(source, group, at)?),
             Found::Text(at) => Self::Text(Leaf::new(source, group, at)?),
-            Found::Map(keys, values) => Self::Map(
+            Found::Map(keys, values) => Self::Map(Box::new([
                 Leaf::new(source, group, keys)?,
                 Leaf::new(source, group, values)?,
-            ),
+            ])),
         })
     }
 
@@ -303,7 +327,10 @@ impl Reader {
             }
             Self::Int64(leaf) => Values::Integers(leaf.flat(rows)?),
             Self::Text(leaf) => Values::Texts(leaf.flat(rows)?),
-            Self::Map(keys, values) => Values::Maps(maps(keys, values, rows)?),
+            Self::Map(leaves) => {
+                let [keys, values] = &mut **leaves;
+                Values::Maps(maps(keys, values, rows)?)
+            }
             Self::Same(value) => Values::Same(value.clone()),
         })
     }
@@ -366,7 +393,9 @@ impl Repeated {
     fn read(leaf: &mut Leaf<ByteArrayType>, rows: usize) -> Result<Self, Fault> {
         let (mut present, mut repeated, mut values) = (Vec::new(), Vec::new(), Vec::new());
         let levels = (Some(&mut present), Some(&mut repeated));
-        let read = leaf.reader.read_records(rows, levels.0, levels.1, &mut values);
+        let read = leaf
+            .reader
+            .read_records(rows, levels.0, levels.1, &mut values);
         if read.map_err(fault)?.0 != rows {
             return Err(bad("a map has fewer rows than its row group"));
         }

@@ -123,7 +123,9 @@ pub(super) fn bucket(
     }
     let away = |error: &dyn core::fmt::Display| Fault::Away(format!("{place}: {error}"));
     let remote = Remote::to_read(address, settings.clone());
-    let store = runtime.block_on(remote.store()).map_err(|error| away(&error))?;
+    let store = runtime
+        .block_on(remote.store())
+        .map_err(|error| away(&error))?;
     let bucket = Bucket {
         store,
         runtime: &runtime,
@@ -139,7 +141,9 @@ pub(super) fn bucket(
         if done.is_break() || !wanted.may_be_in(name) {
             continue;
         }
-        let objects = runtime.block_on(bucket.list(&day)).map_err(|error| away(&error))?;
+        let objects = runtime
+            .block_on(bucket.list(&day))
+            .map_err(|error| away(&error))?;
         if bucket.objects(objects, tell)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }

@@ -10,6 +10,8 @@ mod file;
 mod listing;
 mod pages;
 mod source;
+#[cfg(test)]
+mod tests;
 mod thrift;
 mod wanted;
 
@@ -155,9 +157,7 @@ impl Tables {
     ) -> Result<(), Fault> {
         let done = match &self.place {
             Place::Folder(folder) => listing::folder(folder, wanted, tell)?,
-            Place::Remote(address) => {
-                listing::bucket(address.clone(), &self.remote, wanted, tell)?
-            }
+            Place::Remote(address) => listing::bucket(address.clone(), &self.remote, wanted, tell)?,
         };
         // Who is told may have had enough; that is no fault.
         let (ControlFlow::Continue(()) | ControlFlow::Break(())) = done;
@@ -175,7 +175,8 @@ fn read_one(
     let bytes = source.size();
     // The state that a panic leaves is dropped with the file.
     let read = catch_unwind(AssertUnwindSafe(|| file::read(source, name, wanted, tell)));
-    let read = read.unwrap_or_else(|_| Err(Fault::Bad("its contents contradict each other".to_owned())));
+    let read =
+        read.unwrap_or_else(|_| Err(Fault::Bad("its contents contradict each other".to_owned())));
     match read {
         Ok(ControlFlow::Continue(())) => Ok(tell(Told::Done { bytes })),
         Ok(ControlFlow::Break(())) => Ok(ControlFlow::Break(())),

@@ -100,9 +100,10 @@ impl Pages {
             Compression::SNAPPY => Codec::Snappy,
             Compression::GZIP(_) => Codec::Gzip,
             other => {
-                return Err(Fault::Bad(format!(
-                    "it is compressed with {other}, which is not read here"
-                )));
+                let codec = other.to_string();
+                let codec = codec.split('(').next().unwrap_or_default();
+                let why = format!("it is compressed with {codec}, which is not read here");
+                return Err(Fault::Bad(why));
             }
         };
         let data = column.data_page_offset();
@@ -269,7 +270,13 @@ impl Pages {
         })
     }
 
-    fn inflated(&self, bytes: Bytes, kept: usize, is_compressed: bool, size: usize) -> Result<Bytes> {
+    fn inflated(
+        &self,
+        bytes: Bytes,
+        kept: usize,
+        is_compressed: bool,
+        size: usize,
+    ) -> Result<Bytes> {
         let contradiction = || bad("a page has another size than it says");
         let whole = match self.codec {
             Codec::None => bytes,

@@ -92,7 +92,9 @@ impl Source for Object {
             Err(pieces) => pieces.concat().into(),
         };
         if bytes.len() != length {
-            return Err(Fault::Away("the store gave less than was asked for".to_owned()));
+            return Err(Fault::Away(
+                "the store gave less than was asked for".to_owned(),
+            ));
         }
         Ok(bytes)
     }

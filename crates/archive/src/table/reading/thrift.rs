@@ -25,9 +25,9 @@ pub(super) enum Malformed {
 pub(super) enum Value {
     Bool(bool),
     Int(i64),
-    List(Vec<Value>),
+    List(Vec<Self>),
     Opaque,
-    Struct(Vec<(i16, Value)>),
+    Struct(Vec<(i16, Self)>),
 }
 
 impl Value {

@@ -47,9 +47,10 @@ impl Bounds {
 
     /// Whether a value from this range may be inside.
     pub(super) fn may_hold(&self, low: &str, high: &str) -> bool {
-        let is_too_low = self.least.as_ref().is_some_and(|(least, or_equal)| {
-            high < least.as_str() || (high == least && !or_equal)
-        });
+        let is_too_low = self
+            .least
+            .as_ref()
+            .is_some_and(|(least, or_equal)| high < least.as_str() || (high == least && !or_equal));
         let is_too_high = self
             .most
             .as_ref()
