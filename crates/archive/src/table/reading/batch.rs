@@ -43,7 +43,7 @@ impl Batch {
         self.rows
     }
 
-    /// The value of a row in the column at this place of [`columns`](super::columns).
+    /// The value of a row in the column at this place of [`columns`](super::columns()).
     #[must_use]
     pub fn cell(&self, row: usize, column: usize) -> Cell<'_> {
         fn at<T>(values: &[Option<T>], row: usize) -> Option<&T> {

@@ -25,6 +25,7 @@ fn file(rows: u64, compression: Compression) -> Vec<u8> {
             took: Duration::from_millis(number),
             flow: Arc::clone(&flow),
             request: RequestHead::of(&request),
+            caller: None,
             answer: None,
             share: Share::of(&Budget::new(0)),
         }

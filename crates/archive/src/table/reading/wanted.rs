@@ -62,7 +62,7 @@ impl Bounds {
 /// What is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// For each of [`columns`](super::columns), whether it is read; those that are missing are not.
+    /// For each of [`columns`](super::columns()), whether it is read; those that are missing are not.
     pub columns: Vec<bool>,
     /// Bounds of the column `date`.
     pub date: Bounds,
