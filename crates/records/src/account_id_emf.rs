@@ -300,8 +300,8 @@ impl Interceptor for AccountIdEmf {
             at: SystemTime::now(),
             account,
             is_first,
-            endpoint: exchange.flow.endpoint.to_string(),
-            client: exchange.flow.client.ip().to_string(),
+            endpoint: exchange.flow.endpoint,
+            client: exchange.flow.client.ip(),
             caller,
         };
         // A full queue counts what it drops.

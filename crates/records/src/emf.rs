@@ -4,9 +4,11 @@
 //! values is a metric of its own and has a price, so the values here are few.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use sdk::VpcEndpointId;
 use serde_json::{Value, json};
 
 use crate::caller::Caller;
@@ -25,8 +27,8 @@ pub(crate) struct Call {
     pub(crate) account: String,
     /// The first one of its account.
     pub(crate) is_first: bool,
-    pub(crate) endpoint: String,
-    pub(crate) client: String,
+    pub(crate) endpoint: VpcEndpointId,
+    pub(crate) client: IpAddr,
 }
 
 /// The lines for a batch of calls, each with its time: one per caller and service with the number of
@@ -48,7 +50,7 @@ pub(crate) fn lines(calls: &[Call], namespace: &str) -> Vec<(SystemTime, String)
             "KeyId": call.caller.key_id,
             "Region": call.caller.region,
             "Service": call.caller.service,
-            "VpcEndpointId": call.endpoint,
+            "VpcEndpointId": call.endpoint.to_string(),
             "Client": call.client,
             "NewAccounts": 1,
         });
@@ -113,8 +115,8 @@ mod tests {
             }),
             account: account.into(),
             is_first,
-            endpoint: "vpce-0123456789abcdef0".into(),
-            client: "10.0.0.1".into(),
+            endpoint: VpcEndpointId(0x0123_4567_89ab_cdef),
+            client: [10, 0, 0, 1].into(),
         }
     }
 
