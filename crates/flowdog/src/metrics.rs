@@ -392,7 +392,7 @@ fn scripts(text: &mut Exposition) {
     text.family(
         "flowdog_script_cpu_seconds_total",
         "counter",
-        "Processor time that scripts took since the start.",
+        "Processor time of the threads for scripts since the start.",
     );
     text.sample(&[], stats.cpu.as_secs_f64());
     text.single(

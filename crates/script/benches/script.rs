@@ -101,7 +101,8 @@ fn main() {
         let event = function
             .runner()
             .expect("a realm")
-            .event(&request(REQUEST), &Arc::new(flow()));
+            .event(&request(REQUEST), &Arc::new(flow()))
+            .expect("an event");
         print(measure, ours(&function), bare(&source, name, &event), bound);
     }
     let own = Settings {

@@ -8,7 +8,7 @@ use sdk::{
     Request, Response, StatusCode, Target,
 };
 
-use crate::engine::{BodyOut, Item, Members, QueryOut, RequestOut, ResponseOut, Values};
+use crate::engine::{BodyOut, Item, Member, Members, QueryOut, RequestOut, ResponseOut, Values};
 use crate::event::{Named, Names, SeenRequest, SeenResponse, set_cookie, text_of};
 use crate::fault::Fault;
 use crate::origin::OriginRules;
@@ -73,6 +73,38 @@ fn changed(before: Option<&Named>, after: &Values) -> Option<Vec<Item>> {
     }
 }
 
+/// What a member of a result is about: its name, what there was, and the values that hold when they are
+/// others than before.
+fn resolved<'a>(
+    before: &'a Names,
+    member: &'a Member,
+) -> Option<(&'a str, Option<&'a Named>, Option<Vec<Item>>)> {
+    match member {
+        Member::Kept(at) => {
+            let named = before.get(*at)?;
+            Some((&named.name, Some(named), None))
+        }
+        Member::Said(name, values) => {
+            let old = before.iter().find(|named| named.name == *name);
+            Some((name, old, changed(old, values)))
+        }
+    }
+}
+
+/// What there was and is not there any more.
+fn deleted<'a>(before: &'a Names, after: &Members) -> impl Iterator<Item = &'a Named> {
+    let is_there = |(at, named): &(usize, &Named)| {
+        after.iter().any(|member| match member {
+            Member::Kept(kept) => kept == at,
+            Member::Said(name, _) => *name == named.name,
+        })
+    };
+    let mut gone = before.iter().enumerate().collect::<Vec<_>>();
+    // All of them are there most of the time, in their order.
+    gone.retain(|one| after.get(one.0) != Some(&Member::Kept(one.0)) && !is_there(one));
+    gone.into_iter().map(|(_, named)| named)
+}
+
 /// `x-frame-options` as CloudFront writes it: `X-Frame-Options`.
 fn spelled(name: &str) -> String {
     let mut up = true;
@@ -99,11 +131,8 @@ impl Fields<'_> {
     /// Writes the changes to `headers`. Gives the new host, if there is one.
     fn write(&self, headers: &mut Headers, after: &Members) -> Result<Option<String>> {
         let mut host = None;
-        for named in self.before {
+        for named in deleted(self.before, after) {
             let name = named.name.as_str();
-            if after.iter().any(|(other, _)| other == name) {
-                continue;
-            }
             if self.entry == Entry::ViewerRequest && name == "host" {
                 return invalid("the host was deleted".to_owned());
             }
@@ -116,12 +145,11 @@ impl Fields<'_> {
             }
             headers.remove(name);
         }
-        for (name, values) in after {
-            let before = self.before.iter().find(|named| named.name == *name);
-            let Some(values) = changed(before, values) else {
+        for member in after {
+            let Some((name, _, Some(values))) = resolved(self.before, member) else {
                 continue;
             };
-            if *name != name.to_ascii_lowercase() {
+            if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
                 return invalid(format!("the header name {name:.80} is not in lower case"));
             }
             if name == self.cookies {
@@ -187,12 +215,11 @@ fn value_of(name: &str, text: &str) -> Result<HeaderValue> {
 /// Cookies: `None` when they are as they were.
 fn cookies_text(before: &Names, after: &Members) -> Result<Option<String>> {
     let mut text = String::new();
-    let mut any_change = before
-        .iter()
-        .any(|named| !after.iter().any(|(name, _)| *name == named.name));
-    for (name, values) in after {
-        let old = before.iter().find(|named| named.name == *name);
-        let new = changed(old, values);
+    let mut any_change = deleted(before, after).next().is_some();
+    for member in after {
+        let Some((name, old, new)) = resolved(before, member) else {
+            continue;
+        };
         // What came in may go out as it is.
         let is_new = new.is_some();
         any_change |= is_new;
@@ -250,18 +277,17 @@ fn query_of(before: &SeenRequest, after: &QueryOut) -> Result<Option<String>> {
         }
         QueryOut::Members(members) => {
             let mut names = Names::new();
-            let mut any_change = before
-                .query
-                .iter()
-                .any(|named| !members.iter().any(|(name, _)| *name == named.name));
-            for (name, values) in members {
-                let old = before.query.iter().find(|named| named.name == *name);
-                match (changed(old, values), old) {
+            let mut any_change = deleted(before.query(), members).next().is_some();
+            for member in members {
+                let Some((name, old, new)) = resolved(before.query(), member) else {
+                    continue;
+                };
+                match (new, old) {
                     (None, Some(old)) => names.push(old.clone()),
                     (new, _) => {
                         any_change = true;
                         names.push(Named {
-                            name: name.clone(),
+                            name: name.to_owned(),
                             values: new.unwrap_or_default(),
                             is_bare: false,
                         });
@@ -287,29 +313,34 @@ pub(crate) fn request(
     profile: Profile,
     origins: &OriginRules,
 ) -> Result {
-    if out.method != seen.method {
+    if out.method.as_ref().is_some_and(|now| *now != seen.method) {
         return invalid("the method is read-only and was changed".to_owned());
     }
     let mut headers = request.headers.clone();
-    let fields = Fields {
-        entry: Entry::ViewerRequest,
-        profile,
-        before: &seen.headers,
-        cookies: "cookie",
-        is_new: false,
-    };
-    let mut host = fields.write(&mut headers, &out.headers)?;
+    let mut host = None;
+    if let Some(after) = &out.headers {
+        let fields = Fields {
+            entry: Entry::ViewerRequest,
+            profile,
+            before: seen.headers(),
+            cookies: "cookie",
+            is_new: false,
+        };
+        host = fields.write(&mut headers, after)?;
+    }
     if let Some(host) = &host {
         origins.host(host).map_err(Fault::Invalid)?;
     }
-    match cookies_text(&seen.cookies, &out.cookies)? {
+    let cookies = out.cookies.as_ref();
+    let cookies = cookies.map(|after| cookies_text(seen.cookies(), after));
+    match cookies.transpose()?.flatten() {
         None => {}
         Some(text) if text.is_empty() => {
             headers.remove(COOKIE);
         }
         Some(text) => headers.set_value(&COOKIE, value_of("cookie", &text)?),
     }
-    let mut uri = out.uri.clone();
+    let mut uri = out.uri.clone().unwrap_or_else(|| seen.uri.clone());
     if let Some(origin) = &out.origin {
         host = origin.host.clone().or(host);
         uri.insert_str(0, &origin.path_prefix);
@@ -317,7 +348,8 @@ pub(crate) fn request(
             headers.set_value(name, value.clone());
         }
     }
-    let query = query_of(seen, &out.query)?;
+    let query = out.query.as_ref().map(|query| query_of(seen, query));
+    let query = query.transpose()?.flatten();
     let path = path_of(request, seen, &uri, query)?;
     let authority = host
         .as_deref()
@@ -429,17 +461,15 @@ fn write_cookies(headers: &mut Headers, before: &Names, after: &Members) -> Resu
             *field != *"set-cookie" || set_cookie(&text_of(value)).0 != name
         });
     };
-    for named in before {
-        if !after.iter().any(|(name, _)| *name == named.name) {
-            remove(&named.name);
-        }
+    for named in deleted(before, after) {
+        remove(&named.name);
     }
-    for (name, values) in after {
-        let Some(items) = changed(before.iter().find(|named| named.name == *name), values) else {
+    for member in after {
+        let Some((name, _, Some(items))) = resolved(before, member) else {
             continue;
         };
         headers.retain(|field, value| {
-            *field != *"set-cookie" || set_cookie(&text_of(value)).0 != *name
+            *field != *"set-cookie" || set_cookie(&text_of(value)).0 != name
         });
         let odd = |c: char| c.is_control() || c == ';';
         for item in items {
@@ -479,8 +509,12 @@ pub(crate) fn new_response(out: &ResponseOut, profile: Profile) -> Result<Respon
         cookies: "set-cookie",
         is_new: true,
     };
-    fields.write(&mut response.headers, &out.headers)?;
-    write_cookies(&mut response.headers, &Names::new(), &out.cookies)?;
+    if let Some(after) = &out.headers {
+        fields.write(&mut response.headers, after)?;
+    }
+    if let Some(after) = &out.cookies {
+        write_cookies(&mut response.headers, &Names::new(), after)?;
+    }
     if let Some(body) = out.body.as_ref().filter(|_| !has_no_content(status)) {
         // The coding that the function names is the one it has used.
         response.body = Body::from(body_of(body)?);
@@ -505,15 +539,19 @@ pub(crate) fn response(
         _ => None,
     };
     let mut headers = response.headers.clone();
-    let fields = Fields {
-        entry: Entry::ViewerResponse,
-        profile,
-        before: &seen.headers,
-        cookies: "set-cookie",
-        is_new: false,
-    };
-    fields.write(&mut headers, &out.headers)?;
-    write_cookies(&mut headers, &seen.cookies, &out.cookies)?;
+    if let Some(after) = &out.headers {
+        let fields = Fields {
+            entry: Entry::ViewerResponse,
+            profile,
+            before: seen.headers(),
+            cookies: "set-cookie",
+            is_new: false,
+        };
+        fields.write(&mut headers, after)?;
+    }
+    if let Some(after) = &out.cookies {
+        write_cookies(&mut headers, seen.cookies(), after)?;
+    }
     let coding_before = response.headers.get("content-encoding").cloned();
     response.headers = headers;
     (response.status, response.reason) = (status, reason);

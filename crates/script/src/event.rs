@@ -1,7 +1,7 @@
 //! The event: what a function is told about a request or response.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use sdk::{Ec2Host, FlowInfo, HeaderValue, Headers, Request, RequestHead, Response, Target};
 use serde_json::Value;
@@ -21,24 +21,111 @@ pub(crate) struct Named {
 
 pub(crate) type Names = Vec<Named>;
 
-/// The request part of an event.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The request part of an event. What has names and values is made when somebody asks for it: most
+/// functions look at little.
+#[derive(Debug, Default)]
 pub(crate) struct SeenRequest {
     pub(crate) method: String,
     pub(crate) uri: String,
     pub(crate) raw_query: Option<String>,
-    pub(crate) query: Names,
-    pub(crate) headers: Names,
-    pub(crate) cookies: Names,
+    fields: Headers,
+    /// HTTP/2 has the host elsewhere.
+    authority: Option<String>,
+    profile: Profile,
+    query: OnceLock<Names>,
+    headers: OnceLock<Names>,
+    cookies: OnceLock<Names>,
 }
 
 /// The response part of an event.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(crate) struct SeenResponse {
     pub(crate) status: u16,
     pub(crate) description: String,
-    pub(crate) headers: Names,
-    pub(crate) cookies: Names,
+    fields: Headers,
+    profile: Profile,
+    headers: OnceLock<Names>,
+    cookies: OnceLock<Names>,
+}
+
+/// What one event shows of an exchange.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    pub(crate) place: Place,
+    /// What `cf.edgeLocation` gives, as JSON.
+    pub(crate) edge: Arc<str>,
+    pub(crate) request: Arc<SeenRequest>,
+    pub(crate) what: What,
+}
+
+/// What the event is about.
+#[derive(Debug)]
+pub(crate) enum What {
+    Request,
+    Response(SeenResponse),
+    Message {
+        direction: &'static str,
+        encoding: &'static str,
+        data: String,
+    },
+}
+
+impl Shown {
+    pub(crate) fn entry(&self) -> Entry {
+        match self.what {
+            What::Request => Entry::ViewerRequest,
+            What::Response(_) => Entry::ViewerResponse,
+            What::Message { .. } => Entry::WebSocketMessage,
+        }
+    }
+
+    pub(crate) fn response(&self) -> Option<&SeenResponse> {
+        match &self.what {
+            What::Response(seen) => Some(seen),
+            _ => None,
+        }
+    }
+
+    /// The event's `context`, as JSON.
+    pub(crate) fn context(&self) -> String {
+        let place = &self.place;
+        let mut out = String::with_capacity(1024);
+        out.push_str("{\"distributionDomainName\":");
+        string(&mut out, &place.domain);
+        out.push_str(",\"distributionId\":");
+        string(&mut out, &place.id);
+        let _ = write!(
+            out,
+            ",\"eventType\":\"{}\",\"requestId\":",
+            self.entry().event_type()
+        );
+        string(&mut out, &place.request_id);
+        out.push_str(",\"flow\":");
+        flow(&mut out, &place.flow);
+        out.push('}');
+        out
+    }
+}
+
+/// What an event says of a WebSocket message.
+pub(crate) fn message_part(message: &sdk::Message) -> What {
+    use base64::Engine as _;
+    let (encoding, data) = match &message.payload {
+        sdk::Payload::Text(text) => ("text", text.clone()),
+        sdk::Payload::Binary(bytes) => (
+            "base64",
+            base64::engine::general_purpose::STANDARD.encode(bytes),
+        ),
+    };
+    let direction = match message.direction {
+        sdk::Direction::ToServer => "to-server",
+        sdk::Direction::ToClient => "to-client",
+    };
+    What::Message {
+        direction,
+        encoding,
+        data,
+    }
 }
 
 /// The `context` of an event.
@@ -163,26 +250,42 @@ impl SeenRequest {
             Some(path) => (path.path(), path.query()),
             None => ("*", None),
         };
-        let mut seen = Self {
+        Self {
             method: method.to_owned(),
             uri: uri.to_owned(),
             raw_query: raw_query.map(str::to_owned),
-            query: parameters(raw_query.unwrap_or_default()),
-            headers: fields(headers, profile, "cookie"),
-            cookies: sent_cookies(headers),
-        };
-        // HTTP/2 has the host elsewhere.
-        if let Some(authority) = target.authority().filter(|_| !headers.contains("host")) {
-            seen.headers.insert(
-                0,
-                Named {
+            authority: target
+                .authority()
+                .filter(|_| !headers.contains("host"))
+                .map(|authority| authority.as_str().to_owned()),
+            fields: headers.clone(),
+            profile,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn query(&self) -> &Names {
+        self.query
+            .get_or_init(|| parameters(self.raw_query.as_deref().unwrap_or_default()))
+    }
+
+    pub(crate) fn headers(&self) -> &Names {
+        self.headers.get_or_init(|| {
+            let mut names = fields(&self.fields, self.profile, "cookie");
+            if let Some(authority) = &self.authority {
+                let host = Named {
                     name: "host".to_owned(),
                     values: vec![plain(authority.as_str())],
                     is_bare: false,
-                },
-            );
-        }
-        seen
+                };
+                names.insert(0, host);
+            }
+            names
+        })
+    }
+
+    pub(crate) fn cookies(&self) -> &Names {
+        self.cookies.get_or_init(|| sent_cookies(&self.fields))
     }
 
     /// Reads the request part of an event in JSON.
@@ -201,24 +304,11 @@ impl SeenRequest {
             method: text("method"),
             uri: text("uri"),
             raw_query,
-            query,
-            headers: names_of(request.get("headers")),
-            cookies: names_of(request.get("cookies")),
+            query: query.into(),
+            headers: names_of(request.get("headers")).into(),
+            cookies: names_of(request.get("cookies")).into(),
+            ..Self::default()
         }
-    }
-
-    fn write(&self, out: &mut String) {
-        out.push_str("\"request\":{\"method\":");
-        string(out, &self.method);
-        out.push_str(",\"uri\":");
-        string(out, &self.uri);
-        out.push_str(",\"querystring\":");
-        names(out, &self.query);
-        out.push_str(",\"headers\":");
-        names(out, &self.headers);
-        out.push_str(",\"cookies\":");
-        names(out, &self.cookies);
-        out.push('}');
     }
 }
 
@@ -235,9 +325,19 @@ impl SeenResponse {
         Self {
             status: response.status.as_u16(),
             description,
-            headers: fields(&response.headers, profile, "set-cookie"),
-            cookies: set_cookies(&response.headers),
+            fields: response.headers.clone(),
+            profile,
+            ..Self::default()
         }
+    }
+
+    pub(crate) fn headers(&self) -> &Names {
+        self.headers
+            .get_or_init(|| fields(&self.fields, self.profile, "set-cookie"))
+    }
+
+    pub(crate) fn cookies(&self) -> &Names {
+        self.cookies.get_or_init(|| set_cookies(&self.fields))
     }
 
     /// Reads the response part of an event in JSON.
@@ -254,23 +354,10 @@ impl SeenResponse {
                 .and_then(Value::as_str)
                 .unwrap_or_default()
                 .to_owned(),
-            headers: names_of(response.get("headers")),
-            cookies: names_of(response.get("cookies")),
+            headers: names_of(response.get("headers")).into(),
+            cookies: names_of(response.get("cookies")).into(),
+            ..Self::default()
         }
-    }
-
-    fn write(&self, out: &mut String) {
-        let _ = write!(
-            out,
-            "\"response\":{{\"statusCode\":{},\"statusDescription\":",
-            self.status
-        );
-        string(out, &self.description);
-        out.push_str(",\"headers\":");
-        names(out, &self.headers);
-        out.push_str(",\"cookies\":");
-        names(out, &self.cookies);
-        out.push('}');
     }
 }
 
@@ -299,58 +386,6 @@ fn names_of(value: Option<&Value>) -> Names {
         .collect()
 }
 
-/// The event of a request.
-pub(crate) fn request_event(seen: &SeenRequest, place: &Place) -> String {
-    let mut out = begin(Entry::ViewerRequest, place);
-    seen.write(&mut out);
-    out.push('}');
-    out
-}
-
-/// The event of a response.
-pub(crate) fn response_event(request: &SeenRequest, seen: &SeenResponse, place: &Place) -> String {
-    let mut out = begin(Entry::ViewerResponse, place);
-    request.write(&mut out);
-    out.push(',');
-    seen.write(&mut out);
-    out.push('}');
-    out
-}
-
-/// The event of a WebSocket message.
-pub(crate) fn message_event(
-    request: &SeenRequest,
-    message: &sdk::Message,
-    place: &Place,
-) -> String {
-    use base64::Engine as _;
-    let mut out = begin(Entry::WebSocketMessage, place);
-    request.write(&mut out);
-    out.push_str(",\"message\":{\"direction\":");
-    string(
-        &mut out,
-        match message.direction {
-            sdk::Direction::ToServer => "to-server",
-            sdk::Direction::ToClient => "to-client",
-        },
-    );
-    match &message.payload {
-        sdk::Payload::Text(text) => {
-            out.push_str(",\"encoding\":\"text\",\"data\":");
-            string(&mut out, text);
-        }
-        sdk::Payload::Binary(bytes) => {
-            out.push_str(",\"encoding\":\"base64\",\"data\":");
-            string(
-                &mut out,
-                &base64::engine::general_purpose::STANDARD.encode(bytes),
-            );
-        }
-    }
-    out.push_str("}}");
-    out
-}
-
 /// The event of a DNS message, `message` being JSON.
 #[must_use]
 pub fn dns_event(message: &str, flow_info: &FlowInfo) -> String {
@@ -363,29 +398,6 @@ pub fn dns_event(message: &str, flow_info: &FlowInfo) -> String {
     let _ = write!(
         out,
         "}},\"viewer\":{{\"ip\":\"{client}\"}},\"dns\":{message}}}"
-    );
-    out
-}
-
-/// Everything up to the parts of the event: version, context, viewer.
-fn begin(entry: Entry, place: &Place) -> String {
-    let mut out = String::with_capacity(2048);
-    out.push_str("{\"version\":\"1.0\",\"context\":{\"distributionDomainName\":");
-    string(&mut out, &place.domain);
-    out.push_str(",\"distributionId\":");
-    string(&mut out, &place.id);
-    let _ = write!(
-        out,
-        ",\"eventType\":\"{}\",\"requestId\":",
-        entry.event_type()
-    );
-    string(&mut out, &place.request_id);
-    out.push_str(",\"flow\":");
-    flow(&mut out, &place.flow);
-    let _ = write!(
-        out,
-        "}},\"viewer\":{{\"ip\":\"{}\"}},",
-        place.flow.client.ip()
     );
     out
 }
@@ -477,41 +489,6 @@ fn instance(out: &mut String, host: &Ec2Host) {
         string(out, value);
     }
     out.push_str("}}");
-}
-
-fn names(out: &mut String, names: &Names) {
-    out.push('{');
-    for (at, named) in names.iter().enumerate() {
-        if at > 0 {
-            out.push(',');
-        }
-        string(out, &named.name);
-        out.push_str(":{");
-        if let Some(first) = named.values.first() {
-            item(out, first);
-        }
-        // Only a name that is there twice or more has it.
-        if named.values.len() > 1 {
-            out.push_str(",\"multiValue\":[");
-            for (at, one) in named.values.iter().enumerate() {
-                out.push_str(if at > 0 { ",{" } else { "{" });
-                item(out, one);
-                out.push('}');
-            }
-            out.push(']');
-        }
-        out.push('}');
-    }
-    out.push('}');
-}
-
-fn item(out: &mut String, item: &Item) {
-    out.push_str("\"value\":");
-    string(out, &item.value);
-    if let Some(attributes) = &item.attributes {
-        out.push_str(",\"attributes\":");
-        string(out, attributes);
-    }
 }
 
 /// A JSON string (RFC 8259 §7).

@@ -12,7 +12,7 @@ use sdk::{FlowInfo, Request, Response};
 
 use crate::apply;
 use crate::engine::{Call, Done, Limits, Realm, Reply};
-use crate::event::{self, Place, SeenRequest};
+use crate::event::{Place, SeenRequest, Shown, What};
 use crate::fault::Fault;
 use crate::kvs::{StorePlace, StoreSource, Stores};
 use crate::log::LogBudget;
@@ -89,6 +89,8 @@ pub(crate) struct Inner {
     pub(crate) id: u64,
     /// Threads that it holds and that were given up.
     pub(crate) stuck: AtomicUsize,
+    /// How long its calls took lately, in nanoseconds.
+    pace: AtomicU64,
     log: LogBudget,
     /// The files as they were when they were last looked at, broken or not.
     looked_at: std::sync::Mutex<Vec<Stamp>>,
@@ -125,6 +127,7 @@ impl Function {
             loaded: ArcSwap::from_pointee(loaded),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             stuck: AtomicUsize::new(0),
+            pace: AtomicU64::new(u64::from(u32::MAX)),
             log: LogBudget::default(),
             file,
             settings,
@@ -198,6 +201,19 @@ impl fmt::Debug for Inner {
 impl Inner {
     pub(crate) fn name(&self) -> std::borrow::Cow<'_, str> {
         self.file.file_name().unwrap_or_default().to_string_lossy()
+    }
+
+    /// Whether its calls took no longer than `limit` lately.
+    pub(crate) fn is_quick(&self, limit: Duration) -> bool {
+        Duration::from_nanos(self.pace.load(Ordering::Relaxed)) <= limit
+    }
+
+    /// Tells how long a call took.
+    pub(crate) fn took(&self, time: Duration) {
+        let time = u64::from(u32::try_from(time.as_nanos()).unwrap_or(u32::MAX));
+        // Of two threads that tell at once one is not heard, which does not matter.
+        let pace = self.pace.load(Ordering::Relaxed);
+        self.pace.store((pace * 7 + time) / 8, Ordering::Relaxed);
     }
 
     /// Reads the files again if one has changed.
@@ -392,11 +408,12 @@ impl Runner {
             .call(call, Arc::clone(&self.loaded.stores), origins)
     }
 
-    /// The event of a request, as the interceptor makes it.
-    #[must_use]
-    pub fn event(&self, request: &Request, flow: &Arc<FlowInfo>) -> String {
-        let seen = SeenRequest::of(request, Profile::Appliance);
-        event::request_event(&seen, &place(request, flow))
+    /// The event of a request, as the interceptor shows it, as JSON.
+    ///
+    /// # Errors
+    /// As of a function that gives its event back.
+    pub fn event(&self, request: &Request, flow: &Arc<FlowInfo>) -> Result<String, Fault> {
+        self.realm.event(&Arc::new(shown(request, flow)))
     }
 
     /// All that the interceptor does with a request: makes the event, calls, applies the result.
@@ -408,13 +425,12 @@ impl Runner {
         request: &mut Request,
         flow: &Arc<FlowInfo>,
     ) -> Result<Option<Response>, Fault> {
-        let seen = SeenRequest::of(request, Profile::Appliance);
-        let event = event::request_event(&seen, &place(request, flow));
-        let mut call = Call::new(Entry::ViewerRequest, event, SystemTime::now());
-        call.raw_query.clone_from(&seen.raw_query);
+        let shown = Arc::new(shown(request, flow));
+        let call = Call::about(Arc::clone(&shown), SystemTime::now());
         match self.call(&call).reply? {
             Reply::Request(out) => {
-                apply::request(request, &seen, &out, Profile::Appliance, &self.origins)?;
+                let seen = &shown.request;
+                apply::request(request, seen, &out, Profile::Appliance, &self.origins)?;
                 Ok(None)
             }
             Reply::Response(out) => apply::new_response(&out, Profile::Appliance).map(Some),
@@ -423,11 +439,16 @@ impl Runner {
     }
 }
 
-fn place(request: &Request, flow: &Arc<FlowInfo>) -> Place {
-    Place {
-        domain: request.host().unwrap_or_default().into(),
-        id: "FLOWDOG".into(),
-        request_id: "EXAMPLE".into(),
-        flow: Arc::clone(flow),
+fn shown(request: &Request, flow: &Arc<FlowInfo>) -> Shown {
+    Shown {
+        place: Place {
+            domain: request.host().unwrap_or_default().into(),
+            id: "FLOWDOG".into(),
+            request_id: "EXAMPLE".into(),
+            flow: Arc::clone(flow),
+        },
+        edge: "{}".into(),
+        request: Arc::new(SeenRequest::of(request, Profile::Appliance)),
+        what: What::Request,
     }
 }

@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use crate::apply;
 use crate::engine::{Call, Done, Reply};
-use crate::event::{self, Place, SeenRequest, SeenResponse};
+use crate::event::{self, Place, SeenRequest, SeenResponse, Shown, What};
 use crate::fault::Fault;
 use crate::function::{Function, Settings};
 use crate::kvs::StoreSource;
@@ -44,7 +44,7 @@ pub struct CloudfrontFunction {
     origins: OriginRules,
     domain: Option<Arc<str>>,
     id: Arc<str>,
-    edge: String,
+    edge: Arc<str>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -143,7 +143,9 @@ impl CloudfrontFunction {
             id: config
                 .distribution_id
                 .map_or_else(|| "FLOWDOG".into(), Into::into),
-            edge: serde_json::json!({"name": edge, "serverIp": "", "region": ""}).to_string(),
+            edge: serde_json::json!({"name": edge, "serverIp": "", "region": ""})
+                .to_string()
+                .into(),
         }))
     }
 
@@ -197,15 +199,20 @@ impl CloudfrontFunction {
 
     async fn call(
         &self,
-        entry: Entry,
-        event: String,
-        raw_query: Option<String>,
-        request_id: &str,
-    ) -> Done {
-        let mut call = Call::new(entry, event, SystemTime::now());
-        call.raw_query = raw_query;
-        call.edge.clone_from(&self.edge);
-        self.function.call_and_log(call, request_id).await
+        place: Place,
+        request: Arc<SeenRequest>,
+        what: What,
+    ) -> (Done, Arc<Shown>) {
+        let shown = Arc::new(Shown {
+            place,
+            edge: Arc::clone(&self.edge),
+            request,
+            what,
+        });
+        let call = Call::about(Arc::clone(&shown), SystemTime::now());
+        let request_id = &shown.place.request_id;
+        let done = self.function.call_and_log(call, request_id).await;
+        (done, shown)
     }
 
     fn failed(fault: Fault, exchange: &mut Exchange) -> InterceptError {
@@ -249,16 +256,8 @@ impl Interceptor for CloudfrontFunction {
             return Ok(Step::Continue);
         }
         let place = self.place(exchange, request.host());
-        let seen = SeenRequest::of(request, self.profile);
-        let event = event::request_event(&seen, &place);
-        let done = self
-            .call(
-                Entry::ViewerRequest,
-                event,
-                seen.raw_query.clone(),
-                &place.request_id,
-            )
-            .await;
+        let seen = Arc::new(SeenRequest::of(request, self.profile));
+        let (done, _) = self.call(place, Arc::clone(&seen), What::Request).await;
         let applied = done.reply.and_then(|reply| match reply {
             Reply::Request(out) => {
                 apply::request(request, &seen, &out, self.profile, &self.origins)?;
@@ -293,25 +292,15 @@ impl Interceptor for CloudfrontFunction {
         let place = self.place(exchange, host.as_deref());
         let request = self.seen_request(exchange);
         let seen = SeenResponse::of(response, self.profile);
-        let event = event::response_event(&request, &seen, &place);
-        let done = self
-            .call(
-                Entry::ViewerResponse,
-                event,
-                request.raw_query.clone(),
-                &place.request_id,
-            )
-            .await;
-        let applied = done.reply.and_then(|reply| match reply {
-            Reply::Response(out) => apply::response(
-                response,
-                &seen,
-                &out,
-                self.profile,
-                &exchange.request.method,
-            ),
-            _ => Err(Fault::Invalid("it gave no response".to_owned())),
-        });
+        let (done, shown) = self.call(place, request, What::Response(seen)).await;
+        let applied = done
+            .reply
+            .and_then(|reply| match (reply, shown.response()) {
+                (Reply::Response(out), Some(seen)) => {
+                    apply::response(response, seen, &out, self.profile, &exchange.request.method)
+                }
+                _ => Err(Fault::Invalid("it gave no response".to_owned())),
+            });
         applied.map_err(|fault| Self::failed(fault, exchange))
     }
 
@@ -323,15 +312,8 @@ impl Interceptor for CloudfrontFunction {
         let host = exchange.request.host().map(str::to_owned);
         let place = self.place(exchange, host.as_deref());
         let request = self.seen_request(exchange);
-        let event = event::message_event(&request, message, &place);
-        let done = self
-            .call(
-                Entry::WebSocketMessage,
-                event,
-                request.raw_query.clone(),
-                &place.request_id,
-            )
-            .await;
+        let what = event::message_part(message);
+        let (done, _) = self.call(place, request, what).await;
         let step = done.reply.and_then(|reply| message_step(&reply, message));
         step.map_err(|fault| Self::failed(fault, exchange))
     }

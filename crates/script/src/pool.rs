@@ -9,12 +9,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::engine::{Call, Done, Realm};
+use crate::engine::{Call, Done, Realm, thread_time};
 use crate::fault::Fault;
 use crate::function::{Inner, Loaded, NATIVE_STACK};
 use crate::program::Entry;
@@ -27,6 +28,15 @@ const MOST_GIVEN_UP: usize = 8;
 const MOST_STUCK: usize = 2;
 /// Most calls that wait for a thread.
 const MOST_WAITING: usize = 1024;
+/// Most answers that are handed over together, and the longest that the first of them waits while the
+/// thread goes on with calls of functions that are quick. Each time somebody is woken costs as much as a
+/// call of a small function.
+const MOST_HELD: usize = 16;
+const LONGEST_HELD: Duration = Duration::from_micros(100);
+/// Calls of quick functions that may wait before one more thread is woken for them.
+const BACKLOG: usize = 4;
+/// A function whose calls take longer is not quick.
+const QUICK: Duration = Duration::from_micros(50);
 /// Longest wait for a thread.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// How often the watchdog looks while something runs, and while nothing does.
@@ -48,7 +58,7 @@ pub struct PoolStats {
     pub waiting: usize,
     /// Calls made since the start.
     pub calls: u64,
-    /// Processor time they took.
+    /// Processor time of the threads that make them.
     pub cpu: Duration,
     /// Functions read again because a file changed.
     pub reloads: u64,
@@ -76,27 +86,58 @@ struct Current {
     answer: oneshot::Sender<Done>,
 }
 
+/// What a thread is at, and what it has not handed over yet.
+#[derive(Debug, Default)]
+struct At {
+    current: Option<Current>,
+    /// Answers that wait for those after them: whoever is woken for one takes all.
+    held: Vec<(oneshot::Sender<Done>, Done)>,
+    held_since: Option<Instant>,
+}
+
+impl At {
+    fn hand_over(&mut self) {
+        self.held_since = None;
+        for (answer, done) in self.held.drain(..) {
+            // Nobody may be waiting any more.
+            let _ = answer.send(done);
+        }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.held.len() >= MOST_HELD
+            || self
+                .held_since
+                .is_some_and(|since| now.duration_since(since) >= LONGEST_HELD)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Worker {
-    current: Mutex<Option<Current>>,
+    at: Mutex<At>,
     given_up: Arc<AtomicBool>,
+    /// Processor time that it has used.
+    cpu_nanoseconds: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Jobs {
     waiting: VecDeque<Job>,
-    /// Threads that have nothing to do.
-    idle: usize,
+    /// Threads that have nothing to do. The last one is woken first: what it works with is still near the
+    /// processor.
+    idle: Vec<Thread>,
+    /// Somebody is about to wake one of them.
+    is_promised: bool,
 }
 
 #[derive(Debug, Default)]
 struct Pool {
     jobs: Mutex<Jobs>,
-    wake: Condvar,
     workers: Mutex<Vec<Arc<Worker>>>,
     live: AtomicUsize,
     given_up: AtomicUsize,
     calls: AtomicU64,
+    /// Processor time of threads that were given up.
     cpu_nanoseconds: AtomicU64,
 }
 
@@ -135,7 +176,11 @@ pub fn stats() -> PoolStats {
         stats.given_up = pool.given_up.load(Ordering::Relaxed);
         stats.waiting = lock(&pool.jobs).waiting.len();
         stats.calls = pool.calls.load(Ordering::Relaxed);
-        stats.cpu = Duration::from_nanos(pool.cpu_nanoseconds.load(Ordering::Relaxed));
+        let mut cpu = pool.cpu_nanoseconds.load(Ordering::Relaxed);
+        for worker in &*lock(&pool.workers) {
+            cpu = cpu.saturating_add(worker.cpu_nanoseconds.load(Ordering::Relaxed));
+        }
+        stats.cpu = Duration::from_nanos(cpu);
     }
     stats
 }
@@ -169,26 +214,61 @@ pub fn start() {
 
 pub(crate) async fn call(function: &Arc<Inner>, call: Call) -> Done {
     match submit(function, call) {
-        Ok(answer) => answer
-            .await
-            .unwrap_or_else(|_| Done::failed(Fault::Overloaded)),
+        Ok((answer, promise)) => {
+            if promise.is_some() {
+                // Who else is ready on this thread may have a call, too.
+                tokio::task::yield_now().await;
+                drop(promise);
+            }
+            answer
+                .await
+                .unwrap_or_else(|_| Done::failed(Fault::Overloaded))
+        }
         Err(fault) => Done::failed(fault),
     }
 }
 
 pub(crate) fn call_and_wait(function: &Arc<Inner>, call: Call) -> Done {
     match submit(function, call) {
-        Ok(answer) => answer
-            .blocking_recv()
-            .unwrap_or_else(|_| Done::failed(Fault::Overloaded)),
+        Ok((answer, promise)) => {
+            drop(promise);
+            answer
+                .blocking_recv()
+                .unwrap_or_else(|_| Done::failed(Fault::Overloaded))
+        }
         Err(fault) => Done::failed(fault),
     }
 }
 
-fn submit(function: &Arc<Inner>, call: Call) -> Result<oneshot::Receiver<Done>, Fault> {
+/// Wakes a thread when it is dropped, if none has come by then.
+struct Promise(Arc<Pool>);
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        let wanted = {
+            let mut jobs = lock(&self.0.jobs);
+            let is_wanted = jobs.is_promised && !jobs.waiting.is_empty();
+            jobs.is_promised = false;
+            is_wanted.then(|| jobs.idle.pop()).flatten()
+        };
+        wake(wanted);
+    }
+}
+
+fn wake(thread: Option<Thread>) {
+    if let Some(thread) = thread {
+        thread.unpark();
+    }
+}
+
+fn submit(
+    function: &Arc<Inner>,
+    call: Call,
+) -> Result<(oneshot::Receiver<Done>, Option<Promise>), Fault> {
     let pool = POOL.get_or_init(Pool::start);
     let is_stuck = function.stuck.load(Ordering::Relaxed) >= MOST_STUCK;
-    if is_stuck || pool.live.load(Ordering::Relaxed) == 0 {
+    let live = pool.live.load(Ordering::Relaxed);
+    if is_stuck || live == 0 {
         return Err(Fault::Overloaded);
     }
     let (answer, answered) = oneshot::channel();
@@ -198,21 +278,29 @@ fn submit(function: &Arc<Inner>, call: Call) -> Result<oneshot::Receiver<Done>, 
         answer,
         since: Instant::now(),
     };
-    let is_wanted = {
+    let backlog = if function.is_quick(QUICK) { BACKLOG } else { 1 };
+    let mut promise = None;
+    let wanted = {
         let mut jobs = lock(&pool.jobs);
         if jobs.waiting.len() >= MOST_WAITING {
             return Err(Fault::Overloaded);
         }
         jobs.waiting.push_back(job);
-        // A thread that is at work takes the next call by itself, most of the time before another would
-        // have woken up. If it does not, the watchdog wakes one.
-        let nobody_works = jobs.idle >= pool.live.load(Ordering::Relaxed);
-        jobs.idle > 0 && (nobody_works || jobs.waiting.len() > 1)
+        if jobs.waiting.len() > backlog {
+            jobs.is_promised = false;
+            jobs.idle.pop()
+        } else {
+            if jobs.idle.len() >= live && !jobs.is_promised {
+                jobs.is_promised = true;
+                promise = Some(Promise(Arc::clone(pool)));
+            }
+            // A thread that is at work takes the next call by itself, most of the time before another
+            // would have woken up. If it does not, the watchdog wakes one.
+            None
+        }
     };
-    if is_wanted {
-        pool.wake.notify_one();
-    }
-    Ok(answered)
+    wake(wanted);
+    Ok((answered, promise))
 }
 
 impl Pool {
@@ -220,7 +308,7 @@ impl Pool {
         let pool = Arc::new(Self::default());
         let watchdog = Arc::clone(&pool);
         pool.fill();
-        let started = std::thread::Builder::new()
+        let started = thread::Builder::new()
             .name("script-watchdog".to_owned())
             // It compiles files that have changed, on a thread of their own.
             .spawn(move || watchdog.watch());
@@ -233,7 +321,7 @@ impl Pool {
 
     /// Starts threads until there are as many as there should be.
     fn fill(self: &Arc<Self>) {
-        let wanted = std::thread::available_parallelism()
+        let wanted = thread::available_parallelism()
             .map_or(2, usize::from)
             .clamp(2, MOST_THREADS);
         while self.live.load(Ordering::Relaxed) < wanted
@@ -241,7 +329,7 @@ impl Pool {
         {
             let worker = Arc::new(Worker::default());
             let (pool, own) = (Arc::clone(self), Arc::clone(&worker));
-            let started = std::thread::Builder::new()
+            let started = thread::Builder::new()
                 .name("script".to_owned())
                 .stack_size(MAX_STACK + NATIVE_STACK)
                 .spawn(move || pool.work(&own));
@@ -254,15 +342,26 @@ impl Pool {
         }
     }
 
-    fn next_job(&self) -> Job {
+    fn next_job(&self, worker: &Worker) -> Job {
+        let mut has_handed_over = false;
         let mut jobs = lock(&self.jobs);
         loop {
             if let Some(job) = jobs.waiting.pop_front() {
                 return job;
             }
-            jobs.idle += 1;
-            jobs = self.wake.wait(jobs).unwrap_or_else(PoisonError::into_inner);
-            jobs.idle -= 1;
+            if !std::mem::replace(&mut has_handed_over, true) {
+                drop(jobs);
+                lock(&worker.at).hand_over();
+                jobs = lock(&self.jobs);
+                continue;
+            }
+            let this = thread::current();
+            jobs.idle.push(this.clone());
+            drop(jobs);
+            thread::park();
+            jobs = lock(&self.jobs);
+            // It may have woken up by itself.
+            jobs.idle.retain(|idle| idle.id() != this.id());
         }
     }
 
@@ -274,16 +373,23 @@ impl Pool {
                 call,
                 answer,
                 ..
-            } = self.next_job();
+            } = self.next_job(worker);
             if answer.is_closed() {
                 // The exchange is gone.
                 continue;
             }
-            *lock(&worker.current) = Some(Current {
-                since: Instant::now(),
-                function: Arc::clone(&function),
-                answer,
-            });
+            let since = Instant::now();
+            {
+                let mut at = lock(&worker.at);
+                if !function.is_quick(QUICK) || at.is_due(since) {
+                    at.hand_over();
+                }
+                at.current = Some(Current {
+                    since,
+                    function: Arc::clone(&function),
+                    answer,
+                });
+            }
             let called = std::panic::catch_unwind(AssertUnwindSafe(|| {
                 realms.call(&function, &call, worker)
             }));
@@ -293,18 +399,23 @@ impl Pool {
                 Done::failed(Fault::Thrown("the engine panicked".to_owned()))
             });
             self.calls.fetch_add(1, Ordering::Relaxed);
-            let cpu = u64::try_from(done.cpu.as_nanos()).unwrap_or(u64::MAX);
-            self.cpu_nanoseconds.fetch_add(cpu, Ordering::Relaxed);
-            let current = lock(&worker.current).take();
-            let Some(current) = current else {
-                // Given up, and replaced.
+            let cpu = u64::try_from(thread_time().as_nanos()).unwrap_or(u64::MAX);
+            let counted = worker.cpu_nanoseconds.swap(cpu, Ordering::Relaxed);
+            let now = Instant::now();
+            function.took(now.duration_since(since));
+            let mut at = lock(&worker.at);
+            let Some(current) = at.current.take() else {
+                drop(at);
+                // Given up, and replaced; what it had used before was counted then.
+                self.cpu_nanoseconds
+                    .fetch_add(cpu.saturating_sub(counted), Ordering::Relaxed);
                 function.stuck.fetch_sub(1, Ordering::Relaxed);
                 self.given_up.fetch_sub(1, Ordering::Relaxed);
                 tracing::info!(function = %function.name(), "a thread that was given up is back, and ends");
                 return;
             };
-            // Nobody may be waiting any more.
-            let _ = current.answer.send(done);
+            at.held.push((current.answer, done));
+            at.held_since.get_or_insert(now);
         }
     }
 
@@ -322,7 +433,7 @@ impl Pool {
                 }
                 files_due = Instant::now() + FILES_TICK;
             }
-            std::thread::sleep(if is_busy { BUSY_TICK } else { IDLE_TICK });
+            thread::sleep(if is_busy { BUSY_TICK } else { IDLE_TICK });
         }
     }
 
@@ -331,8 +442,11 @@ impl Pool {
         let mut is_busy = false;
         let mut lost = Vec::new();
         lock(&self.workers).retain(|worker| {
-            let mut current = lock(&worker.current);
-            let late = current.take_if(|current| {
+            let mut at = lock(&worker.at);
+            if at.is_due(Instant::now()) {
+                at.hand_over();
+            }
+            let late = at.current.take_if(|current| {
                 is_busy = true;
                 current.since.elapsed() >= current.function.settings.limits.give_up
             });
@@ -341,6 +455,8 @@ impl Pool {
             };
             // The engine looks at it where it can.
             worker.given_up.store(true, Ordering::Relaxed);
+            let cpu = worker.cpu_nanoseconds.load(Ordering::Relaxed);
+            self.cpu_nanoseconds.fetch_add(cpu, Ordering::Relaxed);
             lost.push(late);
             false
         });
@@ -366,10 +482,11 @@ impl Pool {
                 let _ = job.answer.send(Done::failed(Fault::Overloaded));
             }
         }
-        if !jobs.waiting.is_empty() && jobs.idle > 0 {
-            self.wake.notify_one();
-        }
-        is_busy || !jobs.waiting.is_empty()
+        let has_waiting = !jobs.waiting.is_empty();
+        let wanted = has_waiting.then(|| jobs.idle.pop()).flatten();
+        drop(jobs);
+        wake(wanted);
+        is_busy || has_waiting
     }
 }
 

@@ -6,7 +6,7 @@ use sdk::{FieldName, HeaderValue, Headers, Method, Request, Response, StatusCode
 use serde_json::Value;
 
 use crate::apply;
-use crate::engine::{Call, Reply};
+use crate::engine::{Call, Event, Reply};
 use crate::event::{Names, SeenRequest, SeenResponse};
 use crate::fault::Fault;
 use crate::function::Function;
@@ -55,9 +55,16 @@ impl Function {
             ))
         })?;
         let seen = SeenRequest::from_json(&value);
-        let mut call = Call::new(entry, event.to_owned(), now);
-        call.raw_query.clone_from(&seen.raw_query);
-        call.want_json = true;
+        let call = Call {
+            entry,
+            event: Event::Text {
+                event: event.to_owned(),
+                raw_query: seen.raw_query.clone(),
+                edge: "{}".into(),
+            },
+            now,
+            is_trial: true,
+        };
         // The first call on a thread pays for the realm, which is no part of what is asked.
         let done = self.call_and_wait(call);
         let origins = OriginRules {
@@ -76,7 +83,7 @@ impl Function {
                 let seen = SeenResponse::from_json(&value);
                 let mut response =
                     Response::new(StatusCode::from_u16(seen.status).unwrap_or(StatusCode::OK));
-                response.headers = headers_of(&seen.headers)?;
+                response.headers = headers_of(seen.headers())?;
                 apply::response(&mut response, &seen, &out, profile, &Method::GET)
             }
             Ok(Reply::Json(_) | Reply::Nothing) => Ok(()),
@@ -101,7 +108,7 @@ fn request_of(seen: &SeenRequest) -> Result<Request, BadEvent> {
     let target =
         Target::parse(&method, text.as_bytes()).map_err(|_| odd("request.uri or querystring"))?;
     let mut request = Request::new(method, target);
-    request.headers = headers_of(&seen.headers)?;
+    request.headers = headers_of(seen.headers())?;
     Ok(request)
 }
 

@@ -12,9 +12,11 @@ use base64::engine::general_purpose::{
 };
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use rquickjs::function::Func;
-use rquickjs::{Ctx, Error, Exception, Object, Result};
+use rquickjs::{Ctx, Error, Exception, Object, Result, Value};
 use sha1::Digest as _;
 
+use super::show::{Kit, Parts};
+use crate::event::Shown;
 use crate::kvs::Stores;
 use crate::origin::{OriginRules, OriginUpdate};
 
@@ -30,16 +32,36 @@ pub(crate) struct CallState {
     /// Where the request may be sent; `None` where there is no request to send.
     pub(crate) origins: RefCell<Option<Arc<OriginRules>>>,
     pub(crate) stores: RefCell<Arc<Stores>>,
+    /// What `cf.edgeLocation` and `request.rawQueryString()` give.
+    pub(crate) edge: RefCell<Option<Arc<str>>>,
+    pub(crate) raw_query: RefCell<Option<String>>,
+    pub(crate) parts: Parts,
 }
 
 impl CallState {
     /// Forgets the call before.
     pub(crate) fn begin(&self, stores: Arc<Stores>, origins: Option<Arc<OriginRules>>) {
+        *self.edge.borrow_mut() = None;
+        *self.raw_query.borrow_mut() = None;
         self.log.borrow_mut().clear();
         self.logged.set(0);
         *self.origin.borrow_mut() = None;
         *self.origins.borrow_mut() = origins;
         *self.stores.borrow_mut() = stores;
+    }
+
+    /// Gives the call an exchange to look at.
+    pub(crate) fn show(&self, shown: &Arc<Shown>, kit: &Rc<Kit>) {
+        *self.edge.borrow_mut() = Some(Arc::clone(&shown.edge));
+        self.parts.begin(shown, kit);
+    }
+
+    /// What `request.rawQueryString()` gives.
+    fn raw_query(&self) -> Option<String> {
+        match self.parts.shown() {
+            Some(shown) => shown.request.raw_query.clone(),
+            None => self.raw_query.borrow().clone(),
+        }
     }
 
     fn log(&self, text: &str) {
@@ -86,6 +108,20 @@ pub(crate) fn host<'js>(ctx: &Ctx<'js>, state: &Rc<CallState>) -> Result<Object<
             },
         ),
     )?;
+    let parts = Rc::clone(state);
+    host.set(
+        "part",
+        Func::from(move |ctx: Ctx<'js>, number: usize, this: Value<'js>| {
+            parts.parts.make(&ctx, number, &this)
+        }),
+    )?;
+    let edge = Rc::clone(state);
+    host.set(
+        "edge",
+        Func::from(move || edge.edge.borrow().as_deref().unwrap_or("{}").to_owned()),
+    )?;
+    let raw_query = Rc::clone(state);
+    host.set("rawQuery", Func::from(move || raw_query.raw_query()))?;
     let origin = Rc::clone(state);
     host.set(
         "origin",
@@ -249,10 +285,10 @@ fn digest(
     ctx: Ctx<'_>,
     name: String,
     data: String,
-    key: rquickjs::function::Opt<rquickjs::Value<'_>>,
+    key: rquickjs::function::Opt<Value<'_>>,
 ) -> Result<String> {
     let data = bytes(&ctx, &data)?;
-    let key = match key.0.as_ref().and_then(rquickjs::Value::as_string) {
+    let key = match key.0.as_ref().and_then(Value::as_string) {
         Some(key) => Some(bytes(&ctx, &key.to_string()?)?),
         None => None,
     };

@@ -5,28 +5,34 @@
 //! call is left for the next. A function whose top level changes the realm (a polyfill) gets a new
 //! realm for each call: slower, and the same to look at.
 
+mod budget;
 mod host;
 mod read;
+mod show;
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
-use nix::time::{ClockId, clock_gettime};
 use rquickjs::context::EvalOptions;
 use rquickjs::context::intrinsic;
 use rquickjs::promise::PromiseState;
 use rquickjs::{Context, Ctx, Function, Module, Object, Persistent, Promise, Runtime, Value};
 use serde::Deserialize;
 
+use crate::event::Shown;
 use crate::fault::Fault;
 use crate::kvs::Stores;
 use crate::origin::OriginRules;
 use crate::program::{Entry, Program};
+use budget::Budget;
+pub(crate) use budget::thread_time;
 pub(crate) use host::CallState;
-pub(crate) use read::{BodyOut, Item, Members, QueryOut, Reply, RequestOut, ResponseOut, Values};
+pub(crate) use read::{
+    BodyOut, Item, Member, Members, QueryOut, Reply, RequestOut, ResponseOut, Values,
+};
+use show::Kit;
 
 const PRELUDE: &str = include_str!("prelude.js");
 
@@ -65,30 +71,52 @@ impl Default for Limits {
 #[derive(Clone, Debug)]
 pub struct Call {
     /// What kind of event.
-    pub entry: Entry,
-    /// The event, as JSON.
-    pub event: String,
-    /// What `request.rawQueryString()` gives.
-    pub raw_query: Option<String>,
-    /// What `cf.edgeLocation` gives, as JSON.
-    pub edge: String,
+    pub(crate) entry: Entry,
+    pub(crate) event: Event,
     /// The time at which the function's clock stands.
-    pub now: SystemTime,
-    /// Whether the result is wanted as JSON, too.
-    pub want_json: bool,
+    pub(crate) now: SystemTime,
+    /// Whether this is a trial: the result is wanted as JSON, too, and the time exactly.
+    pub(crate) is_trial: bool,
+}
+
+/// What a function is asked about.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    /// Somebody else's event, as JSON.
+    Text {
+        event: String,
+        /// What `request.rawQueryString()` gives.
+        raw_query: Option<String>,
+        /// What `cf.edgeLocation` gives, as JSON.
+        edge: Arc<str>,
+    },
+    /// An exchange.
+    Shown(Arc<Shown>),
 }
 
 impl Call {
-    /// A call with an event, now.
+    /// A call with an event in JSON, now.
     #[must_use]
     pub fn new(entry: Entry, event: String, now: SystemTime) -> Self {
         Self {
             entry,
-            event,
-            raw_query: None,
-            edge: "{}".to_owned(),
+            event: Event::Text {
+                event,
+                raw_query: None,
+                edge: "{}".into(),
+            },
             now,
-            want_json: false,
+            is_trial: false,
+        }
+    }
+
+    /// A call about an exchange.
+    pub(crate) fn about(shown: Arc<Shown>, now: SystemTime) -> Self {
+        Self {
+            entry: shown.entry(),
+            event: Event::Shown(shown),
+            now,
+            is_trial: false,
         }
     }
 }
@@ -98,12 +126,12 @@ impl Call {
 pub struct Done {
     /// The result.
     pub(crate) reply: Result<Reply, Fault>,
-    /// The result as JSON, when it was wanted and there is one.
+    /// The result as JSON: of trials and of events that are no HTTP, when there is one.
     pub json: Option<String>,
     /// What the function logged.
     pub log: Vec<String>,
-    /// Processor time it took.
-    pub cpu: Duration,
+    /// Processor time it took; measured in trials only.
+    pub(crate) cpu: Duration,
 }
 
 impl Done {
@@ -124,45 +152,15 @@ impl Done {
     }
 }
 
-/// Processor time of this thread.
-fn cpu_time() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
-}
-
-/// The end of a call, for the interrupt handler.
-#[derive(Debug)]
-struct Budget {
-    end: Cell<Duration>,
-    fired: Cell<bool>,
-    given_up: Arc<AtomicBool>,
-}
-
-impl Budget {
-    fn is_spent(&self) -> bool {
-        let spent = self.fired.get()
-            || self.given_up.load(Ordering::Relaxed)
-            || cpu_time() >= self.end.get();
-        if spent {
-            self.fired.set(true);
-        }
-        spent
-    }
-
-    fn begin(&self, time: Duration) -> Duration {
-        let now = cpu_time();
-        self.end.set(now.saturating_add(time));
-        self.fired.set(false);
-        now
-    }
-}
-
 /// The functions that the prelude gives.
 struct Prelude {
     /// Kept, because its names are to stay known to the engine.
     _names: Persistent<Object<'static>>,
     invoke: Persistent<Function<'static>>,
+    invoke_text: Persistent<Function<'static>>,
     json: Persistent<Function<'static>>,
     factory: Persistent<Function<'static>>,
+    kit: Rc<Kit>,
 }
 
 /// A function, ready to be called on this thread.
@@ -216,11 +214,7 @@ impl Realm {
         let runtime = Runtime::new().map_err(|error| Fault::Thrown(error.to_string()))?;
         runtime.set_max_stack_size(limits.stack);
         runtime.set_memory_limit(limits.memory + (8 << 20));
-        let budget = Rc::new(Budget {
-            end: Cell::default(),
-            fired: Cell::default(),
-            given_up,
-        });
+        let budget = Rc::new(Budget::new(given_up));
         let spent = Rc::clone(&budget);
         runtime.set_interrupt_handler(Some(Box::new(move || spent.is_spent())));
         Ok(Self {
@@ -264,8 +258,10 @@ impl Realm {
                 Ok::<_, rquickjs::Error>(Prelude {
                     _names: Persistent::save(&ctx, given.get::<_, Object<'_>>("names")?),
                     invoke: Persistent::save(&ctx, part("invoke")?),
+                    invoke_text: Persistent::save(&ctx, part("invokeText")?),
                     json: Persistent::save(&ctx, part("json")?),
                     factory: Persistent::save(&ctx, factory),
+                    kit: Rc::new(Kit::new(&ctx, &given)?),
                 })
             };
             made().map_err(|error| self.fault_of(&ctx, &error))
@@ -334,7 +330,11 @@ impl Realm {
             None
         };
         self.state.begin(stores, origins);
-        let begin = self.budget.begin(self.limits.cpu);
+        if call.is_trial {
+            self.budget.begin_exactly(self.limits.cpu);
+        } else {
+            self.budget.begin(self.limits.cpu);
+        }
         let (context, prelude) = match &fresh {
             Some((prelude, context)) => (Some(context), Some(prelude)),
             None => (self.context.as_ref(), self.prelude.as_ref()),
@@ -343,11 +343,16 @@ impl Realm {
             (Some(context), Some(prelude)) => context.with(|ctx| {
                 let mut json = None;
                 let reply = self.run(&ctx, prelude, call, handler, &mut json);
+                self.state.parts.end(Some(&ctx));
                 (reply, json)
             }),
             _ => (Err(Fault::Overloaded), None),
         };
-        let cpu = cpu_time().saturating_sub(begin);
+        let cpu = if call.is_trial {
+            self.budget.spent()
+        } else {
+            Duration::ZERO
+        };
         drop(fresh);
         if self.program.own_realm {
             // A realm is a knot of objects that only the collector undoes.
@@ -361,6 +366,26 @@ impl Realm {
             log: std::mem::take(&mut *self.state.log.borrow_mut()),
             cpu,
         }
+    }
+
+    /// The event of an exchange as JSON.
+    pub(crate) fn event(&self, shown: &Arc<Shown>) -> Result<String, Fault> {
+        let (Some(context), Some(prelude)) = (&self.context, &self.prelude) else {
+            return Err(Fault::Overloaded);
+        };
+        self.budget.begin(LOAD_TIME);
+        context.with(|ctx| {
+            self.state.show(shown, &prelude.kit);
+            let made = || {
+                let kit = &prelude.kit;
+                let (event, _) = kit.event(&ctx, &shown.request, &shown.what)?;
+                let stringify = prelude.json.clone().restore(&ctx)?;
+                stringify.call::<_, String>((event,))
+            };
+            let made = made().map_err(|error| self.fault_of(&ctx, &error));
+            self.state.parts.end(Some(&ctx));
+            made
+        })
     }
 
     fn fresh(&mut self) -> Result<(Prelude, Context), Fault> {
@@ -393,25 +418,38 @@ impl Realm {
         json: &mut Option<String>,
     ) -> Result<Reply, Fault> {
         let fault = |error: rquickjs::Error| self.fault_of(ctx, &error);
-        let invoke = prelude.invoke.clone().restore(ctx).map_err(fault)?;
         let factory = prelude.factory.clone().restore(ctx).map_err(fault)?;
-        let event = ctx.json_parse(call.event.as_str()).map_err(fault)?;
-        let mut value: Value<'_> = invoke
-            .call((
-                factory,
-                handler,
+        let now = milliseconds(call.now);
+        let (mut value, given): (Value<'_>, _) = match &call.event {
+            Event::Shown(shown) => {
+                self.state.show(shown, &prelude.kit);
+                let (event, given) = prelude
+                    .kit
+                    .event(ctx, &shown.request, &shown.what)
+                    .map_err(fault)?;
+                let invoke = prelude.invoke.clone().restore(ctx).map_err(fault)?;
+                let value = invoke.call((factory, handler, event, now));
+                (value.map_err(fault)?, Some(given))
+            }
+            Event::Text {
                 event,
-                call.raw_query.as_deref(),
-                milliseconds(call.now),
-                call.edge.as_str(),
-            ))
-            .map_err(fault)?;
+                raw_query,
+                edge,
+            } => {
+                self.state.raw_query.borrow_mut().clone_from(raw_query);
+                *self.state.edge.borrow_mut() = Some(Arc::clone(edge));
+                let invoke = prelude.invoke_text.clone().restore(ctx).map_err(fault)?;
+                let event = ctx.json_parse(event.as_str()).map_err(fault)?;
+                let value = invoke.call((factory, handler, event, now));
+                (value.map_err(fault)?, None)
+            }
+        };
         if let Some(promise) = value.as_promise().cloned() {
             value = self.settled(ctx, &promise)?;
         }
         // What was begun and not waited for ends here, too: it must not run in the next call.
         self.run_jobs(ctx)?;
-        if call.want_json || !call.entry.is_http() {
+        if call.is_trial || !call.entry.is_http() {
             let stringify = prelude.json.clone().restore(ctx).map_err(fault)?;
             *json = stringify.call((value.clone(),)).map_err(fault)?;
         }
@@ -420,10 +458,12 @@ impl Realm {
             call.entry,
             json.as_deref(),
             self.state.origin.borrow_mut().take(),
+            &self.state.parts,
+            given.as_ref(),
         );
         match reply {
             Err(read::Unread::Engine(error)) => Err(self.fault_of(ctx, &error)),
-            Err(read::Unread::Odd(what)) if !self.budget.fired.get() => Err(Fault::Invalid(what)),
+            Err(read::Unread::Odd(what)) if !self.budget.has_fired() => Err(Fault::Invalid(what)),
             Err(read::Unread::Odd(_)) => Err(Fault::TooSlow(self.limits.cpu)),
             Ok(reply) => Ok(reply),
         }
@@ -436,7 +476,7 @@ impl Realm {
                 PromiseState::Pending => {}
             }
             if !ctx.execute_pending_job() {
-                return Err(if self.budget.fired.get() {
+                return Err(if self.budget.has_fired() {
                     Fault::TooSlow(self.limits.cpu)
                 } else {
                     Fault::NeverSettles
@@ -460,7 +500,7 @@ impl Realm {
     }
 
     fn look(&self, round: u32) -> Result<(), Fault> {
-        if self.budget.fired.get() || (round.is_multiple_of(JOBS) && self.budget.is_spent()) {
+        if self.budget.has_fired() || (round.is_multiple_of(JOBS) && self.budget.is_spent()) {
             return Err(Fault::TooSlow(self.limits.cpu));
         }
         Ok(())
@@ -473,7 +513,7 @@ impl Realm {
             return Fault::Invalid(error.to_string());
         }
         let thrown = ctx.catch();
-        if self.budget.fired.get() {
+        if self.budget.has_fired() {
             return Fault::TooSlow(self.limits.cpu);
         }
         if thrown.is_null() {
@@ -481,7 +521,7 @@ impl Realm {
         }
         let text = describe(&thrown);
         // What was thrown may have methods that run for ever.
-        if self.budget.fired.get() {
+        if self.budget.has_fired() {
             return Fault::TooSlow(self.limits.cpu);
         }
         match text {
@@ -489,6 +529,13 @@ impl Realm {
             Some(text) => Fault::Thrown(text),
             None => Fault::Thrown("it threw something that is no error".to_owned()),
         }
+    }
+}
+
+impl Drop for Realm {
+    fn drop(&mut self) {
+        // The engine may have panicked in a call; its values must go before it does.
+        self.state.parts.end(None);
     }
 }
 

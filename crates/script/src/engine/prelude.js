@@ -24,7 +24,18 @@
 
     // What belongs to one call; set by `invoke`.
     let now = 0;
-    let edge = "{}";
+
+    // ---- parts of an event, made when they are read: in the order of `Part` ----
+    const PARTS = ["context", "viewer", "request", "querystring", "headers", "cookies", "headers", "cookies"];
+    const memo = PARTS.map(() => undefined);
+    const accessors = PARTS.map((name, at) => ({
+        get() {
+            const made = memo[at];
+            return made === undefined ? (memo[at] = host.part(at, this)) : made;
+        },
+        set(value) { defineProperty(this, name, { value, writable: true, enumerable: true, configurable: true }); },
+    }));
+    const rawQueryString = () => host.rawQuery();
 
     // ---- bytes ----
     const binaryOf = (bytes) => {
@@ -295,7 +306,7 @@
         },
         selectRequestOriginById: noSuch("selectRequestOriginById"),
         createRequestOriginGroup: noSuch("createRequestOriginGroup"),
-        get edgeLocation() { return parse(edge); },
+        get edgeLocation() { return parse(host.edge()); },
     };
 
     const modules = { __proto__: null, crypto, querystring, buffer: { Buffer }, cloudfront: cf };
@@ -354,7 +365,7 @@
     // ---- every object that two calls could both reach ----
     const everything = () => {
         const async = (async function* () {})();
-        const roots = [globalThis, modules, ...kinds, Reflect.getPrototypeOf(async),
+        const roots = [globalThis, modules, accessors, rawQueryString, ...kinds, Reflect.getPrototypeOf(async),
             [][Symbol.iterator](), ""[Symbol.iterator](), new Map().entries(), new Set().values(),
             "".matchAll(/x/g), (function* () {})(), [].values().map((x) => x),
             Iterator.from({ next() {} }), Iterator.concat ? Iterator.concat([]) : [], Hash,
@@ -401,11 +412,16 @@
 
     return {
         names,
-        invoke(factory, name, event, query, at, place) {
+        memo, accessors, rawQueryString,
+        invoke(factory, name, event, at) {
             now = at;
-            edge = place;
+            return factory(load, imported)()[name](event);
+        },
+        // The same with an event from outside.
+        invokeText(factory, name, event, at) {
+            now = at;
             if (event.request) {
-                defineProperty(event.request, "rawQueryString", { value: () => query, writable: true, configurable: true });
+                defineProperty(event.request, "rawQueryString", { value: rawQueryString, writable: true, configurable: true });
             }
             return factory(load, imported)()[name](event);
         },

@@ -2,8 +2,9 @@
 
 use core::fmt;
 
-use rquickjs::{Atom, Error, Object, Value};
+use rquickjs::{Atom, Error, Object, Persistent, Value};
 
+use super::show::{Part, Parts};
 use crate::origin::OriginUpdate;
 use crate::program::Entry;
 
@@ -29,7 +30,16 @@ pub(crate) struct Values {
     pub(crate) multi: Option<Vec<Item>>,
 }
 
-pub(crate) type Members = Vec<(String, Values)>;
+/// One name of a result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Member {
+    /// As it was given, at this place of what was given.
+    Kept(usize),
+    /// What the function says about a name, new or not.
+    Said(String, Values),
+}
+
+pub(crate) type Members = Vec<Member>;
 
 /// What came out of a function.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,13 +52,14 @@ pub(crate) enum Reply {
     Nothing,
 }
 
+/// A request; what is `None` was not touched.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RequestOut {
-    pub(crate) method: String,
-    pub(crate) uri: String,
-    pub(crate) query: QueryOut,
-    pub(crate) headers: Members,
-    pub(crate) cookies: Members,
+    pub(crate) method: Option<String>,
+    pub(crate) uri: Option<String>,
+    pub(crate) query: Option<QueryOut>,
+    pub(crate) headers: Option<Members>,
+    pub(crate) cookies: Option<Members>,
     pub(crate) origin: Option<OriginUpdate>,
 }
 
@@ -58,18 +69,14 @@ pub(crate) enum QueryOut {
     Members(Members),
 }
 
-impl Default for QueryOut {
-    fn default() -> Self {
-        Self::Members(Members::new())
-    }
-}
-
+/// A response; headers and cookies that are `None` were not touched.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ResponseOut {
     pub(crate) status: u16,
+    /// `None` as well when it was not touched.
     pub(crate) description: Option<String>,
-    pub(crate) headers: Members,
-    pub(crate) cookies: Members,
+    pub(crate) headers: Option<Members>,
+    pub(crate) cookies: Option<Members>,
     pub(crate) body: Option<BodyOut>,
 }
 
@@ -98,12 +105,15 @@ fn odd<T>(what: impl fmt::Display) -> Result<T, Unread> {
     Err(Unread::Odd(what.to_string()))
 }
 
-/// Reads the result of an event.
-pub(crate) fn read(
-    value: &Value<'_>,
+/// Reads the result of an event. `given` are values of the event that come back when nobody touched them:
+/// method and URI of a request, the description of a response.
+pub(crate) fn read<'js>(
+    value: &Value<'js>,
     entry: Entry,
     json: Option<&str>,
     origin: Option<OriginUpdate>,
+    parts: &Parts,
+    given: Option<&[Value<'js>; 2]>,
 ) -> Result<Reply, Unread> {
     if !entry.is_http() {
         return Ok(json.map_or(Reply::Nothing, |json| Reply::Json(json.to_owned())));
@@ -121,15 +131,17 @@ pub(crate) fn read(
             value.type_name()
         ));
     };
-    let mut text = Text(0);
+    parts.read_from(object);
+    let mut reader = Reader { parts, text: 0 };
     let status: Value<'_> = object.get("statusCode")?;
     if entry == Entry::ViewerRequest && status.is_undefined() {
+        let [method, uri] = given.map_or([None, None], |[a, b]| [Some(a), Some(b)]);
         return Ok(Reply::Request(RequestOut {
-            method: required(object, "method", &mut text)?,
-            uri: required(object, "uri", &mut text)?,
-            query: query(object, &mut text)?,
-            headers: members(object, "headers", false, &mut text)?,
-            cookies: members(object, "cookies", false, &mut text)?,
+            method: reader.required(object, "method", method)?,
+            uri: reader.required(object, "uri", uri)?,
+            query: reader.query(object)?,
+            headers: reader.members(object, Some(Part::Headers), "headers", false)?,
+            cookies: reader.members(object, Some(Part::Cookies), "cookies", false)?,
             origin,
         }));
     }
@@ -145,150 +157,233 @@ pub(crate) fn read(
         reason = "between 100 and 999"
     )]
     let status = status as u16;
+    // A response in place of the server's has nothing that was given.
+    let is_given = entry == Entry::ViewerResponse;
+    let part = |part: Part| Some(part).filter(|_| is_given);
+    let description = given.map(|[description, _]| description);
     Ok(Reply::Response(ResponseOut {
         status,
-        description: optional(object, "statusDescription", &mut text)?,
-        headers: members(object, "headers", false, &mut text)?,
-        cookies: members(object, "cookies", true, &mut text)?,
+        description: reader.optional(
+            object,
+            "statusDescription",
+            description.filter(|_| is_given),
+        )?,
+        headers: reader.members(object, part(Part::ResponseHeaders), "headers", false)?,
+        cookies: reader.members(object, part(Part::ResponseCookies), "cookies", true)?,
         body: body(object)?,
     }))
 }
 
-/// Counts what was read.
-struct Text(usize);
+struct Reader<'a> {
+    parts: &'a Parts,
+    /// How much was read.
+    text: usize,
+}
 
-impl Text {
-    fn of(&mut self, value: &rquickjs::String<'_>, what: &str) -> Result<String, Unread> {
+impl Reader<'_> {
+    fn text(&mut self, value: &rquickjs::String<'_>, what: &str) -> Result<String, Unread> {
         match value.to_string() {
             Ok(text) => {
-                self.0 += text.len();
-                if self.0 > MOST_TEXT {
-                    return odd(format_args!("it is longer than {MOST_TEXT} bytes"));
-                }
+                self.count(text.len())?;
                 Ok(text)
             }
             Err(Error::Utf8(_)) => odd(format_args!("{what} holds half a character")),
             Err(error) => Err(error.into()),
         }
     }
-}
 
-fn optional(object: &Object<'_>, name: &str, text: &mut Text) -> Result<Option<String>, Unread> {
-    let value: Value<'_> = object.get(name)?;
-    if value.is_undefined() || value.is_null() {
-        return Ok(None);
-    }
-    match value.as_string() {
-        Some(string) => text.of(string, name).map(Some),
-        None => odd(format_args!(
-            "{name} is {} where a string is expected",
-            value.type_name()
-        )),
-    }
-}
-
-fn required(object: &Object<'_>, name: &str, text: &mut Text) -> Result<String, Unread> {
-    match optional(object, name, text)? {
-        Some(value) => Ok(value),
-        None => odd(format_args!("{name} is missing")),
-    }
-}
-
-fn query(object: &Object<'_>, text: &mut Text) -> Result<QueryOut, Unread> {
-    let value: Value<'_> = object.get("querystring")?;
-    match value.as_string() {
-        Some(string) => text.of(string, "querystring").map(QueryOut::Text),
-        None => members(object, "querystring", false, text).map(QueryOut::Members),
-    }
-}
-
-fn members(
-    object: &Object<'_>,
-    name: &str,
-    with_attributes: bool,
-    text: &mut Text,
-) -> Result<Members, Unread> {
-    let value: Value<'_> = object.get(name)?;
-    if value.is_undefined() || value.is_null() {
-        return Ok(Members::new());
-    }
-    let Some(object) = value.as_object().filter(|_| !value.is_array()) else {
-        return odd(format_args!(
-            "{name} is {} where an object is expected",
-            value.type_name()
-        ));
-    };
-    let mut members = Members::new();
-    for member in object.props::<Atom<'_>, Value<'_>>() {
-        let (key, value) = member?;
-        let key = match key.to_string() {
-            Ok(key) => key,
-            Err(Error::Utf8(_)) => {
-                return odd(format_args!("a name in {name} holds half a character"));
-            }
-            Err(error) => return Err(error.into()),
-        };
-        text.0 += key.len();
-        if members.len() >= MOST_MEMBERS {
-            return odd(format_args!("{name} has more than {MOST_MEMBERS} members"));
+    fn count(&mut self, bytes: usize) -> Result<(), Unread> {
+        self.text += bytes;
+        if self.text > MOST_TEXT {
+            return odd(format_args!("it is longer than {MOST_TEXT} bytes"));
         }
-        let Some(given) = value.as_object().filter(|_| !value.is_array()) else {
+        Ok(())
+    }
+
+    /// A string; `None` when there is none, or the one that was given.
+    fn optional<'js>(
+        &mut self,
+        object: &Object<'js>,
+        name: &str,
+        given: Option<&Value<'js>>,
+    ) -> Result<Option<String>, Unread> {
+        let value: Value<'_> = object.get(name)?;
+        if value.is_undefined() || value.is_null() || given == Some(&value) {
+            return Ok(None);
+        }
+        match value.as_string() {
+            Some(string) => self.text(string, name).map(Some),
+            None => odd(format_args!(
+                "{name} is {} where a string is expected",
+                value.type_name()
+            )),
+        }
+    }
+
+    /// A string; `None` when it is the one that was given.
+    fn required<'js>(
+        &mut self,
+        object: &Object<'js>,
+        name: &str,
+        given: Option<&Value<'js>>,
+    ) -> Result<Option<String>, Unread> {
+        let value: Value<'_> = object.get(name)?;
+        if given == Some(&value) {
+            return Ok(None);
+        }
+        match value.as_string() {
+            Some(string) => self.text(string, name).map(Some),
+            None if value.is_undefined() || value.is_null() => {
+                odd(format_args!("{name} is missing"))
+            }
+            None => odd(format_args!(
+                "{name} is {} where a string is expected",
+                value.type_name()
+            )),
+        }
+    }
+
+    fn query(&mut self, object: &Object<'_>) -> Result<Option<QueryOut>, Unread> {
+        let Some(value) = self.parts.read(object, Part::Query)? else {
+            return Ok(None);
+        };
+        let query = match value.as_string() {
+            Some(string) => QueryOut::Text(self.text(string, "querystring")?),
+            None => QueryOut::Members(self.members_of(
+                &value,
+                Some(Part::Query),
+                "querystring",
+                false,
+            )?),
+        };
+        Ok(Some(query))
+    }
+
+    /// Names and values; `None` when they are a part that nobody has touched.
+    fn members(
+        &mut self,
+        object: &Object<'_>,
+        part: Option<Part>,
+        name: &str,
+        with_attributes: bool,
+    ) -> Result<Option<Members>, Unread> {
+        let value = match part {
+            Some(part) => self.parts.read(object, part)?,
+            None => Some(object.get(name)?),
+        };
+        value
+            .map(|value| self.members_of(&value, part, name, with_attributes))
+            .transpose()
+    }
+
+    fn members_of<'js>(
+        &mut self,
+        value: &Value<'js>,
+        part: Option<Part>,
+        name: &str,
+        with_attributes: bool,
+    ) -> Result<Members, Unread> {
+        if value.is_undefined() || value.is_null() {
+            return Ok(Members::new());
+        }
+        let Some(object) = value.as_object().filter(|_| !value.is_array()) else {
             return odd(format_args!(
-                "{name}.{key:.80} is {} where an object with a value is expected",
+                "{name} is {} where an object is expected",
                 value.type_name()
             ));
         };
-        let values = values(given, with_attributes, text).map_err(|unread| match unread {
-            Unread::Odd(what) => Unread::Odd(format!("{name}.{key:.80}: {what}")),
-            engine @ Unread::Engine(_) => engine,
-        })?;
-        members.push((key, values));
-    }
-    Ok(members)
-}
-
-fn values(given: &Object<'_>, with_attributes: bool, text: &mut Text) -> Result<Values, Unread> {
-    let multi: Value<'_> = given.get("multiValue")?;
-    let multi = match multi.as_array() {
-        None if multi.is_undefined() || multi.is_null() => None,
-        None => return odd("multiValue is no array"),
-        Some(array) => {
-            // Lengths beyond 31 bits make the binding's own accessor panic.
-            let length: f64 = array.as_object().get("length")?;
-            if !(0.0..=f64::from(MOST_VALUES)).contains(&length) {
+        let ctx = object.ctx();
+        let given = part
+            .and_then(|part| self.parts.given(part))
+            .zip(self.parts.kit());
+        // Most members come back in the order in which they went.
+        let mut next = 0;
+        let mut said = 0;
+        let mut members = Members::new();
+        for member in object.props::<Atom<'_>, Value<'_>>() {
+            let (key, value) = member?;
+            let key = Persistent::save(ctx, key);
+            if let Some((given, kit)) = &given
+                && let Some(at) = given.find(next, &key)
+            {
+                next = at + 1;
+                if given.is_untouched(at, &value, kit)? {
+                    members.push(Member::Kept(at));
+                    continue;
+                }
+            }
+            let key = match key.restore(ctx)?.to_string() {
+                Ok(key) => key,
+                Err(Error::Utf8(_)) => {
+                    return odd(format_args!("a name in {name} holds half a character"));
+                }
+                Err(error) => return Err(error.into()),
+            };
+            self.count(key.len())?;
+            said += 1;
+            if said > MOST_MEMBERS {
+                return odd(format_args!("{name} has more than {MOST_MEMBERS} members"));
+            }
+            let Some(object) = value.as_object().filter(|_| !value.is_array()) else {
                 return odd(format_args!(
-                    "multiValue has more than {MOST_VALUES} values"
+                    "{name}.{key:.80} is {} where an object with a value is expected",
+                    value.type_name()
                 ));
-            }
-            let mut items = Vec::new();
-            for value in array.iter::<Value<'_>>() {
-                let value = value?;
-                let Some(object) = value.as_object() else {
-                    return odd("multiValue holds something else than objects");
-                };
-                items.push(item(object, with_attributes, text)?);
-            }
-            Some(items)
+            };
+            let values = self
+                .values(object, with_attributes)
+                .map_err(|unread| match unread {
+                    Unread::Odd(what) => Unread::Odd(format!("{name}.{key:.80}: {what}")),
+                    engine @ Unread::Engine(_) => engine,
+                })?;
+            members.push(Member::Said(key, values));
         }
-    };
-    let first = match &multi {
-        // A name with several values needs no value beside them.
-        Some(items) if given.get::<_, Value<'_>>("value")?.is_undefined() => {
-            items.first().cloned().unwrap_or_default()
-        }
-        _ => item(given, with_attributes, text)?,
-    };
-    Ok(Values { first, multi })
-}
+        Ok(members)
+    }
 
-fn item(object: &Object<'_>, with_attributes: bool, text: &mut Text) -> Result<Item, Unread> {
-    Ok(Item {
-        value: required(object, "value", text)?,
-        attributes: match with_attributes {
-            true => optional(object, "attributes", text)?,
-            false => None,
-        },
-    })
+    fn values(&mut self, given: &Object<'_>, with_attributes: bool) -> Result<Values, Unread> {
+        let multi: Value<'_> = given.get("multiValue")?;
+        let multi = match multi.as_array() {
+            None if multi.is_undefined() || multi.is_null() => None,
+            None => return odd("multiValue is no array"),
+            Some(array) => {
+                // Lengths beyond 31 bits make the binding's own accessor panic.
+                let length: f64 = array.as_object().get("length")?;
+                if !(0.0..=f64::from(MOST_VALUES)).contains(&length) {
+                    return odd(format_args!(
+                        "multiValue has more than {MOST_VALUES} values"
+                    ));
+                }
+                let mut items = Vec::new();
+                for value in array.iter::<Value<'_>>() {
+                    let value = value?;
+                    let Some(object) = value.as_object() else {
+                        return odd("multiValue holds something else than objects");
+                    };
+                    items.push(self.item(object, with_attributes)?);
+                }
+                Some(items)
+            }
+        };
+        let first = match &multi {
+            // A name with several values needs no value beside them.
+            Some(items) if given.get::<_, Value<'_>>("value")?.is_undefined() => {
+                items.first().cloned().unwrap_or_default()
+            }
+            _ => self.item(given, with_attributes)?,
+        };
+        Ok(Values { first, multi })
+    }
+
+    fn item(&mut self, object: &Object<'_>, with_attributes: bool) -> Result<Item, Unread> {
+        Ok(Item {
+            value: self.required(object, "value", None)?.unwrap_or_default(),
+            attributes: match with_attributes {
+                true => self.optional(object, "attributes", None)?,
+                false => None,
+            },
+        })
+    }
 }
 
 fn body(object: &Object<'_>) -> Result<Option<BodyOut>, Unread> {
@@ -297,10 +392,12 @@ fn body(object: &Object<'_>) -> Result<Option<BodyOut>, Unread> {
         return Ok(None);
     }
     // The memory of the realm bounds what a body can be.
-    let text = |value: &Value<'_>| match value.as_string().map(rquickjs::String::to_string) {
-        Some(Ok(data)) => Ok(data),
-        Some(Err(Error::Utf8(_))) => odd("the body holds half a character"),
-        Some(Err(error)) => Err(error.into()),
+    let text_of = |string: &rquickjs::String<'_>| match string.to_string() {
+        Err(Error::Utf8(_)) => odd("the body holds half a character"),
+        text => text.map_err(Unread::from),
+    };
+    let text = |value: &Value<'_>| match value.as_string() {
+        Some(string) => text_of(string),
         None => odd("the body is neither a string nor {encoding, data}"),
     };
     if value.is_string() {
@@ -312,11 +409,12 @@ fn body(object: &Object<'_>) -> Result<Option<BodyOut>, Unread> {
     let Some(given) = value.as_object() else {
         return odd("the body is neither a string nor {encoding, data}");
     };
-    let encoding = optional(given, "encoding", &mut Text(0))?;
-    let is_base64 = match encoding.as_deref() {
-        None | Some("text") => false,
+    let encoding: Value<'_> = given.get("encoding")?;
+    let is_base64 = match encoding.as_string().map(text_of).transpose()?.as_deref() {
+        None if encoding.is_undefined() || encoding.is_null() => false,
+        Some("text") => false,
         Some("base64") => true,
-        Some(_) => return odd("body.encoding is neither \"text\" nor \"base64\""),
+        _ => return odd("body.encoding is neither \"text\" nor \"base64\""),
     };
     Ok(Some(BodyOut {
         data: text(&given.get("data")?)?,

@@ -267,6 +267,14 @@ async fn threat_61_nothing_leaks_from_one_call_to_the_next() {
             "Date.now() === 1 || new Date().left",
         ),
         ("(function f() { f.caller.left = 1 })()", "handler.left"),
+        (
+            "const d = Object.getOwnPropertyDescriptor(event.request, 'headers'); d.get.left = 1; d.set.left = 1; event.request.rawQueryString.left = 1",
+            "Object.getOwnPropertyDescriptor(event.request, 'headers').get.left || Object.getOwnPropertyDescriptor(event.request, 'headers').set.left || event.request.rawQueryString.left",
+        ),
+        (
+            "event.context.left = 1; event.request.headers.left = {value: '1'}; event.request.cookies.left = {value: '1'}; delete event.request.headers.left; delete event.request.cookies.left",
+            "event.context.left || event.request.headers.left || event.request.cookies.left",
+        ),
     ] {
         let source = format!(
             "import cf from 'cloudfront'; import crypto from 'crypto'; let state = 1; const shared = {{}};\n\

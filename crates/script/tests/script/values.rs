@@ -81,3 +81,99 @@ fn a_function_is_tried_on_an_event_as_with_the_consoles_button() {
         );
     }
 }
+
+#[tokio::test]
+async fn an_event_looks_like_any_other_object_though_its_parts_are_made_late() {
+    let base = "GET /p?a=1&a=2 HTTP/1.1\nHost: a.example\nX-Odd: 1\nx-odd: 2\nCookie: c=1\n\n";
+    for (body, expected) in [
+        (
+            "JSON.stringify(Object.keys(event)) + Object.keys(event.request)",
+            r#"["version","context","viewer","request"]method,uri,querystring,headers,cookies"#,
+        ),
+        (
+            "JSON.stringify({...event.request})",
+            r#"{"method":"GET","uri":"/p","querystring":{"a":{"value":"1","multiValue":[{"value":"1"},{"value":"2"}]}},"headers":{"host":{"value":"a.example"},"x-odd":{"value":"1","multiValue":[{"value":"1"},{"value":"2"}]}},"cookies":{"c":{"value":"1"}}}"#,
+        ),
+        (
+            "event.request.headers === event.request.headers && event.context === event.context && event.viewer.ip",
+            "10.0.0.10",
+        ),
+        (
+            "'' + (event.context.flow = 1, event.context.flow) + (event.context = 2, event.context) + (delete event.viewer, typeof event.viewer)",
+            "12undefined",
+        ),
+        (
+            "(() => { Object.freeze(event.request); try { event.request.cookies = {}; return 'set' } catch (e) { return e.name + event.request.cookies.c.value } })()",
+            "TypeError1",
+        ),
+        (
+            "(() => { const r = Object.create(event.request); r.headers = 1; return r.headers + event.request.headers.host.value })()",
+            "1a.example",
+        ),
+        (
+            "String(event.request.rawQueryString()) + Object.keys(event.request).includes('rawQueryString')",
+            "a=1&a=2false",
+        ),
+    ] {
+        let source = format!(
+            "function handler(event) {{ return {{statusCode: 200, body: String({body})}} }}"
+        );
+        let (mut play, _script) = play(&source, "");
+        let seen = play.request(base).await.to_client();
+        assert!(seen.ends_with(&format!("\n\n{expected}")), "{body}: {seen}");
+    }
+    // What comes back untouched, in whatever wrapping, stays as it was sent.
+    for untouched in [
+        "event.request",
+        "{...event.request}",
+        "Object.assign({}, event.request)",
+        "JSON.parse(JSON.stringify(event.request))",
+        "Object.create(event.request)",
+        "new Proxy(event.request, {})",
+        "new Proxy({}, {get: (_, name) => event.request[name]})",
+        "{method: 'GET', uri: '/p', get querystring() { return event.request.querystring }, get headers() { return event.request.headers }, \
+         get cookies() { const all = event.request.cookies; all.c.value += ''; return all }}",
+        "{...event.request, querystring: 'a=1&a=2'}",
+        "(event.request.headers = {...event.request.headers}, event.request)",
+        "(event.request.headers['x-odd'] = event.request.headers['x-odd'], event.request)",
+    ] {
+        let source = format!("function handler(event) {{ return {untouched} }}");
+        let (mut play, _script) = play(&source, "");
+        assert_eq!(play.request(base).await.to_server(), base, "{untouched}");
+    }
+    // What was changed is, even when the part had not been read.
+    for (change, expected) in [
+        (
+            "delete event.request.cookies",
+            base.replace("Cookie: c=1\n", ""),
+        ),
+        (
+            "event.request.cookies = {}",
+            base.replace("Cookie: c=1\n", ""),
+        ),
+        (
+            "event.request.querystring = {}",
+            base.replace("?a=1&a=2", ""),
+        ),
+        (
+            "delete event.request.headers['x-odd']",
+            base.replace("X-Odd: 1\nx-odd: 2\n", ""),
+        ),
+        (
+            "event.request.headers['x-odd'].multiValue.pop()",
+            base.replace("x-odd: 2\n", ""),
+        ),
+        (
+            "event.request.cookies.c.value = '2'",
+            base.replace("c=1", "c=2"),
+        ),
+        (
+            "event.request.cookies.c.multiValue = [{value: '2'}]",
+            base.replace("c=1", "c=2"),
+        ),
+    ] {
+        let source = format!("function handler(event) {{ {change}; return event.request }}");
+        let (mut play, _script) = play(&source, "");
+        assert_eq!(play.request(base).await.to_server(), expected, "{change}");
+    }
+}
