@@ -194,13 +194,13 @@ impl<'a> Printer<'a> {
             let is_number = filled.peek().is_some() && filled.all(|(_, is_number)| *is_number);
             self.widths.push((width.min(WIDEST), is_number));
         }
-        if self.style.colour {
-            self.out.write_all(b"\x1b[1m")?;
-        }
-        self.line(&names)?;
-        if self.style.colour {
-            self.out.write_all(b"\x1b[0m")?;
-        }
+        let (bold, plain) = if self.style.colour {
+            ("\x1b[1m", "\x1b[0m")
+        } else {
+            ("", "")
+        };
+        let head = self.line_of(&names);
+        writeln!(self.out, "{bold}{head}{plain}")?;
         let rule = self
             .widths
             .iter()
@@ -211,6 +211,10 @@ impl<'a> Printer<'a> {
     }
 
     fn line(&mut self, cells: &[Text]) -> io::Result<()> {
+        writeln!(self.out, "{}", self.line_of(cells))
+    }
+
+    fn line_of(&self, cells: &[Text]) -> String {
         let mut line = String::new();
         for ((text, _), (width, is_number)) in cells.iter().zip(&self.widths) {
             if !line.is_empty() {
@@ -221,7 +225,7 @@ impl<'a> Printer<'a> {
                 false => write!(line, "{text:<width$}"),
             };
         }
-        writeln!(self.out, "{}", line.trim_end())
+        line.trim_end().to_owned()
     }
 }
 
@@ -346,7 +350,7 @@ mod tests {
             colour: true,
             ..plain
         };
-        assert!(printed(Format::Table, coloured, &[]).starts_with("\u{1b}[1mname  n\n\u{1b}[0m"));
+        assert!(printed(Format::Table, coloured, &[]).starts_with("\u{1b}[1mname  n\u{1b}[0m\n"));
     }
 
     #[test]
