@@ -234,8 +234,11 @@ fn script() -> Result<Vec<Line>> {
     Ok(lines)
 }
 
-/// Rounds of the comparison; the middle one of each kind counts.
-const ROUNDS: usize = 3;
+/// Rounds of the comparison, `FLOWDOG_BENCH_ROUNDS`; the middle one of each kind counts.
+fn rounds() -> usize {
+    let rounds = std::env::var("FLOWDOG_BENCH_ROUNDS").ok();
+    rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(3)
+}
 
 /// What the capture service costs: configured and without a reader, and with one whose filter lets
 /// little through, beside an appliance without it.
@@ -249,21 +252,23 @@ fn capture() -> Result<Vec<Line>> {
         "[capture]\nlisten = 'unix:{}'\nsecrets = 'on'\n{EMPTY}",
         socket.display()
     );
-    let shark = flowdog()?.get_program().to_owned();
+    let shark = Path::new(flowdog()?.get_program()).with_file_name("flowdogshark");
+    anyhow::ensure!(shark.exists(), "{} is missing", shark.display());
     let reader = format!(
         "'{}' capture -w /dev/null --target 'unix:{}' -f 'tcp port {ORIGIN_PORT} and tcp[tcpflags] & (tcp-syn|tcp-fin) != 0' 2>/dev/null & sleep 0.5;",
-        Path::new(&shark).with_file_name("flowdogshark").display(),
+        shark.display(),
         socket.display()
     );
-    // In turns, so that whatever else the machine does meets all alike.
+    // In turns, forth and back, so that whatever else the machine does meets all alike.
+    let kinds = [(EMPTY, ""), (&*tapped, ""), (&*tapped, &*reader)];
     let mut runs = [Vec::new(), Vec::new(), Vec::new()];
-    for _ in 0..ROUNDS {
-        for (runs, (config, beside)) in
-            runs.iter_mut()
-                .zip([(EMPTY, ""), (&*tapped, ""), (&*tapped, &*reader)])
-        {
-            runs.push(appliance(folder.path(), config, beside, &loads, &seconds)?);
+    let mut order = [0, 1, 2];
+    for _ in 0..rounds() {
+        for at in order {
+            let (config, beside) = kinds[at];
+            runs[at].push(appliance(folder.path(), config, beside, &loads, &seconds)?);
         }
+        order.reverse();
     }
     let mut lines = Vec::new();
     for (at, load) in loads.iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{EMPTY, Figures, Line, Load, ROUNDS, appliance, secure, text};
+use crate::{EMPTY, Figures, Line, Load, appliance, rounds, secure, text};
 
 /// Everything is kept: metrics lines, lines of exchanges and archives. To files, because what a service
 /// of AWS would cost is not the appliance's.
@@ -38,7 +38,7 @@ pub(crate) fn compare() -> Result<Vec<Line>> {
     let all = ALL.replace("FOLDER", text(folder.path())?);
     // In turns, so that whatever else the machine does meets both alike.
     let mut runs = [Vec::new(), Vec::new()];
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         for (runs, config) in runs.iter_mut().zip([EMPTY, &*all]) {
             runs.push(appliance(folder.path(), config, "", &loads, &seconds)?);
         }
