@@ -1,7 +1,6 @@
 //! The address of a request, as archives write it.
 
 use core::fmt::Write as _;
-use std::borrow::Cow;
 
 use sdk::{FlowInfo, RequestHead, Target};
 
@@ -55,46 +54,13 @@ fn encode(out: &mut String, text: &str) {
 
 /// The pairs of a query, decoded.
 pub(crate) fn query(url: &str) -> Vec<Pair<'static>> {
-    let Some((_, query)) = url.split_once('?') else {
-        return Vec::new();
-    };
-    query
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            Pair {
-                name: Cow::Owned(decode(name)),
-                value: Cow::Owned(decode(value)),
-            }
+    let (_, query) = url.split_once('?').unwrap_or_default();
+    form_urlencoded::parse(query.as_bytes())
+        .map(|(name, value)| Pair {
+            name: name.into_owned().into(),
+            value: value.into_owned().into(),
         })
         .collect()
-}
-
-fn decode(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        match byte {
-            b'+' => out.push(b' '),
-            b'%' => match pair(after) {
-                Some(decoded) => {
-                    out.push(decoded);
-                    rest = after.get(2..).unwrap_or_default();
-                }
-                None => out.push(b'%'),
-            },
-            byte => out.push(byte),
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
-/// What the next two hexadecimal digits stand for.
-fn pair(text: &[u8]) -> Option<u8> {
-    let digit = |at: usize| char::from(*text.get(at)?).to_digit(16);
-    u8::try_from(digit(0)? << 4 | digit(1)?).ok()
 }
 
 #[cfg(test)]

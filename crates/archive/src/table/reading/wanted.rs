@@ -1,5 +1,7 @@
 //! What is asked for: columns, and what their values are between.
 
+use percent_encoding::percent_decode_str;
+
 /// Between which texts a column's values are, in the order of their bytes.
 ///
 /// Rows outside may be told all the same; rows inside are never left out.
@@ -104,31 +106,12 @@ impl Wanted {
 /// What Hive takes for null.
 const NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
-/// Name and value of a folder such as `date=2026-11-28`.
+/// Name and value of a folder such as `date=2026-11-28`. Hive writes what may not stand in names
+/// percent-encoded.
 pub(super) fn partition(folder: &str) -> Option<(&str, Option<String>)> {
     let (name, value) = folder.split_once('=')?;
-    Some((name, (value != NULL).then(|| decoded(value))))
-}
-
-/// Hive writes what may not stand in names percent-encoded.
-fn decoded(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let digit = |at: usize| char::from(*after.get(at)?).to_digit(16);
-        let pair = digit(0).zip(digit(1));
-        match pair.and_then(|(high, low)| u8::try_from(high << 4 | low).ok()) {
-            Some(decoded) if byte == b'%' => {
-                out.push(decoded);
-                rest = after.get(2..).unwrap_or_default();
-            }
-            _ => {
-                out.push(byte);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
+    let decoded = || percent_decode_str(value).decode_utf8_lossy().into_owned();
+    Some((name, (value != NULL).then(decoded)))
 }
 
 #[cfg(test)]
