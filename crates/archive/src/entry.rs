@@ -1,15 +1,37 @@
-//! One exchange as it is archived: everything owned, nothing decoded yet.
+//! One exchange as it is archived.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use records::Caller;
-use sdk::{Direction, FlowInfo, Headers, RequestHead, StatusCode, Version};
+use sdk::{Direction, FlowInfo, Headers, RequestHead, StatusCode, Version, VpcEndpointId};
 
 use crate::budget::Share;
 
-/// One exchange, or one part of a WebSocket's.
+/// What waits to be packed.
+#[derive(Debug)]
+pub(crate) enum Item {
+    /// To be written first.
+    Entry(Box<Entry>),
+    /// As it will stand in an archive.
+    Line(Line),
+}
+
+/// An entry that is written, and what an archive's name says of it.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) number: u64,
+    pub(crate) began: SystemTime,
+    /// In lower case; empty if archives are not for a host each.
+    pub(crate) host: String,
+    pub(crate) endpoint: VpcEndpointId,
+    pub(crate) text: Vec<u8>,
+    /// The memory the text takes.
+    pub(crate) share: Share,
+}
+
+/// One exchange, or one part of a WebSocket's: everything owned, nothing decoded yet.
 #[derive(Debug)]
 pub(crate) struct Entry {
     /// Tells entries of one process apart.
@@ -32,6 +54,29 @@ pub(crate) struct Entry {
     pub(crate) messages: Option<Messages>,
     /// The memory this entry holds.
     pub(crate) share: Share,
+}
+
+/// Bytes of each body of an entry that can be written at once.
+const QUICK_BODY: usize = 1024;
+/// Memory that such an entry takes.
+const QUICK_ENTRY: usize = 16 << 10;
+
+impl Entry {
+    /// Whether it takes less time to write it than to hand its many parts to another thread. Not so if
+    /// there is much of it, or something to be decoded.
+    pub(crate) fn is_quick(&self) -> bool {
+        let is_quick = |headers: &Headers, body: &Captured| {
+            let length = body.data.len();
+            length == 0 || (length <= QUICK_BODY && !headers.contains("content-encoding"))
+        };
+        self.messages.is_none()
+            && self.share.bytes() <= QUICK_ENTRY
+            && is_quick(&self.request.headers, &self.request_body)
+            && self
+                .response
+                .as_ref()
+                .is_none_or(|answer| is_quick(&answer.headers, &answer.body))
+    }
 }
 
 /// The head of a response, and its content.

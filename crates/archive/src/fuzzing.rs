@@ -35,13 +35,11 @@ pub fn archive(bytes: &[u8]) {
     let (first, rest) = bytes.split_first().unwrap_or((&0, bytes));
     let writer = Writer {
         redaction: Redaction::default(),
+        is_by_host: true,
     };
-    let mut out = Vec::new();
-    writer.begin(&mut out).expect("memory");
-    writer
-        .write(&mut out, &entry(*first, rest), true)
-        .expect("an entry");
-    writer.end(&mut out).expect("memory");
+    let line = writer.write(entry(*first, rest));
+    let (begin, end) = (Writer::BEGIN.as_bytes(), Writer::END.as_bytes());
+    let out = [begin, line.bytes(true), line.bytes(false), end].concat();
     let archive: Value = serde_json::from_slice(&out).expect("an archive is JSON");
     let url = archive["log"]["entries"][0]["request"]["url"].as_str();
     let url = url.expect("an address");

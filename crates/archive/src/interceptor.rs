@@ -56,6 +56,10 @@ impl Har {
             ConfigFault::new("key", format!("there is no randomness for {{id}}: {error}"))
         })?;
         let budget = Budget::new(settings.memory);
+        let writer = Arc::new(Writer {
+            redaction: Redaction::new(&settings.redaction),
+            is_by_host: settings.template.is_by_host(),
+        });
         let rules = Rules {
             template: settings.template,
             compression: settings.compression,
@@ -63,13 +67,11 @@ impl Har {
             every: settings.every,
             object_size: settings.object_size,
             id: format!("{number:08x}"),
-            writer: Writer {
-                redaction: Redaction::new(&settings.redaction),
-            },
         };
         let delivery = Delivery {
             files: Files::new(Objects::new(settings.place, settings.remote)),
             packing: Packing::new(rules, &budget),
+            writer: Arc::clone(&writer),
         };
         let limits = records::Limits {
             items: QUEUE,
@@ -90,6 +92,7 @@ impl Har {
             outlet: Arc::new(Outlet {
                 pump: Pump::new("archive", limits, delivery),
                 numbers: AtomicU64::new(0),
+                writer,
             }),
         }))
     }

@@ -9,7 +9,7 @@ use std::io::{self, Write as _};
 use std::sync::Arc;
 
 use crate::budget::{Budget, Share};
-use crate::entry::Entry;
+use crate::entry::Line;
 use crate::files::File;
 use crate::har::Writer;
 use crate::key::{Facts, Template};
@@ -34,7 +34,6 @@ pub(crate) struct Rules {
     pub(crate) object_size: usize,
     /// What no other process has.
     pub(crate) id: String,
-    pub(crate) writer: Writer,
 }
 
 /// Makes archives of entries. Takes the time as an argument.
@@ -43,8 +42,6 @@ pub(crate) struct Packing {
     rules: Rules,
     budget: Arc<Budget>,
     open: BTreeMap<Group, Archive>,
-    /// An entry as text, before it is packed.
-    line: Vec<u8>,
 }
 
 /// Entries that share archives: the host and the endpoint, as far as names of objects have them;
@@ -77,30 +74,24 @@ impl Packing {
             rules,
             budget: Arc::clone(budget),
             open: BTreeMap::new(),
-            line: Vec::new(),
         }
     }
 
     /// Adds an entry; gives the archive back that is complete with it.
-    pub(crate) fn add(&mut self, entry: Entry, now: Duration) -> Result<Option<File>, Lost> {
-        let group = self.group(&entry);
+    pub(crate) fn add(&mut self, line: &Line, now: Duration) -> Result<Option<File>, Lost> {
+        let group = self.group(line);
         if !self.open.contains_key(&group) {
-            let archive = self.begin(&entry, &group, now).map_err(lost(1))?;
+            let archive = self.begin(line, &group, now).map_err(lost(1))?;
             self.open.insert(group.clone(), archive);
         }
         let Some(archive) = self.open.get_mut(&group) else {
             return Ok(None);
         };
-        self.line.clear();
-        let is_first = archive.entries == 0;
-        let written = self.rules.writer.write(&mut self.line, &entry, is_first);
-        drop(entry);
+        let text = line.bytes(archive.entries == 0);
         // At once: an encoder's call costs as much for three bytes as for a thousand.
-        written
-            .and_then(|()| archive.packer.write_all(&self.line))
-            .map_err(lost(1))?;
+        archive.packer.write_all(text).map_err(lost(1))?;
         archive.entries += 1;
-        archive.bytes += self.line.len();
+        archive.bytes += text.len();
         let has_room = archive.share.set(archive.packer.memory());
         let is_complete = archive.entries >= self.rules.entries
             || archive.bytes >= self.rules.object_size
@@ -124,36 +115,30 @@ impl Packing {
         self.complete_all(|_| true)
     }
 
-    fn group(&self, entry: &Entry) -> Group {
-        let template = &self.rules.template;
-        let host = if template.is_by_host() {
-            host(entry)
-        } else {
-            String::new()
-        };
-        let endpoint = if template.is_by_endpoint() {
-            entry.flow.endpoint.0
+    fn group(&self, line: &Line) -> Group {
+        let endpoint = if self.rules.template.is_by_endpoint() {
+            line.endpoint.0
         } else {
             0
         };
-        let group = Some((host, endpoint));
+        let group = Some((line.host.clone(), endpoint));
         let has_place = self.open.len() < MAX_OPEN || self.open.contains_key(&group);
         group.filter(|_| has_place)
     }
 
-    fn begin(&self, entry: &Entry, group: &Group, now: Duration) -> io::Result<Archive> {
+    fn begin(&self, line: &Line, group: &Group, now: Duration) -> io::Result<Archive> {
         let (host, endpoint) = match group {
-            Some(_) => (host(entry), entry.flow.endpoint.to_string()),
-            None => (OTHER.to_owned(), OTHER.to_owned()),
+            Some((host, _)) => (host.as_str(), line.endpoint.to_string()),
+            None => (OTHER, OTHER.to_owned()),
         };
         let key = self.rules.template.fill(&Facts {
-            at: entry.began,
-            host: &host,
+            at: line.began,
+            host,
             endpoint: &endpoint,
-            id: &format!("{}-{}", self.rules.id, entry.number),
+            id: &format!("{}-{}", self.rules.id, line.number),
         });
         let mut packer = Packer::new(self.rules.compression);
-        self.rules.writer.begin(&mut packer)?;
+        packer.write_all(Writer::BEGIN.as_bytes())?;
         Ok(Archive {
             key: format!("{key}.har{}", self.rules.compression.extension()),
             packer,
@@ -174,7 +159,7 @@ impl Packing {
 
     fn complete(&mut self, group: &Group) -> Option<Result<File, Lost>> {
         let mut archive = self.open.remove(group)?;
-        let data = self.rules.writer.end(&mut archive.packer);
+        let data = archive.packer.write_all(Writer::END.as_bytes());
         let data = data.and_then(|()| archive.packer.finish());
         Some(data.map_err(lost(archive.entries)).map(|data| {
             let mut share = archive.share;
@@ -187,14 +172,6 @@ impl Packing {
             }
         }))
     }
-}
-
-fn host(entry: &Entry) -> String {
-    entry
-        .request
-        .host()
-        .unwrap_or_default()
-        .to_ascii_lowercase()
 }
 
 fn lost(entries: usize) -> impl FnOnce(io::Error) -> Lost {

@@ -18,7 +18,8 @@ use sdk::{Body, BodyError, Exchange, FlowInfo, Frame, Headers, Message, Payload,
 use sdk::{Request, Response, Stream};
 
 use crate::budget::{Budget, Share};
-use crate::entry::{Answer, Captured, Cut, Entry, Messages, Said, Timings};
+use crate::entry::{Answer, Captured, Cut, Entry, Item, Messages, Said, Timings};
+use crate::har::Writer;
 
 /// Bytes that an entry takes besides the text of its heads and its bodies.
 const ENTRY_OVERHEAD: usize = 1024;
@@ -30,16 +31,24 @@ const MESSAGE_OVERHEAD: usize = 96;
 /// Where finished entries go.
 #[derive(Debug)]
 pub(crate) struct Outlet {
-    pub(crate) pump: Arc<Pump<Entry>>,
+    pub(crate) pump: Arc<Pump<Item>>,
     /// Entries so far.
     pub(crate) numbers: AtomicU64,
+    pub(crate) writer: Arc<Writer>,
 }
 
 impl Outlet {
     fn push(&self, entry: Entry) {
-        let bytes = entry.share.bytes();
+        let (item, bytes) = if entry.is_quick() {
+            let line = self.writer.write(entry);
+            let bytes = line.share.bytes();
+            (Item::Line(line), bytes)
+        } else {
+            let bytes = entry.share.bytes();
+            (Item::Entry(Box::new(entry)), bytes)
+        };
         // What is not taken has been counted.
-        let _ = self.pump.push(entry, bytes);
+        let _ = self.pump.push(item, bytes);
     }
 
     fn refuse(&self) {

@@ -12,8 +12,8 @@ use sdk::{
 use serde::Deserialize;
 
 use crate::caller::Caller;
-use crate::emf::{self, Call, OTHER, UNKNOWN};
-use crate::lines::{Lines, Place};
+use crate::emf::{self, Call};
+use crate::lines::{self, Lines};
 #[cfg(feature = "aws")]
 use crate::logs::{self, Event, LogStream};
 use crate::pump::{Deliver, Pump};
@@ -83,20 +83,28 @@ struct Accounts {
     most: usize,
 }
 
+/// Whether an account has a value of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Since now.
+    First,
+    /// For a while; or the key names no account.
+    Known,
+    /// There was none left.
+    Other,
+}
+
 impl Accounts {
-    /// The dimension's value for an account, and whether it is new.
-    fn value(&mut self, account: Option<&str>) -> (String, bool) {
-        let Some(account) = account else {
-            return (UNKNOWN.to_owned(), false);
-        };
-        if self.seen.contains(account) {
-            return (account.to_owned(), false);
+    fn place(&mut self, account: Option<&str>) -> Place {
+        match account {
+            None => Place::Known,
+            Some(account) if self.seen.contains(account) => Place::Known,
+            Some(_) if self.seen.len() >= self.most => Place::Other,
+            Some(account) => {
+                self.seen.insert(account.to_owned());
+                Place::First
+            }
         }
-        if self.seen.len() >= self.most {
-            return (OTHER.to_owned(), false);
-        }
-        self.seen.insert(account.to_owned());
-        (account.to_owned(), true)
     }
 }
 
@@ -158,7 +166,7 @@ fn way(keys: &Keys) -> Result<Way, ConfigFault> {
                 ));
             }
         }
-        let place = Place::parse(&keys.output).ok_or_else(|| {
+        let place = lines::Place::parse(&keys.output).ok_or_else(|| {
             ConfigFault::new("output", "is no place for lines").allowed(
                 "\"stdout\", \"cloudwatch-logs\", \"tcp://host:port\", \"udp://host:port\" or a path",
             )
@@ -280,26 +288,27 @@ impl Interceptor for AccountIdEmf {
             return Ok(Step::Continue);
         };
         exchange.note("call");
-        let (account, is_first) = self
+        let place = self
             .accounts
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .value(caller.account.as_deref());
-        if is_first {
-            exchange.note("new-account");
-            tracing::info!(
-                account,
-                service = caller.service,
-                "an AWS account is called for the first time"
-            );
-        }
-        if account == OTHER {
-            exchange.note("account-over-limit");
+            .place(caller.account.as_deref());
+        match place {
+            Place::Known => {}
+            Place::First => {
+                exchange.note("new-account");
+                tracing::info!(
+                    account = caller.account,
+                    service = caller.service,
+                    "an AWS account is called for the first time"
+                );
+            }
+            Place::Other => exchange.note("account-over-limit"),
         }
         let call = Call {
             at: SystemTime::now(),
-            account,
-            is_first,
+            is_other: place == Place::Other,
+            is_first: place == Place::First,
             endpoint: exchange.flow.endpoint,
             client: exchange.flow.client.ip(),
             caller,
@@ -322,6 +331,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::emf::{OTHER, UNKNOWN};
 
     fn request(key: &str) -> String {
         format!(

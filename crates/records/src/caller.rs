@@ -2,6 +2,7 @@
 //!
 //! Known are Signature Version 4 and 4A in the `Authorization` field and in presigned addresses.
 
+use core::cell::RefCell;
 use std::sync::Arc;
 
 use sdk::{Exchange, RequestHead};
@@ -21,6 +22,36 @@ pub struct Caller {
     pub service: String,
 }
 
+/// The parts of a credential's scope, where they stand.
+#[derive(Clone, Copy)]
+struct Scope<'a> {
+    key_id: &'a str,
+    date: &'a str,
+    region: &'a str,
+    service: &'a str,
+}
+
+impl Scope<'_> {
+    fn is_of(&self, caller: &Caller) -> bool {
+        self.key_id == caller.key_id
+            && self.date == caller.date
+            && self.region == caller.region
+            && self.service == caller.service
+    }
+}
+
+impl From<Scope<'_>> for Caller {
+    fn from(scope: Scope<'_>) -> Self {
+        Self {
+            account: account_of(scope.key_id),
+            key_id: scope.key_id.to_owned(),
+            date: scope.date.to_owned(),
+            region: scope.region.to_owned(),
+            service: scope.service.to_owned(),
+        }
+    }
+}
+
 /// What [`Caller::of_exchange`] has found out.
 struct Known(Option<Arc<Caller>>);
 
@@ -31,39 +62,39 @@ impl Caller {
         if let Some(Known(caller)) = exchange.extensions.get() {
             return caller.clone();
         }
-        let caller = Self::of(&exchange.request).map(Arc::new);
+        let request = &exchange.request;
+        let caller = match in_fields(request) {
+            Some(scope) => Some(Self::shared(scope)),
+            None => request.query().and_then(Self::of_query).map(Arc::new),
+        };
         exchange.extensions.insert(Known(caller.clone()));
         caller
+    }
+
+    /// One and the same caller makes many requests. The one that a thread met last is kept: what an exchange
+    /// keeps is freed by other threads, and memory that comes back from them is far from the processor.
+    fn shared(scope: Scope<'_>) -> Arc<Self> {
+        thread_local! {
+            static LAST: RefCell<Option<Arc<Caller>>> = const { RefCell::new(None) };
+        }
+        LAST.with_borrow_mut(|last| match last {
+            Some(last) if scope.is_of(last) => Arc::clone(last),
+            _ => Arc::clone(last.insert(Arc::new(scope.into()))),
+        })
     }
 
     /// Who has signed a request; `None` if nobody has, or nobody who can be read.
     #[must_use]
     pub fn of(request: &RequestHead) -> Option<Self> {
-        let regions = request.headers.get_str("x-amz-region-set");
-        let in_fields = request
-            .headers
-            .get_all("authorization")
-            .filter_map(|value| value.to_str().ok())
-            .find_map(|value| Self::of_authorization(value, regions));
-        in_fields.or_else(|| Self::of_query(request.query()?))
+        let scope = in_fields(request).map(Self::from);
+        scope.or_else(|| Self::of_query(request.query()?))
     }
 
     /// Of an `Authorization` field. `regions` is what `X-Amz-Region-Set` says, for Version 4A, whose
     /// scope has no region.
     #[must_use]
     pub fn of_authorization(value: &str, regions: Option<&str>) -> Option<Self> {
-        let (algorithm, rest) = value.trim_start().split_once([' ', '\t'])?;
-        // `AWS4-HMAC-SHA256-PAYLOAD` and the like sign chunks, not requests.
-        let with_regions = match algorithm {
-            "AWS4-HMAC-SHA256" => None,
-            "AWS4-ECDSA-P256-SHA256" => Some(regions.unwrap_or("*")),
-            _ => return None,
-        };
-        // Clients write `, ` or `,`, in any order.
-        let credential = rest
-            .split([',', ' '])
-            .find_map(|part| part.trim().strip_prefix("Credential="))?;
-        Self::of_scope(credential, with_regions)
+        in_authorization(value, regions).map(Self::from)
     }
 
     /// Of the query of a presigned address.
@@ -82,40 +113,63 @@ impl Caller {
             "AWS4-ECDSA-P256-SHA256" => Some(regions.as_deref().unwrap_or("*")),
             _ => return None,
         };
-        Self::of_scope(&parameter("X-Amz-Credential")?, with_regions)
+        scope(&parameter("X-Amz-Credential")?, with_regions).map(Self::from)
     }
+}
 
-    /// `AKID/20260102/eu-west-1/s3/aws4_request`, or without the region.
-    fn of_scope(scope: &str, regions: Option<&str>) -> Option<Self> {
-        let mut parts = scope.split('/');
-        let (key_id, date) = (parts.next()?, parts.next()?);
-        let region = match regions {
-            Some(regions) => regions.trim(),
-            None => parts.next()?,
-        };
-        let service = parts.next()?;
-        let is_end = parts.next() == Some("aws4_request") && parts.next().is_none();
-        let is_word = |text: &str, extra: &[u8]| {
-            (1..=128).contains(&text.len())
-                && text.bytes().all(|byte| {
-                    byte.is_ascii_alphanumeric() || byte == b'-' || extra.contains(&byte)
-                })
-        };
-        let is_right = is_end
-            && (16..=128).contains(&key_id.len())
-            && is_word(key_id, b"_")
-            && date.len() == 8
-            && date.bytes().all(|byte| byte.is_ascii_digit())
-            && is_word(region, if regions.is_some() { b"*, " } else { b"" })
-            && is_word(service, b"_.");
-        is_right.then(|| Self {
-            account: account_of(key_id),
-            key_id: key_id.to_owned(),
-            date: date.to_owned(),
-            region: region.to_owned(),
-            service: service.to_owned(),
-        })
-    }
+fn in_fields(request: &RequestHead) -> Option<Scope<'_>> {
+    let regions = request.headers.get_str("x-amz-region-set");
+    request
+        .headers
+        .get_all("authorization")
+        .filter_map(|value| value.to_str().ok())
+        .find_map(|value| in_authorization(value, regions))
+}
+
+fn in_authorization<'a>(value: &'a str, regions: Option<&'a str>) -> Option<Scope<'a>> {
+    let (algorithm, rest) = value.trim_start().split_once([' ', '\t'])?;
+    // `AWS4-HMAC-SHA256-PAYLOAD` and the like sign chunks, not requests.
+    let with_regions = match algorithm {
+        "AWS4-HMAC-SHA256" => None,
+        "AWS4-ECDSA-P256-SHA256" => Some(regions.unwrap_or("*")),
+        _ => return None,
+    };
+    // Clients write `, ` or `,`, in any order.
+    let credential = rest
+        .split([',', ' '])
+        .find_map(|part| part.trim().strip_prefix("Credential="))?;
+    scope(credential, with_regions)
+}
+
+/// `AKID/20260102/eu-west-1/s3/aws4_request`, or without the region.
+fn scope<'a>(scope: &'a str, regions: Option<&'a str>) -> Option<Scope<'a>> {
+    let mut parts = scope.split('/');
+    let (key_id, date) = (parts.next()?, parts.next()?);
+    let region = match regions {
+        Some(regions) => regions.trim(),
+        None => parts.next()?,
+    };
+    let service = parts.next()?;
+    let is_end = parts.next() == Some("aws4_request") && parts.next().is_none();
+    let is_word = |text: &str, extra: &[u8]| {
+        (1..=128).contains(&text.len())
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || extra.contains(&byte))
+    };
+    let is_right = is_end
+        && (16..=128).contains(&key_id.len())
+        && is_word(key_id, b"_")
+        && date.len() == 8
+        && date.bytes().all(|byte| byte.is_ascii_digit())
+        && is_word(region, if regions.is_some() { b"*, " } else { b"" })
+        && is_word(service, b"_.");
+    is_right.then_some(Scope {
+        key_id,
+        date,
+        region,
+        service,
+    })
 }
 
 /// The account in an access key id.

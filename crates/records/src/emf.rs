@@ -23,12 +23,23 @@ pub(crate) const OTHER: &str = "other";
 pub(crate) struct Call {
     pub(crate) at: SystemTime,
     pub(crate) caller: Arc<Caller>,
-    /// The dimension's value.
-    pub(crate) account: String,
+    /// Its account is beyond the limit.
+    pub(crate) is_other: bool,
     /// The first one of its account.
     pub(crate) is_first: bool,
     pub(crate) endpoint: VpcEndpointId,
     pub(crate) client: IpAddr,
+}
+
+impl Call {
+    /// The dimension's value.
+    fn account(&self) -> &str {
+        if self.is_other {
+            OTHER
+        } else {
+            self.caller.account.as_deref().unwrap_or(UNKNOWN)
+        }
+    }
 }
 
 /// The lines for a batch of calls, each with its time: one per caller and service with the number of
@@ -37,7 +48,7 @@ pub(crate) fn lines(calls: &[Call], namespace: &str) -> Vec<(SystemTime, String)
     let mut counts: BTreeMap<(&Caller, &str), (u64, SystemTime)> = BTreeMap::new();
     for call in calls {
         let (count, last) = counts
-            .entry((&*call.caller, &call.account))
+            .entry((&*call.caller, call.account()))
             .or_insert((0, call.at));
         *count += 1;
         *last = (*last).max(call.at);
@@ -46,7 +57,7 @@ pub(crate) fn lines(calls: &[Call], namespace: &str) -> Vec<(SystemTime, String)
         let line = json!({
             "_aws": directive(call.at, namespace, &[], "NewAccounts"),
             "Event": "NewAccount",
-            "AccountId": call.account,
+            "AccountId": call.account(),
             "KeyId": call.caller.key_id,
             "Region": call.caller.region,
             "Service": call.caller.service,
@@ -108,12 +119,12 @@ mod tests {
             at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
             caller: Arc::new(Caller {
                 key_id: key.into(),
-                account: None,
+                account: (account != OTHER).then(|| account.into()),
                 date: "20260102".into(),
                 region: "eu-west-1".into(),
                 service: service.into(),
             }),
-            account: account.into(),
+            is_other: account == OTHER,
             is_first,
             endpoint: VpcEndpointId(0x0123_4567_89ab_cdef),
             client: [10, 0, 0, 1].into(),

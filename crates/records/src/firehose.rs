@@ -1,10 +1,9 @@
 //! `firehose`: a line of JSON for each exchange, to Amazon Data Firehose or a file.
 
 mod finished;
-mod writing;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use async_trait::async_trait;
 use sdk::{
@@ -14,7 +13,6 @@ use sdk::{
 use serde::Deserialize;
 
 use self::finished::Finished;
-use self::writing::{Item, Writing};
 use crate::caller::Caller;
 use crate::lines::{Lines, Place};
 use crate::pump::Pump;
@@ -75,17 +73,16 @@ fn default_queue_memory() -> sdk::ByteSize {
 pub struct Firehose {
     when: Option<Filter>,
     redaction: Arc<Redaction>,
-    pump: Arc<Pump<Item>>,
+    pump: Arc<Pump<String>>,
 }
 
 /// What is known of an exchange so far; handed on when it is over, however it ended.
 struct Draft {
     /// Who writes it: several may stand in a chain.
     whose: usize,
-    /// `None` once it is written, or not to be.
     since: Instant,
-    /// `None` once it is handed on, or not to be.
-    exchange: Option<(Box<Finished>, Arc<Pump<Item>>)>,
+    /// `None` if it is not to be written.
+    exchange: Option<(Finished, Arc<Pump<String>>)>,
 }
 
 impl Firehose {
@@ -112,7 +109,7 @@ impl Firehose {
                     ConfigFault::new("output", "is no place for lines")
                         .allowed("\"stdout\", \"tcp://host:port\" or a path")
                 })?;
-                Pump::new("firehose", limits, Writing(Lines::new(place)))
+                Pump::new("firehose", limits, Lines::new(place))
             }
             _ => {
                 return Err(ConfigFault::new("stream", "missing key")
@@ -140,7 +137,7 @@ fn delivery_stream(
     keys: &Keys,
     stream: &str,
     limits: Limits,
-) -> Result<Arc<Pump<Item>>, ConfigFault> {
+) -> Result<Arc<Pump<String>>, ConfigFault> {
     use aws::{Environment, JsonService, JsonSettings, Region};
 
     let is_name = (1..=64).contains(&stream.len())
@@ -170,12 +167,12 @@ fn delivery_stream(
     Ok(Pump::new(
         "firehose",
         limits,
-        Writing(DeliveryStream::new(service, stream.to_owned())),
+        DeliveryStream::new(service, stream.to_owned()),
     ))
 }
 
 #[cfg(not(feature = "aws"))]
-fn delivery_stream(keys: &Keys, _: &str, _: Limits) -> Result<Arc<Pump<Item>>, ConfigFault> {
+fn delivery_stream(keys: &Keys, _: &str, _: Limits) -> Result<Arc<Pump<String>>, ConfigFault> {
     let _ = (&keys.region, &keys.endpoint);
     Err(ConfigFault::new(
         "stream",
@@ -197,7 +194,6 @@ impl Interceptor for Firehose {
         let so_far = Finished {
             redaction: Arc::clone(&self.redaction),
             at: SystemTime::now(),
-            took: Duration::ZERO,
             flow: Arc::clone(&exchange.flow),
             caller: Caller::of_exchange(exchange),
             request: exchange.request.clone(),
@@ -206,7 +202,7 @@ impl Interceptor for Firehose {
         exchange.extensions.push(Draft {
             whose: self.id(),
             since: Instant::now(),
-            exchange: Some((Box::new(so_far), Arc::clone(&self.pump))),
+            exchange: Some((so_far, Arc::clone(&self.pump))),
         });
         Ok(Step::Continue)
     }
@@ -241,18 +237,24 @@ impl Interceptor for Firehose {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        let Some((mut exchange, pump)) = self.exchange.take() else {
+        let Some((exchange, pump)) = self.exchange.take() else {
             return;
         };
-        exchange.took = self.since.elapsed();
-        let bytes = exchange.bytes();
-        // A full queue counts what it drops.
-        pump.push(Item::Exchange(exchange), bytes);
+        // What is not taken is counted.
+        match exchange.line(self.since.elapsed()) {
+            Some(line) => {
+                let bytes = line.len();
+                pump.push(line, bytes);
+            }
+            None => pump.drop_one(),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use sdk::testing::Playbook;
     use serde_json::Value;
 

@@ -16,6 +16,7 @@ mod account_id_emf;
 mod caller;
 mod emf;
 mod firehose;
+pub mod json;
 mod lines;
 #[cfg(feature = "aws")]
 mod logs;

@@ -102,14 +102,20 @@ impl Redaction {
         Cow::Owned(match secret {
             "authorization" | "proxy-authorization" => authorization(value),
             "cookie" => {
-                let pairs: Vec<String> =
-                    value.split(';').map(|pair| nameless(pair.trim())).collect();
-                pairs.join("; ")
+                let mut kept = String::with_capacity(value.len() + REDACTED.len());
+                for (at, pair) in value.split(';').enumerate() {
+                    kept.push_str(if at == 0 { "" } else { "; " });
+                    push_nameless(&mut kept, pair);
+                }
+                kept
             }
-            "set-cookie" => match value.split_once(';') {
-                Some((pair, attributes)) => format!("{};{attributes}", nameless(pair)),
-                None => nameless(value),
-            },
+            "set-cookie" => {
+                let (pair, attributes) = value.split_at(value.find(';').unwrap_or(value.len()));
+                let mut kept = String::with_capacity(value.len() + REDACTED.len());
+                push_nameless(&mut kept, pair);
+                kept.push_str(attributes);
+                kept
+            }
             _ => REDACTED.to_owned(),
         })
     }
@@ -233,12 +239,19 @@ fn is_plain(name: &str, listed: &str) -> bool {
     plain(name).eq(listed.chars())
 }
 
-fn nameless(pair: &str) -> String {
+/// Adds a cookie without its value.
+fn push_nameless(kept: &mut String, pair: &str) {
     match pair.split_once('=') {
-        Some((name, _)) => format!("{}={REDACTED}", name.trim()),
+        Some((name, _)) => push_hidden(kept, name.trim()),
+        None if pair.trim().is_empty() => {}
         // A cookie without a name is a value.
-        None if pair.trim().is_empty() => String::new(),
-        None => REDACTED.to_owned(),
+        None => kept.push_str(REDACTED),
+    }
+}
+
+fn push_hidden(kept: &mut String, name: &str) {
+    for part in [name, "=", REDACTED] {
+        kept.push_str(part);
     }
 }
 
@@ -247,16 +260,17 @@ fn authorization(value: &str) -> String {
     let value = value.trim();
     let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
     if scheme.starts_with("AWS4-") {
-        let parts: Vec<Cow<'_, str>> = rest
-            .split(',')
-            .map(str::trim)
-            .map(|part| match part.split_once('=') {
-                Some(("Credential" | "SignedHeaders", _)) => Cow::Borrowed(part),
-                Some((name, _)) => Cow::Owned(format!("{name}={REDACTED}")),
-                None => Cow::Borrowed(REDACTED),
-            })
-            .collect();
-        return format!("{scheme} {}", parts.join(", "));
+        let mut kept = String::with_capacity(value.len() + REDACTED.len());
+        kept.push_str(scheme);
+        for (at, part) in rest.split(',').map(str::trim).enumerate() {
+            kept.push_str(if at == 0 { " " } else { ", " });
+            match part.split_once('=') {
+                Some(("Credential" | "SignedHeaders", _)) => kept.push_str(part),
+                Some((name, _)) => push_hidden(&mut kept, name),
+                None => kept.push_str(REDACTED),
+            }
+        }
+        return kept;
     }
     match rest.split_once(':') {
         Some((key, _)) if scheme == "AWS" => format!("AWS {key}:{REDACTED}"),
