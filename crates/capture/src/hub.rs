@@ -1,6 +1,6 @@
 //! Where the appliance's shards hand over what they see, and readers attach.
 //!
-//! Nobody attached costs one load of an atomic for each datagram. With readers, a shard runs each
+//! Nobody attached costs one load of an atomic for each batch of datagrams. With readers, a shard runs each
 //! one's [`Filter`] on the packet and copies what passes into that reader's bounded queue; a full
 //! queue or an exhausted rate loses the packet and counts it. Nothing here waits.
 
@@ -358,9 +358,16 @@ impl Hub {
         gwlb: SocketAddrV4,
         local: Ipv4Addr,
     ) {
-        if self.attached.load(Ordering::Relaxed) != 0 {
+        if self.is_attached() {
             self.offer(direction, datagram, gwlb, local);
         }
+    }
+
+    /// Whether anybody reads. Who comes or goes is noticed a moment later.
+    #[inline]
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.attached.load(Ordering::Relaxed) != 0
     }
 
     #[cold]

@@ -170,6 +170,10 @@ fn read(key: &str, file: &Path) -> Result<String> {
 struct HubTap(Arc<Hub>);
 
 impl Tap for HubTap {
+    fn is_watched(&self) -> bool {
+        self.0.is_attached()
+    }
+
     fn on_received(&self, _shard: usize, datagram: &[u8], outer: &Outer) {
         self.0
             .datagram(Direction::Received, datagram, outer.gwlb, outer.local);

@@ -35,7 +35,7 @@ use crate::socket::send::{Piece, SendCounters, Sender};
 use crate::socket::sys::{Received, Ring};
 use crate::socket::{self, PacketSocket, steer};
 use crate::stream::{Clock, Core};
-use crate::tap::OptionalTap;
+use crate::tap::{OptionalTap, watching};
 use crate::telemetry::{self, Telemetry};
 
 /// Most events answered in one turn; the rest waits for the next, so that packets are not kept
@@ -751,6 +751,7 @@ impl Shard {
         };
         let now = self.core.now();
         let mut dataplane = self.core.dataplane.borrow_mut();
+        let tap = watching(&self.tap);
         let end = message.start + message.len;
         let mut start = message.start;
         // An empty datagram is one too: it is counted as truncated like every short one.
@@ -760,7 +761,7 @@ impl Shard {
                 return;
             };
             let datagram = datagrams.get(..stop - start).unwrap_or_default();
-            if let Some(tap) = &self.tap {
+            if let Some(tap) = tap {
                 tap.on_received(self.index, datagram, &outer);
             }
             let owner = steer::owner(datagram, self.others.len());
@@ -798,7 +799,7 @@ impl Shard {
                     }
                     Disposition::Absorbed | Disposition::Dropped(_) => {}
                 }
-                if let Some(tap) = &self.tap {
+                if let Some(tap) = tap {
                     let others = self.ring.bytes().get(stop..taken).unwrap_or_default();
                     for datagram in others.chunks(message.segment.max(1)) {
                         tap.on_received(self.index, datagram, &outer);
@@ -860,7 +861,7 @@ impl Shard {
 }
 
 fn watch_sent(tap: &OptionalTap, shard: usize, memory: &[u8], pieces: &[Piece]) {
-    let Some(tap) = tap else { return };
+    let Some(tap) = watching(tap) else { return };
     for piece in pieces {
         if let Some(datagram) = memory.get(piece.range.clone()) {
             tap.on_sent(shard, datagram, &piece.outer);
