@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{EMPTY, Figures, Line, Load, appliance, rounds, secure, text};
+use crate::{EMPTY, Line, Load, PACES, appliance, middle, rounds, secure, text};
 
 /// Everything is kept: metrics lines, lines of exchanges and archives. To files, because what a service
 /// of AWS would cost is not the appliance's.
@@ -24,12 +24,8 @@ action = "intercept"
 interceptors = ["accounts", "lines", "archive"]
 "#;
 
-/// What a figure says.
-type Of = fn(&Figures) -> f64;
-
 /// Requests with all records on beside the same with none. The bound is for requests per second on the
-/// wall; on a small machine the lab is most of that, so the CPU time of the process is told too, with
-/// that of the threads that write in it.
+/// wall.
 pub(crate) fn compare() -> Result<Vec<Line>> {
     let folder = tempfile::tempdir()?;
     secure::write_certificates(folder.path(), crate::HOST)?;
@@ -45,15 +41,7 @@ pub(crate) fn compare() -> Result<Vec<Line>> {
     }
     let mut lines = Vec::new();
     for (at, load) in loads.iter().enumerate() {
-        let figures: [(&str, &str, Option<f64>, Of); 2] = [
-            ("requests per second on the wall", "1/s", Some(0.75), |f| {
-                f.requests as f64 / f.wall
-            }),
-            ("requests per CPU second", "1/s of CPU", None, |f| {
-                f.requests as f64 / f.cpu
-            }),
-        ];
-        for (measure, unit, least, of) in figures {
+        for ((measure, unit, of), least) in PACES.into_iter().zip([Some(0.75), None]) {
             let [off, on] = [&runs[0], &runs[1]].map(|runs| middle(runs, at, of));
             lines.push(Line {
                 measure: format!("{} {measure}, all records", load.word()),
@@ -66,11 +54,4 @@ pub(crate) fn compare() -> Result<Vec<Line>> {
         }
     }
     Ok(lines)
-}
-
-/// The middle one of the rounds.
-fn middle(runs: &[Vec<Figures>], at: usize, of: Of) -> f64 {
-    let mut figures: Vec<f64> = runs.iter().filter_map(|run| run.get(at)).map(of).collect();
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }

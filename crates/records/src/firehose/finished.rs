@@ -133,13 +133,16 @@ impl Finished {
 /// `user-agent` as `User-Agent`, so that one query finds both.
 fn canonical<'s>(name: &str, spelling: &'s mut String) -> &'s str {
     spelling.clear();
-    spelling.push_str(name);
-    spelling.make_ascii_lowercase();
-    let dashes = name.match_indices('-').map(|(at, _)| at + 1);
-    for first in core::iter::once(0).chain(dashes) {
-        if let Some(letter) = spelling.get_mut(first..first + 1) {
-            letter.make_ascii_uppercase();
-        }
+    spelling.reserve(name.len());
+    let mut is_first = true;
+    for byte in name.bytes() {
+        let letter = if is_first {
+            byte.to_ascii_uppercase()
+        } else {
+            byte.to_ascii_lowercase()
+        };
+        is_first = letter == b'-';
+        spelling.push(char::from(letter));
     }
     spelling
 }
