@@ -166,3 +166,67 @@ pub(crate) struct Said {
     /// How many bytes it had.
     pub(crate) size: usize,
 }
+
+#[cfg(test)]
+mod tests {
+    use sdk::{FieldName, HeaderValue, Method, Request, Target};
+
+    use super::*;
+    use crate::budget::Budget;
+
+    fn entry(request_body: usize, response_body: usize, coding: Option<&'static str>) -> Entry {
+        let request = Request::new(Method::GET, Target::Asterisk);
+        let body = |length: usize| Captured {
+            data: vec![0; length].into(),
+            size: length as u64,
+            ..Captured::default()
+        };
+        let mut headers = Headers::new();
+        if let Some(coding) = coding {
+            let name = FieldName::from_static("Content-Encoding");
+            headers.append(name, HeaderValue::from_static(coding));
+        }
+        Entry {
+            number: 0,
+            began: SystemTime::UNIX_EPOCH,
+            timings: Timings::default(),
+            flow: Arc::new(sdk::testing::flow()),
+            caller: None,
+            request: RequestHead::of(&request),
+            request_body: body(request_body),
+            response: Some(Answer {
+                status: StatusCode::OK,
+                reason: String::new(),
+                version: Version::HTTP_11,
+                headers,
+                body: body(response_body),
+            }),
+            messages: None,
+            share: Share::of(&Budget::new(usize::MAX)),
+        }
+    }
+
+    #[test]
+    fn what_is_large_or_packed_is_not_written_on_a_shard() {
+        assert!(entry(0, QUICK_BODY, None).is_quick());
+        assert!(
+            entry(QUICK_BODY, 0, Some("gzip")).is_quick(),
+            "nothing to undo"
+        );
+        assert!(!entry(0, QUICK_BODY + 1, None).is_quick());
+        assert!(!entry(QUICK_BODY + 1, 0, None).is_quick());
+        assert!(!entry(0, 1, Some("gzip")).is_quick());
+        let long_heads = |bytes| {
+            let mut entry = entry(0, 0, None);
+            assert!(entry.share.grow(bytes));
+            entry
+        };
+        assert!(long_heads(QUICK_ENTRY).is_quick());
+        assert!(!long_heads(QUICK_ENTRY + 1).is_quick());
+        let conversation = Entry {
+            messages: Some(Messages::default()),
+            ..entry(0, 0, None)
+        };
+        assert!(!conversation.is_quick());
+    }
+}

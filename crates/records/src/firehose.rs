@@ -340,6 +340,24 @@ mod tests {
         assert_eq!(records[0]["StatusCode"], 404);
     }
 
+    #[tokio::test]
+    async fn a_line_that_firehose_would_not_take_is_dropped_and_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("lines");
+        let table = format!("output = '{}'", output.display()).parse().unwrap();
+        let interceptor = Firehose::build(&table).unwrap();
+        let outlets = interceptor.outlets();
+        let mut play = Playbook::from_arc(interceptor);
+        for length in [1, LONGEST_RECORD] {
+            let request = format!("GET / HTTP/1.1\nHost: a\nX: {}\n\n", "x".repeat(length));
+            let _ = play.request(&request).await.to_server();
+        }
+        drop(play);
+        assert!(outlets[0].finish(Duration::from_secs(60)));
+        let stats = outlets[0].stats();
+        assert_eq!((stats.taken, stats.written, stats.dropped), (2, 1, 1));
+    }
+
     #[test]
     fn keys_that_cannot_be_are_refused() {
         for (keys, key) in [

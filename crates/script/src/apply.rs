@@ -276,10 +276,11 @@ fn query_of(before: &SeenRequest, after: &QueryOut) -> Result<Option<String>> {
             (before.raw_query.as_deref().unwrap_or_default() != text).then(|| text.to_owned())
         }
         QueryOut::Members(members) => {
+            let before = before.query();
             let mut names = Names::new();
-            let mut any_change = deleted(before.query(), members).next().is_some();
+            let mut any_change = deleted(&before, members).next().is_some();
             for member in members {
-                let Some((name, old, new)) = resolved(before.query(), member) else {
+                let Some((name, old, new)) = resolved(&before, member) else {
                     continue;
                 };
                 match (new, old) {
@@ -322,7 +323,7 @@ pub(crate) fn request(
         let fields = Fields {
             entry: Entry::ViewerRequest,
             profile,
-            before: seen.headers(),
+            before: &seen.headers(),
             cookies: "cookie",
             is_new: false,
         };
@@ -332,7 +333,7 @@ pub(crate) fn request(
         origins.host(host).map_err(Fault::Invalid)?;
     }
     let cookies = out.cookies.as_ref();
-    let cookies = cookies.map(|after| cookies_text(seen.cookies(), after));
+    let cookies = cookies.map(|after| cookies_text(&seen.cookies(), after));
     match cookies.transpose()?.flatten() {
         None => {}
         Some(text) if text.is_empty() => {
@@ -543,14 +544,14 @@ pub(crate) fn response(
         let fields = Fields {
             entry: Entry::ViewerResponse,
             profile,
-            before: seen.headers(),
+            before: &seen.headers(),
             cookies: "set-cookie",
             is_new: false,
         };
         fields.write(&mut headers, after)?;
     }
     if let Some(after) = &out.cookies {
-        write_cookies(&mut headers, seen.cookies(), after)?;
+        write_cookies(&mut headers, &seen.cookies(), after)?;
     }
     let coding_before = response.headers.get("content-encoding").cloned();
     response.headers = headers;

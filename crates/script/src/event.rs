@@ -1,7 +1,8 @@
 //! The event: what a function is told about a request or response.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use sdk::{Ec2Host, FlowInfo, HeaderValue, Headers, Request, RequestHead, Response, Target};
 use serde_json::Value;
@@ -22,7 +23,8 @@ pub(crate) struct Named {
 pub(crate) type Names = Vec<Named>;
 
 /// The request part of an event. What has names and values is made when somebody asks for it: most
-/// functions look at little.
+/// functions look at little. It is made anew for each who asks: the thread of a function and that of the
+/// exchange would otherwise free what the other has taken, and that costs both more than to make it.
 #[derive(Debug, Default)]
 pub(crate) struct SeenRequest {
     pub(crate) method: String,
@@ -32,9 +34,8 @@ pub(crate) struct SeenRequest {
     /// HTTP/2 has the host elsewhere.
     authority: Option<String>,
     profile: Profile,
-    query: OnceLock<Names>,
-    headers: OnceLock<Names>,
-    cookies: OnceLock<Names>,
+    /// Query, headers and cookies of an event in JSON.
+    given: Option<[Names; 3]>,
 }
 
 /// The response part of an event.
@@ -44,8 +45,8 @@ pub(crate) struct SeenResponse {
     pub(crate) description: String,
     fields: Headers,
     profile: Profile,
-    headers: OnceLock<Names>,
-    cookies: OnceLock<Names>,
+    /// Headers and cookies of an event in JSON.
+    given: Option<[Names; 2]>,
 }
 
 /// What one event shows of an exchange.
@@ -264,28 +265,34 @@ impl SeenRequest {
         }
     }
 
-    pub(crate) fn query(&self) -> &Names {
-        self.query
-            .get_or_init(|| parameters(self.raw_query.as_deref().unwrap_or_default()))
+    pub(crate) fn query(&self) -> Cow<'_, Names> {
+        match &self.given {
+            Some([query, _, _]) => Cow::Borrowed(query),
+            None => Cow::Owned(parameters(self.raw_query.as_deref().unwrap_or_default())),
+        }
     }
 
-    pub(crate) fn headers(&self) -> &Names {
-        self.headers.get_or_init(|| {
-            let mut names = fields(&self.fields, self.profile, "cookie");
-            if let Some(authority) = &self.authority {
-                let host = Named {
-                    name: "host".to_owned(),
-                    values: vec![plain(authority.as_str())],
-                    is_bare: false,
-                };
-                names.insert(0, host);
-            }
-            names
-        })
+    pub(crate) fn headers(&self) -> Cow<'_, Names> {
+        if let Some([_, headers, _]) = &self.given {
+            return Cow::Borrowed(headers);
+        }
+        let mut names = fields(&self.fields, self.profile, "cookie");
+        if let Some(authority) = &self.authority {
+            let host = Named {
+                name: "host".to_owned(),
+                values: vec![plain(authority.as_str())],
+                is_bare: false,
+            };
+            names.insert(0, host);
+        }
+        Cow::Owned(names)
     }
 
-    pub(crate) fn cookies(&self) -> &Names {
-        self.cookies.get_or_init(|| sent_cookies(&self.fields))
+    pub(crate) fn cookies(&self) -> Cow<'_, Names> {
+        match &self.given {
+            Some([_, _, cookies]) => Cow::Borrowed(cookies),
+            None => Cow::Owned(sent_cookies(&self.fields)),
+        }
     }
 
     /// Reads the request part of an event in JSON.
@@ -304,9 +311,11 @@ impl SeenRequest {
             method: text("method"),
             uri: text("uri"),
             raw_query,
-            query: query.into(),
-            headers: names_of(request.get("headers")).into(),
-            cookies: names_of(request.get("cookies")).into(),
+            given: Some([
+                query,
+                names_of(request.get("headers")),
+                names_of(request.get("cookies")),
+            ]),
             ..Self::default()
         }
     }
@@ -331,13 +340,18 @@ impl SeenResponse {
         }
     }
 
-    pub(crate) fn headers(&self) -> &Names {
-        self.headers
-            .get_or_init(|| fields(&self.fields, self.profile, "set-cookie"))
+    pub(crate) fn headers(&self) -> Cow<'_, Names> {
+        match &self.given {
+            Some([headers, _]) => Cow::Borrowed(headers),
+            None => Cow::Owned(fields(&self.fields, self.profile, "set-cookie")),
+        }
     }
 
-    pub(crate) fn cookies(&self) -> &Names {
-        self.cookies.get_or_init(|| set_cookies(&self.fields))
+    pub(crate) fn cookies(&self) -> Cow<'_, Names> {
+        match &self.given {
+            Some([_, cookies]) => Cow::Borrowed(cookies),
+            None => Cow::Owned(set_cookies(&self.fields)),
+        }
     }
 
     /// Reads the response part of an event in JSON.
@@ -354,8 +368,10 @@ impl SeenResponse {
                 .and_then(Value::as_str)
                 .unwrap_or_default()
                 .to_owned(),
-            headers: names_of(response.get("headers")).into(),
-            cookies: names_of(response.get("cookies")).into(),
+            given: Some([
+                names_of(response.get("headers")),
+                names_of(response.get("cookies")),
+            ]),
             ..Self::default()
         }
     }

@@ -83,7 +83,7 @@ impl Function {
                 let seen = SeenResponse::from_json(&value);
                 let mut response =
                     Response::new(StatusCode::from_u16(seen.status).unwrap_or(StatusCode::OK));
-                response.headers = headers_of(seen.headers())?;
+                response.headers = headers_of(&seen.headers())?;
                 apply::response(&mut response, &seen, &out, profile, &Method::GET)
             }
             Ok(Reply::Json(_) | Reply::Nothing) => Ok(()),
@@ -108,7 +108,7 @@ fn request_of(seen: &SeenRequest) -> Result<Request, BadEvent> {
     let target =
         Target::parse(&method, text.as_bytes()).map_err(|_| odd("request.uri or querystring"))?;
     let mut request = Request::new(method, target);
-    request.headers = headers_of(seen.headers())?;
+    request.headers = headers_of(&seen.headers())?;
     Ok(request)
 }
 

@@ -390,7 +390,7 @@ impl Parts {
                     Part::Headers => shown.request.headers(),
                     _ => shown.request.cookies(),
                 };
-                let (members, given) = kit.members(ctx, names)?;
+                let (members, given) = kit.members(ctx, &names)?;
                 (members.into_value(), Some(given))
             }
             Part::ResponseHeaders | Part::ResponseCookies => {
@@ -401,7 +401,7 @@ impl Parts {
                     Part::ResponseHeaders => seen.headers(),
                     _ => seen.cookies(),
                 };
-                let (members, given) = kit.members(ctx, names)?;
+                let (members, given) = kit.members(ctx, &names)?;
                 (members.into_value(), Some(given))
             }
         };
