@@ -80,6 +80,7 @@ pub struct Firehose {
 struct Draft {
     /// Who writes it: several may stand in a chain.
     whose: usize,
+    /// When the request came.
     since: Instant,
     /// `None` if it is not to be written.
     exchange: Option<(Finished, Arc<Pump<String>>)>,
