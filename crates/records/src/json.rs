@@ -29,7 +29,7 @@ pub fn made(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     text
 }
 
-/// An object that is being written. Names of members have no character that JSON escapes, and may come
+/// An object (RFC 8259 §4) that is being written. Names of members have no character that JSON escapes, and may come
 /// more than once: they are ours, or names of header fields (RFC 9110 §5.6.2).
 #[derive(Debug)]
 pub struct Object<'o> {
@@ -49,7 +49,8 @@ impl Object<'_> {
         object.out.push(b'}');
     }
 
-    /// A member that is text.
+    /// A member that is text. While it is written the buffer has room for six times its bytes, which is what
+    /// escapes come to at most (RFC 8259 §7).
     pub fn text(&mut self, name: &str, text: &str) {
         json_escape_simd::escape_into(text, self.member(name));
     }
