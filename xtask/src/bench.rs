@@ -39,6 +39,9 @@ pub(crate) struct Measure {
     pub(crate) bound: Option<f64>,
     /// `min` if the value must not be lower than the bound, `max` if not higher.
     pub(crate) kind: String,
+    /// Standard error of the ratio of value and yardstick, where it was measured often enough to know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<f64>,
 }
 
 type Bench = fn(&Args) -> Result<Vec<Measure>>;
@@ -103,15 +106,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     } else {
         println!(
-            "{:56} {:>12} {:>12} {:>8} {:>8}  unit",
-            "measure", "value", "yardstick", "ratio", "bound"
+            "{:56} {:>12} {:>12} {:>8} {:>7} {:>8}  unit",
+            "measure", "value", "yardstick", "ratio", "+-", "bound"
         );
         for m in &measures {
-            let bound = m
-                .bound
-                .map_or_else(|| "-".to_owned(), |bound| format!("{bound:.2}"));
+            let or_dash = |figure: Option<f64>, digits: usize| {
+                figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.digits$}"))
+            };
+            let (error, bound) = (or_dash(m.error, 3), or_dash(m.bound, 2));
             println!(
-                "{:56} {:>12.3} {:>12.3} {:>8.2} {bound:>8}  {}",
+                "{:56} {:>12.3} {:>12.3} {:>8.3} {error:>7} {bound:>8}  {}",
                 m.measure,
                 m.value,
                 m.yardstick,

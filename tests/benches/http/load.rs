@@ -1,7 +1,8 @@
-//! The client: asks as fast as it gets answers, and watches the process in the middle meanwhile.
+//! The clients: in their turn they ask as fast as they get answers, and the process in the middle is watched
+//! meanwhile.
 
-use std::cell::Cell;
-use std::path::PathBuf;
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,9 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -31,103 +34,167 @@ const IDLE_MEASURED: usize = 1000;
 /// Real ones are longer still.
 const SECURITY_TOKEN: &str = "IQoJb3JpZ2luX2VjEAAaCWV1LXdlc3QtMSJHMEUCIQDexampleexampleexampleexample\
     exampleexampleexampleexampleexampleexampleexampleexampleexampleexampleexampleexample";
-/// How long the load runs before anything is measured.
-const WARM_UP: Duration = Duration::from_secs(1);
+/// How long a turn runs before anything is measured: what another left undone is done by then.
+const LEAD: Duration = Duration::from_millis(100);
 
-/// What the clients have got so far.
+/// What the clients have got so far, and whether it is their turn.
 #[derive(Default)]
 struct Got {
     requests: Cell<u64>,
     bytes: Cell<u64>,
+    is_turn: Cell<bool>,
+    begins: Notify,
+    failed: RefCell<Option<anyhow::Error>>,
 }
 
-/// Runs a load against `address` for so many seconds; `pid` is the process in the middle.
-pub(crate) fn run(load: Load, address: &str, pid: u32, seconds: u64) -> Result<Figures> {
+impl Got {
+    /// Waits for the turn.
+    async fn turn(&self) {
+        while !self.is_turn.get() {
+            self.begins.notified().await;
+        }
+    }
+
+    /// Runs a client, which ends only if it fails.
+    fn spawn(self: &Rc<Self>, client: impl Future<Output = Result<()>> + 'static) {
+        let got = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            if let Err(error) = client.await {
+                got.failed.borrow_mut().get_or_insert(error);
+            }
+        });
+    }
+
+    /// One turn of so long.
+    async fn measure(&self, pid: u32, length: Duration) -> Result<Figures> {
+        self.is_turn.set(true);
+        self.begins.notify_waiters();
+        tokio::time::sleep(LEAD).await;
+        let (start, cpu) = (Instant::now(), process::cpu(pid)?);
+        let (requests, bytes) = (self.requests.get(), self.bytes.get());
+        tokio::time::sleep(length).await;
+        let figures = Figures {
+            requests: self.requests.get() - requests,
+            bytes: self.bytes.get() - bytes,
+            wall: start.elapsed().as_secs_f64(),
+            cpu: (process::cpu(pid)? - cpu).as_secs_f64(),
+            memory: 0.0,
+        };
+        self.is_turn.set(false);
+        if let Some(error) = self.failed.borrow_mut().take() {
+            return Err(error.context("a client failed"));
+        }
+        ensure!(figures.bytes > 0, "nothing was received");
+        Ok(figures)
+    }
+}
+
+/// Connects to `address` and takes turns as they come from `socket`: a line with its milliseconds for each,
+/// answered with a line of figures. `pid` is the process in the middle.
+pub(crate) fn run(load: Load, address: &str, pid: u32, socket: &Path) -> Result<()> {
     let roots = PathBuf::from(std::env::var_os("SSL_CERT_FILE").context("SSL_CERT_FILE")?);
     let http1 = secure::connector(&roots, b"http/1.1")?;
     let http2 = secure::connector(&roots, b"h2")?;
     on_one_thread(async move {
-        // A name server or an origin may need a moment.
-        let mut target = None;
-        for _ in 0..50 {
-            target = tokio::net::lookup_host(address)
-                .await
-                .ok()
-                .and_then(|mut found| found.find(std::net::SocketAddr::is_ipv4));
-            if target.is_some() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        let target = target.with_context(|| format!("{address} is unknown"))?;
-        let connect = |connector: &TlsConnector| connect(target, connector.clone());
+        let target = resolve(address).await?;
         let got = Rc::new(Got::default());
         let path = match load {
             Load::Bulk1 | Load::Bulk2 => "/bulk",
             _ => "/small?with=some&query=1",
         };
         match load {
-            Load::Idle1 => return idle(&http1, false, target, pid).await,
-            Load::Idle2 => return idle(&http2, true, target, pid).await,
+            Load::Idle1 | Load::Idle2 => {}
             Load::Http1 | Load::Signed | Load::Bulk1 => {
                 for _ in 0..if load == Load::Bulk1 { 4 } else { 32 } {
-                    let (mut sender, connection) = http1::handshake(connect(&http1).await?).await?;
-                    tokio::task::spawn_local(connection);
-                    let got = Rc::clone(&got);
-                    tokio::task::spawn_local(async move {
-                        loop {
-                            sender.ready().await?;
-                            let mut request = request(path, false)?;
-                            if load == Load::Signed {
-                                sign(&mut request);
-                            }
-                            take(sender.send_request(request).await?, &got).await?;
-                        }
-                        #[expect(unreachable_code, reason = "names the type of the task's result")]
-                        anyhow::Ok(())
-                    });
+                    over_http1(&got, connect(target, &http1).await?, path, load).await?;
                 }
             }
             Load::Http2 | Load::Bulk2 => {
+                let streams = if load == Load::Http2 { 8 } else { 1 };
                 for _ in 0..4 {
-                    let (sender, connection) = http2::Builder::new(Local)
-                        .initial_stream_window_size(1 << 20)
-                        .initial_connection_window_size(2 << 20)
-                        .handshake(connect(&http2).await?)
-                        .await?;
-                    tokio::task::spawn_local(connection);
-                    for _ in 0..if load == Load::Http2 { 8 } else { 1 } {
-                        let (mut sender, got) = (sender.clone(), Rc::clone(&got));
-                        tokio::task::spawn_local(async move {
-                            loop {
-                                sender.ready().await?;
-                                take(sender.send_request(request(path, true)?).await?, &got)
-                                    .await?;
-                            }
-                            #[expect(
-                                unreachable_code,
-                                reason = "names the type of the task's result"
-                            )]
-                            anyhow::Ok(())
-                        });
-                    }
+                    over_http2(&got, connect(target, &http2).await?, path, streams).await?;
                 }
             }
         }
-        tokio::time::sleep(WARM_UP).await;
-        let (start, cpu) = (Instant::now(), process::cpu(pid)?);
-        let (requests, bytes) = (got.requests.get(), got.bytes.get());
-        tokio::time::sleep(Duration::from_secs(seconds)).await;
-        let figures = Figures {
-            requests: got.requests.get() - requests,
-            bytes: got.bytes.get() - bytes,
-            wall: start.elapsed().as_secs_f64(),
-            cpu: (process::cpu(pid)? - cpu).as_secs_f64(),
-            memory: 0.0,
-        };
-        ensure!(figures.bytes > 0, "nothing was received");
-        Ok(figures)
+        let (turns, mut answers) = UnixStream::connect(socket).await?.into_split();
+        let mut turns = BufReader::new(turns).lines();
+        while let Some(turn) = turns.next_line().await? {
+            let figures = match load {
+                Load::Idle1 => idle(&http1, false, target, pid).await?,
+                Load::Idle2 => idle(&http2, true, target, pid).await?,
+                _ => {
+                    got.measure(pid, Duration::from_millis(turn.parse()?))
+                        .await?
+                }
+            };
+            let line = serde_json::to_string(&figures)? + "\n";
+            answers.write_all(line.as_bytes()).await?;
+        }
+        Ok(())
     })
+}
+
+/// The address of the origin; a name server may need a moment.
+async fn resolve(address: &str) -> Result<std::net::SocketAddr> {
+    for _ in 0..50 {
+        if let Ok(mut found) = tokio::net::lookup_host(address).await
+            && let Some(target) = found.find(std::net::SocketAddr::is_ipv4)
+        {
+            return Ok(target);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    anyhow::bail!("{address} is unknown")
+}
+
+/// A client on a connection of HTTP/1.1.
+async fn over_http1(
+    got: &Rc<Got>,
+    stream: TokioIo<TlsStream<TcpStream>>,
+    path: &'static str,
+    load: Load,
+) -> Result<()> {
+    let (mut sender, connection) = http1::handshake(stream).await?;
+    tokio::task::spawn_local(connection);
+    let own = Rc::clone(got);
+    got.spawn(async move {
+        loop {
+            own.turn().await;
+            sender.ready().await?;
+            let mut request = request(path, false)?;
+            if load == Load::Signed {
+                sign(&mut request);
+            }
+            take(sender.send_request(request).await?, &own).await?;
+        }
+    });
+    Ok(())
+}
+
+/// So many clients on a connection of HTTP/2.
+async fn over_http2(
+    got: &Rc<Got>,
+    stream: TokioIo<TlsStream<TcpStream>>,
+    path: &'static str,
+    streams: usize,
+) -> Result<()> {
+    let (sender, connection) = http2::Builder::new(Local)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(2 << 20)
+        .handshake(stream)
+        .await?;
+    tokio::task::spawn_local(connection);
+    for _ in 0..streams {
+        let (mut sender, own) = (sender.clone(), Rc::clone(got));
+        got.spawn(async move {
+            loop {
+                own.turn().await;
+                sender.ready().await?;
+                take(sender.send_request(request(path, true)?).await?, &own).await?;
+            }
+        });
+    }
+    Ok(())
 }
 
 /// Opens many connections, uses each once, and looks at what they cost while nothing happens.
@@ -139,12 +206,14 @@ async fn idle(
 ) -> Result<Figures> {
     let mut kept = (Vec::new(), Vec::new());
     let mut before = 0;
+    let got = Got::default();
+    got.is_turn.set(true);
     for number in 0..IDLE_BEFORE + IDLE_MEASURED {
         if number == IDLE_BEFORE {
             tokio::time::sleep(Duration::from_secs(2)).await;
             before = process::resident(pid)?;
         }
-        let stream = connect(target, connector.clone()).await?;
+        let stream = connect(target, connector).await?;
         let request = request("/small", is_http2)?;
         let response = if is_http2 {
             let (mut sender, connection) = http2::handshake(Local, stream).await?;
@@ -159,7 +228,7 @@ async fn idle(
             kept.0.push(sender);
             response
         };
-        take(response, &Got::default()).await?;
+        take(response, &got).await?;
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     let after = process::resident(pid)?;
@@ -171,7 +240,7 @@ async fn idle(
 
 async fn connect(
     target: std::net::SocketAddr,
-    connector: TlsConnector,
+    connector: &TlsConnector,
 ) -> Result<TokioIo<TlsStream<TcpStream>>> {
     let mut patience = 50;
     let stream = loop {
@@ -240,7 +309,12 @@ fn sign(request: &mut Request<Empty<Bytes>>) {
 async fn take(response: http::Response<Incoming>, got: &Got) -> Result<()> {
     ensure!(response.status() == 200, "status {}", response.status());
     let mut body = response.into_body();
-    while let Some(frame) = body.frame().await {
+    loop {
+        // Also within a body, so that it is really quiet between turns.
+        got.turn().await;
+        let Some(frame) = body.frame().await else {
+            break;
+        };
         if let Some(data) = frame?.data_ref() {
             got.bytes.set(got.bytes.get() + data.len() as u64);
         }
