@@ -203,9 +203,9 @@ impl Inner {
         self.file.file_name().unwrap_or_default().to_string_lossy()
     }
 
-    /// Whether its calls took no longer than `limit` lately.
-    pub(crate) fn is_quick(&self, limit: Duration) -> bool {
-        Duration::from_nanos(self.pace.load(Ordering::Relaxed)) <= limit
+    /// How long its calls took lately.
+    pub(crate) fn pace(&self) -> Duration {
+        Duration::from_nanos(self.pace.load(Ordering::Relaxed))
     }
 
     /// Tells how long a call took.

@@ -33,10 +33,13 @@ const MOST_WAITING: usize = 1024;
 /// call of a small function.
 const MOST_HELD: usize = 16;
 const LONGEST_HELD: Duration = Duration::from_micros(100);
-/// Calls of quick functions that may wait before one more thread is woken for them.
-const BACKLOG: usize = 4;
 /// A function whose calls take longer is not quick.
 const QUICK: Duration = Duration::from_micros(50);
+/// How long calls of quick functions may have to wait for those before them until one more thread is woken,
+/// and how many of them. A thread more has caches of its own to fill, and takes the processor from whoever
+/// else is at work on the same packets.
+const BACKLOG: Duration = Duration::from_micros(200);
+const MOST_BACKLOG: u128 = 16;
 /// Longest wait for a thread.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// How often the watchdog looks while something runs, and while nothing does.
@@ -278,7 +281,12 @@ fn submit(
         answer,
         since: Instant::now(),
     };
-    let backlog = if function.is_quick(QUICK) { BACKLOG } else { 1 };
+    let pace = function.pace();
+    let backlog = if pace <= QUICK {
+        (BACKLOG.as_nanos() / pace.as_nanos().max(1)).min(MOST_BACKLOG) as usize
+    } else {
+        1
+    };
     let mut promise = None;
     let wanted = {
         let mut jobs = lock(&pool.jobs);
@@ -381,7 +389,7 @@ impl Pool {
             let since = Instant::now();
             {
                 let mut at = lock(&worker.at);
-                if !function.is_quick(QUICK) || at.is_due(since) {
+                if function.pace() > QUICK || at.is_due(since) {
                     at.hand_over();
                 }
                 at.current = Some(Current {
