@@ -31,11 +31,17 @@ impl Budget {
     }
 }
 
+/// Bytes that a share takes at once, where there are so many: all threads count in one place, and to meet
+/// there for each piece of an entry costs more than a little room.
+const STEP: usize = 4096;
+
 /// Bytes of a [`Budget`] that one entry holds; given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Share {
     budget: Arc<Budget>,
     bytes: usize,
+    /// Bytes taken from the budget: those and what is left of the last step.
+    taken: usize,
 }
 
 impl Share {
@@ -45,6 +51,7 @@ impl Share {
         Self {
             budget: Arc::clone(budget),
             bytes: 0,
+            taken: 0,
         }
     }
 
@@ -57,24 +64,36 @@ impl Share {
     /// Holds `bytes` more; `false`, and nothing changes, when there is no room for them.
     #[must_use]
     pub(crate) fn grow(&mut self, bytes: usize) -> bool {
-        let has_room = self.budget.take(bytes);
-        if has_room {
-            self.bytes += bytes;
+        let Some(wanted) = self.bytes.checked_add(bytes) else {
+            return false;
+        };
+        if let Some(more) = wanted.checked_sub(self.taken).filter(|more| *more > 0) {
+            let steps = [more.checked_next_multiple_of(STEP).unwrap_or(more), more];
+            let Some(step) = steps.into_iter().find(|step| self.budget.take(*step)) else {
+                return false;
+            };
+            self.taken += step;
         }
-        has_room
+        self.bytes = wanted;
+        true
     }
 
     /// Holds `bytes` from now on, whatever was held; says whether there is room for them. If not, it
     /// holds them all the same: they are there.
     pub(crate) fn set(&mut self, bytes: usize) -> bool {
-        let used = match bytes.checked_sub(self.bytes) {
+        self.bytes = bytes;
+        // Half of it may be left over.
+        if (bytes..=bytes.saturating_mul(2)).contains(&self.taken) {
+            return true;
+        }
+        let used = match bytes.checked_sub(self.taken) {
             Some(more) => self.budget.used.fetch_add(more, Ordering::Relaxed) + more,
             None => self
                 .budget
                 .used
-                .fetch_sub(self.bytes - bytes, Ordering::Relaxed),
+                .fetch_sub(self.taken - bytes, Ordering::Relaxed),
         };
-        self.bytes = bytes;
+        self.taken = bytes;
         used <= self.budget.limit
     }
 
@@ -87,7 +106,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.used.fetch_sub(self.taken, Ordering::Relaxed);
     }
 }
 
@@ -115,5 +134,18 @@ mod tests {
         assert!(!third.grow(1));
         drop(other);
         assert_eq!(used(&budget), 0);
+    }
+
+    #[test]
+    fn pieces_of_an_entry_are_counted_together() {
+        let budget = Budget::new(2 * STEP + 1);
+        let mut share = Share::of(&budget);
+        assert!(share.grow(1) && share.grow(STEP - 1));
+        assert_eq!((share.bytes(), used(&budget)), (STEP, STEP));
+        assert!(share.grow(STEP) && share.grow(1) && !share.grow(1));
+        assert_eq!(share.bytes(), used(&budget));
+        // What is left of it is less than what it is.
+        assert!(share.set(STEP + 1) && used(&budget) == 2 * STEP + 1);
+        assert!(share.set(STEP) && used(&budget) == STEP);
     }
 }

@@ -1,12 +1,12 @@
 //! Content as an archive shows it: decoded where that is possible, as text where it is text.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use std::borrow::Cow;
+
 use futures_util::FutureExt as _;
 use records::Redaction;
-use sdk::{Body, ContentLimits, Headers, Response, StatusCode};
+use sdk::{Body, Bytes, ContentLimits, Headers, Response, StatusCode};
 
-use crate::entry::Captured;
+use crate::entry::{Captured, Cut};
 use crate::secrets::scrub;
 
 /// Decoded bytes of one body that are looked at.
@@ -17,77 +17,110 @@ const MAX_SHOWN: usize = 1 << 20;
 /// What there is to show.
 #[derive(Debug)]
 pub(crate) struct Shown<'a> {
-    /// The content, or what is kept of it; none if there is nothing.
-    pub(crate) text: Option<String>,
-    /// Whether `text` is base64 of bytes.
-    pub(crate) is_base64: bool,
+    /// The content, or what is kept of it; empty text if there is nothing.
+    pub(crate) content: Content<'a>,
     /// Bytes of the decoded content; of what was sent if it could not be decoded.
     pub(crate) size: u64,
-    /// The coding that could not be undone, so that `text` has it still.
+    /// The coding that could not be undone, so that `content` has it still.
     pub(crate) content_encoding: Option<&'a str>,
-    /// Why `text` is not everything.
+    /// Why `content` is not everything.
     pub(crate) truncated: Option<&'static str>,
 }
 
+/// Content, as it can be shown in JSON.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Content<'a> {
+    /// Text without the secrets that can be told.
+    Text(Cow<'a, str>),
+    /// No text.
+    Bytes(Cow<'a, [u8]>),
+}
+
+impl Content<'_> {
+    fn into_owned(self) -> Content<'static> {
+        match self {
+            Self::Text(text) => Content::Text(Cow::Owned(text.into_owned())),
+            Self::Bytes(bytes) => Content::Bytes(Cow::Owned(bytes.into_owned())),
+        }
+    }
+}
+
 /// Shows the content of a message with these fields.
-pub(crate) fn show<'a>(headers: &'a Headers, body: &Captured, redaction: &Redaction) -> Shown<'a> {
+pub(crate) fn show<'a>(
+    headers: &'a Headers,
+    body: &'a Captured,
+    redaction: &Redaction,
+) -> Shown<'a> {
     let coding = headers
         .get_str("content-encoding")
         .map(str::trim)
         .filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"));
     let mut shown = Shown {
-        text: None,
-        is_base64: false,
+        content: Content::Text(Cow::Borrowed("")),
         size: body.size,
         content_encoding: None,
-        truncated: body.cut.map(crate::entry::Cut::as_str),
+        truncated: body.cut.map(Cut::as_str),
     };
     if body.data.is_empty() {
         return shown;
     }
-    let decoded = match coding {
-        None => Some(body.data.clone()),
-        Some(_) if body.cut.is_some() => None,
-        Some(_) => decode(headers, body),
+    let Some(coding) = coding else {
+        shown.content = shown.part(&body.data, headers, redaction);
+        return shown;
     };
+    let decoded = body.cut.is_none().then(|| decode(headers, body)).flatten();
     match decoded {
         Some(data) => {
-            if body.cut.is_none() {
-                shown.size = data.len() as u64;
-            }
-            let part = data.get(..MAX_SHOWN).unwrap_or(&data);
-            if part.len() < data.len() {
-                shown.truncated = Some(crate::entry::Cut::Long.as_str());
-            }
-            let (text, is_base64) = text_or_base64(part, shown.truncated.is_some());
-            let text = if is_base64 {
-                text
-            } else {
-                redacted(headers, &text, redaction)
-            };
-            (shown.text, shown.is_base64) = (Some(text), is_base64);
+            shown.size = data.len() as u64;
+            shown.content = shown.part(&data, headers, redaction).into_owned();
         }
         None => {
-            shown.content_encoding = coding;
-            (shown.text, shown.is_base64) = (Some(STANDARD.encode(&body.data)), true);
+            shown.content_encoding = Some(coding);
+            shown.content = Content::Bytes(Cow::Borrowed(&body.data));
         }
     }
     shown
 }
 
-fn redacted(headers: &Headers, text: &str, redaction: &Redaction) -> String {
+impl Shown<'_> {
+    /// As much of decoded content as is shown. UTF-8 without NUL is text; a cut may go through a character.
+    fn part<'d>(
+        &mut self,
+        data: &'d [u8],
+        headers: &Headers,
+        redaction: &Redaction,
+    ) -> Content<'d> {
+        let part = data.get(..MAX_SHOWN).unwrap_or(data);
+        if part.len() < data.len() {
+            self.truncated = Some(Cut::Long.as_str());
+        }
+        let text = match core::str::from_utf8(part) {
+            Ok(text) => Some(text),
+            Err(error) if self.truncated.is_some() && error.error_len().is_none() => part
+                .get(..error.valid_up_to())
+                .and_then(|valid| core::str::from_utf8(valid).ok()),
+            Err(_) => None,
+        };
+        match text.filter(|text| !text.contains('\0')) {
+            Some(text) => Content::Text(redacted(headers, text, redaction)),
+            None => Content::Bytes(Cow::Borrowed(part)),
+        }
+    }
+}
+
+fn redacted<'t>(headers: &Headers, text: &'t str, redaction: &Redaction) -> Cow<'t, str> {
     let kind = headers.get_str("content-type").unwrap_or_default();
     if kind
         .trim_start()
         .starts_with("application/x-www-form-urlencoded")
     {
-        redaction.form(text).into_owned()
+        redaction.form(text)
     } else {
-        scrub(text, redaction).into_owned()
+        scrub(text, redaction)
     }
 }
 
-fn decode(headers: &Headers, body: &Captured) -> Option<sdk::Bytes> {
+fn decode(headers: &Headers, body: &Captured) -> Option<Bytes> {
     let mut message = Response::new(StatusCode::OK);
     for value in headers.get_all("content-encoding") {
         message.headers.append(
@@ -106,22 +139,6 @@ fn decode(headers: &Headers, body: &Captured) -> Option<sdk::Bytes> {
     content.ok().map(|content| content.data)
 }
 
-/// UTF-8 without control characters other than white space is text; a cut may go through a
-/// character.
-fn text_or_base64(data: &[u8], is_cut: bool) -> (String, bool) {
-    let text = match core::str::from_utf8(data) {
-        Ok(text) => Some(text),
-        Err(error) if is_cut && error.error_len().is_none() => data
-            .get(..error.valid_up_to())
-            .and_then(|valid| core::str::from_utf8(valid).ok()),
-        Err(_) => None,
-    };
-    match text.filter(|text| !text.contains('\0')) {
-        Some(text) => (text.to_owned(), false),
-        None => (STANDARD.encode(data), true),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
@@ -129,7 +146,6 @@ mod tests {
     use sdk::{FieldName, HeaderValue};
 
     use super::*;
-    use crate::entry::Cut;
 
     fn headers(coding: Option<&'static str>) -> Headers {
         let mut headers = Headers::new();
@@ -149,8 +165,12 @@ mod tests {
         }
     }
 
-    fn show_it<'a>(headers: &'a Headers, body: &Captured) -> Shown<'a> {
+    fn show_it<'a>(headers: &'a Headers, body: &'a Captured) -> Shown<'a> {
         show(headers, body, &Redaction::default())
+    }
+
+    fn text(text: &str) -> Content<'_> {
+        Content::Text(Cow::Borrowed(text))
     }
 
     fn gzip(data: &[u8]) -> Vec<u8> {
@@ -160,35 +180,35 @@ mod tests {
     }
 
     #[test]
-    fn text_is_text_and_bytes_are_base64() {
+    fn text_is_text_and_bytes_are_bytes() {
         let headers = headers(None);
-        let shown = show_it(&headers, &body("caf\u{e9}".as_bytes(), None));
-        assert_eq!(
-            (shown.text.as_deref(), shown.is_base64),
-            (Some("caf\u{e9}"), false)
-        );
-        let shown = show_it(&headers, &body(b"\xff\0\x01", None));
-        assert_eq!(
-            (shown.text.as_deref(), shown.is_base64),
-            (Some("/wAB"), true)
-        );
-        let shown = show_it(&headers, &body(b"", None));
-        assert_eq!((shown.text, shown.size), (None, 0));
+        for data in ["caf\u{e9}", ""] {
+            let body = body(data.as_bytes(), None);
+            let shown = show_it(&headers, &body);
+            assert_eq!((shown.content, shown.size), (text(data), body.size));
+        }
+        for data in [b"\xff\0\x01".as_slice(), b"a\0"] {
+            let body = body(data, None);
+            let bytes = Content::Bytes(Cow::Borrowed(data));
+            assert_eq!(show_it(&headers, &body).content, bytes);
+        }
     }
 
     #[test]
     fn codings_are_undone_if_the_body_is_whole() {
         let headers = headers(Some("gzip"));
         let packed = gzip(b"hello, hello, hello");
-        let shown = show_it(&headers, &body(&packed, None));
-        assert_eq!(shown.text.as_deref(), Some("hello, hello, hello"));
+        let whole = body(&packed, None);
+        let shown = show_it(&headers, &whole);
+        assert_eq!(shown.content, text("hello, hello, hello"));
         assert_eq!((shown.size, shown.content_encoding), (19, None));
         for (data, cut) in [
             (packed.get(..20).unwrap(), Some(Cut::Long)),
             (b"no gzip at all".as_slice(), None),
         ] {
-            let shown = show_it(&headers, &body(data, cut));
-            assert!(shown.is_base64);
+            let body = body(data, cut);
+            let shown = show_it(&headers, &body);
+            assert_eq!(shown.content, Content::Bytes(Cow::Borrowed(data)));
             assert_eq!(shown.content_encoding, Some("gzip"));
             assert_eq!(shown.truncated, cut.map(Cut::as_str));
         }
@@ -205,8 +225,10 @@ mod tests {
         let long: Vec<u8> = (0..300_000u32)
             .flat_map(|n| n.to_string().into_bytes())
             .collect();
-        let shown = show_it(&headers, &body(&gzip(&long), None));
-        assert_eq!(shown.text.map(|text| text.len()), Some(MAX_SHOWN));
+        let packed = body(&gzip(&long), None);
+        let shown = show_it(&headers, &packed);
+        let part = core::str::from_utf8(&long[..MAX_SHOWN]).unwrap();
+        assert_eq!(shown.content, text(part));
         assert_eq!(
             (shown.size, shown.truncated),
             (long.len() as u64, Some("long"))
@@ -216,10 +238,11 @@ mod tests {
     #[test]
     fn a_cut_through_a_character_leaves_text() {
         let headers = headers(None);
-        let shown = show_it(&headers, &body(b"caf\xc3", Some(Cut::Long)));
+        let body = body(b"caf\xc3", Some(Cut::Long));
+        let shown = show_it(&headers, &body);
         assert_eq!(
-            (shown.text.as_deref(), shown.truncated),
-            (Some("caf"), Some("long"))
+            (shown.content, shown.truncated),
+            (text("caf"), Some("long"))
         );
     }
 }

@@ -3,15 +3,14 @@
 //! The names are those of the format, which writes some of them in camel case. Fields of our own
 //! begin with an underscore, as the format asks.
 
+use core::cell::RefCell;
 use std::time::{Duration, UNIX_EPOCH};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use records::Redaction;
 use records::json::{self, List, Object};
+use records::{PerFlow, Redaction};
 use sdk::{Direction, FlowInfo, Headers, TlsInfo, Version};
 
-use crate::content;
+use crate::content::{self, Content};
 use crate::entry::{Answer, Captured, Entry, Line, Messages, Said, Timings};
 use crate::secrets::scrub;
 use crate::url;
@@ -90,12 +89,13 @@ impl Writer {
             timings.value("wait", &wait);
             timings.value("receive", &receive);
         });
-        object.displayed("serverIPAddress", entry.flow.server.ip());
-        object.displayed("connection", entry.flow.id);
-        object.object("_flow", |object| flow(object, &entry.flow));
-        if let Some(agreed) = &entry.flow.tls {
-            object.object("_tls", |object| tls(object, agreed));
+        thread_local! {
+            static FLOWS: RefCell<PerFlow<Vec<u8>>> = const { RefCell::new(PerFlow::new()) };
         }
+        FLOWS.with_borrow_mut(|flows| {
+            let make = |of: &FlowInfo| json::members(|object| connection(object, of));
+            object.members(flows.of(&entry.flow, make).map_or(&[], Vec::as_slice));
+        });
         let caller = entry.caller.as_ref();
         if let Some(account) = caller.and_then(|caller| caller.account.as_deref()) {
             object.text("_accountId", account);
@@ -150,9 +150,12 @@ impl Writer {
     fn post_data(&self, object: &mut Object<'_>, headers: &Headers, body: &Captured) {
         let shown = content::show(headers, body, &self.redaction);
         object.text("mimeType", mime_type(headers));
-        object.text("text", shown.text.as_deref().unwrap_or_default());
-        if shown.is_base64 {
-            object.text("_encoding", "base64");
+        match &shown.content {
+            Content::Text(text) => object.text("text", text),
+            Content::Bytes(bytes) => {
+                object.base64("text", bytes);
+                object.text("_encoding", "base64");
+            }
         }
         marks(object, shown.content_encoding, shown.truncated);
     }
@@ -165,11 +168,13 @@ impl Writer {
             object.value("compression", &saved);
         }
         object.text("mimeType", mime_type(&answer.headers));
-        if let Some(text) = &shown.text {
-            object.text("text", text);
-        }
-        if shown.is_base64 {
-            object.text("encoding", "base64");
+        match &shown.content {
+            Content::Text(text) if text.is_empty() => {}
+            Content::Text(text) => object.text("text", text),
+            Content::Bytes(bytes) => {
+                object.base64("text", bytes);
+                object.text("encoding", "base64");
+            }
         }
         marks(object, shown.content_encoding, shown.truncated);
     }
@@ -226,7 +231,7 @@ impl Writer {
             let text = String::from_utf8_lossy(&said.data);
             object.text("data", &scrub(&text, &self.redaction));
         } else {
-            object.text("data", &STANDARD.encode(&said.data));
+            object.base64("data", &said.data);
         }
         if said.size > said.data.len() {
             object.text("_truncated", "long");
@@ -249,6 +254,16 @@ fn no_response(object: &mut Object<'_>, of_request: Version) {
     object.value("headersSize", &NOT_APPLICABLE);
     object.value("bodySize", &NOT_APPLICABLE);
     object.text("_error", "no answer");
+}
+
+/// What all entries of a flow say of it.
+fn connection(object: &mut Object<'_>, of: &FlowInfo) {
+    object.displayed("serverIPAddress", of.server.ip());
+    object.displayed("connection", of.id);
+    object.object("_flow", |object| flow(object, of));
+    if let Some(agreed) = &of.tls {
+        object.object("_tls", |object| tls(object, agreed));
+    }
 }
 
 fn flow(object: &mut Object<'_>, flow: &FlowInfo) {

@@ -355,12 +355,12 @@ impl Shared {
 
 impl State {
     fn timings(&self) -> Timings {
-        let now = Instant::now();
-        let response_head = self.response_head.unwrap_or(now);
+        let response_head = self.response_head.unwrap_or_else(Instant::now);
         let sent = self
             .request_end
             .map_or(response_head, |end| end.min(response_head));
-        let received = self.response_end.unwrap_or(now).max(response_head);
+        let received = self.response_end.unwrap_or_else(Instant::now);
+        let received = received.max(response_head);
         Timings {
             send: sent.saturating_duration_since(self.began_at),
             wait: response_head.saturating_duration_since(sent),

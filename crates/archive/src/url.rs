@@ -32,12 +32,30 @@ pub(crate) fn of(head: &RequestHead, flow: &FlowInfo) -> String {
     url
 }
 
+/// The ASCII characters that may stand in an address.
+const IS_ALLOWED: [bool; 128] = {
+    let mut is_allowed = [false; 128];
+    let mut at = 0;
+    while at < is_allowed.len() {
+        is_allowed[at] = (at as u8).is_ascii_alphanumeric();
+        at += 1;
+    }
+    let others = b"-._~:/?[]@!$&'()*+,;=%";
+    let mut at = 0;
+    while at < others.len() {
+        is_allowed[others[at] as usize] = true;
+        at += 1;
+    }
+    is_allowed
+};
+
 /// What RFC 3986 §2 does not allow is percent-encoded; what is encoded already stays.
 fn encode(out: &mut String, text: &str) {
-    let is_allowed =
-        |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:/?[]@!$&'()*+,;=%".contains(byte);
     let mut rest = text;
-    while let Some(at) = rest.bytes().position(|byte| !is_allowed(&byte)) {
+    while let Some(at) = rest
+        .bytes()
+        .position(|byte| !IS_ALLOWED.get(usize::from(byte)).is_some_and(|is| *is))
+    {
         let (clean, after) = rest.split_at(at);
         out.push_str(clean);
         let length = after.chars().next().map_or(0, char::len_utf8);

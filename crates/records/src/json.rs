@@ -8,6 +8,8 @@ use core::cell::Cell;
 use core::fmt::Display;
 use std::io::Write as _;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 /// Bytes of a thread's buffer that are kept for the next text.
@@ -27,6 +29,17 @@ pub fn made(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
         BUFFER.set(buffer);
     }
     text
+}
+
+/// Members as [`Object::members`] takes them, to be kept.
+pub fn members(members: impl FnOnce(&mut Object<'_>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    members(&mut Object {
+        out: &mut out,
+        is_first: true,
+    });
+    out.shrink_to_fit();
+    out
 }
 
 /// An object (RFC 8259 §4) that is being written. Names of members have no character that JSON escapes, and may come
@@ -62,6 +75,26 @@ impl Object<'_> {
         let _ = write!(self.member(name), "\"{value}\"");
     }
 
+    /// A member that is bytes, in base64 (RFC 4648 §4).
+    pub fn base64(&mut self, name: &str, bytes: &[u8]) {
+        let out = self.member(name);
+        out.push(b'"');
+        let from = out.len();
+        out.resize(from + bytes.len().div_ceil(3) * 4, b'=');
+        // It has exactly the room it needs.
+        let room = out.get_mut(from..).unwrap_or_default();
+        let _ = STANDARD.encode_slice(bytes, room);
+        out.push(b'"');
+    }
+
+    /// Members that are written already.
+    pub fn members(&mut self, members: &[u8]) {
+        if !members.is_empty() {
+            self.separate();
+            self.out.extend_from_slice(members);
+        }
+    }
+
     /// A member of any kind: numbers, and what is seldom there. `null` if it cannot be written in JSON.
     pub fn value(&mut self, name: &str, value: &(impl Serialize + ?Sized)) {
         let out = self.member(name);
@@ -89,11 +122,15 @@ impl Object<'_> {
         list.out.push(b']');
     }
 
-    fn member(&mut self, name: &str) -> &mut Vec<u8> {
-        self.out.reserve(name.len() + 4);
+    fn separate(&mut self) {
         if !core::mem::take(&mut self.is_first) {
             self.out.push(b',');
         }
+    }
+
+    fn member(&mut self, name: &str) -> &mut Vec<u8> {
+        self.out.reserve(name.len() + 4);
+        self.separate();
         self.out.push(b'"');
         self.out.extend_from_slice(name.as_bytes());
         self.out.extend_from_slice(b"\":");
@@ -140,11 +177,16 @@ mod tests {
             object.list("g", |_| {});
             let no_json = BTreeMap::from([((1, 2), 3)]);
             object.value("h", &no_json);
+            object.members(&members(|_| {}));
+            object.members(&members(|object| {
+                object.base64("i", b"");
+                object.base64("j", b"fooba");
+            }));
         });
         let text = core::str::from_utf8(&out).unwrap();
         assert_eq!(
             text,
-            r#"{"a":"b","c":{},"d":[{},{"e":1.5}],"f":"7","g":[],"h":null}"#
+            r#"{"a":"b","c":{},"d":[{},{"e":1.5}],"f":"7","g":[],"h":null,"i":"","j":"Zm9vYmE="}"#
         );
     }
 

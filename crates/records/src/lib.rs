@@ -20,6 +20,7 @@ pub mod json;
 mod lines;
 #[cfg(feature = "aws")]
 mod logs;
+mod per_flow;
 mod pump;
 pub mod queue;
 mod redaction;
@@ -33,6 +34,7 @@ pub use caller::fuzz as fuzz_caller;
 pub use caller::{Caller, account_of};
 pub use firehose::Firehose;
 pub use lines::Place;
+pub use per_flow::PerFlow;
 pub use pump::{Deliver, Pump};
 pub use queue::{Limits, Report};
 pub use redaction::{REDACTED, Redaction, RedactionConfig};

@@ -1,6 +1,6 @@
 //! Receivers of lines: the standard output, a file, or a port of the CloudWatch agent.
 
-use std::io::{self, Write as _};
+use std::io::{self, IoSlice, Write};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -74,10 +74,9 @@ impl Lines {
     }
 
     async fn try_write(&mut self, lines: &[String]) -> io::Result<()> {
-        let text = || lines.concat();
         if self.place == Place::Stdout {
             let mut out = io::stdout().lock();
-            out.write_all(text().as_bytes())?;
+            write_all(&mut out, lines)?;
             return out.flush();
         }
         let open = match self.open.take() {
@@ -85,9 +84,9 @@ impl Lines {
             None => self.open().await?,
         };
         match self.open.insert(open) {
-            Open::File(file) => file.write_all(text().as_bytes()),
+            Open::File(file) => write_all(file, lines),
             Open::Tcp(stream) => {
-                stream.write_all(text().as_bytes()).await?;
+                stream.write_all(lines.concat().as_bytes()).await?;
                 stream.flush().await
             }
             Open::Udp(socket) => {
@@ -118,6 +117,26 @@ impl Lines {
             }
         })
     }
+}
+
+/// Writes all lines, as many of them at once as the system takes.
+fn write_all(out: &mut impl Write, lines: &[String]) -> io::Result<()> {
+    let mut slices: Vec<_> = lines
+        .iter()
+        .map(|line| IoSlice::new(line.as_bytes()))
+        .collect();
+    let mut rest = &mut slices[..];
+    // Empty ones in front would look like an end.
+    IoSlice::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        match out.write_vectored(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut rest, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn append(path: &Path) -> io::Result<std::fs::File> {

@@ -48,6 +48,17 @@ const PARAMETERS: &[&str] = &[
     "xgoogsignature",
 ];
 
+const LONGEST_PARAMETER: usize = {
+    let (mut longest, mut at) = (0, 0);
+    while at < PARAMETERS.len() {
+        if PARAMETERS[at].len() > longest {
+            longest = PARAMETERS[at].len();
+        }
+        at += 1;
+    }
+    longest
+};
+
 /// The keys of an interceptor that say which secrets are shown all the same.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -99,7 +110,7 @@ impl Redaction {
         if self.shown_fields.iter().any(|shown| shown == secret) {
             return Cow::Borrowed(value);
         }
-        Cow::Owned(match secret {
+        let hidden = match secret {
             "authorization" | "proxy-authorization" => authorization(value),
             "cookie" => {
                 let mut kept = String::with_capacity(value.len() + REDACTED.len());
@@ -116,8 +127,9 @@ impl Redaction {
                 kept.push_str(attributes);
                 kept
             }
-            _ => REDACTED.to_owned(),
-        })
+            _ => return Cow::Borrowed(REDACTED),
+        };
+        Cow::Owned(hidden)
     }
 
     /// The text of a field, as it may be kept.
@@ -134,10 +146,15 @@ impl Redaction {
     /// and what stands before an `@` in the authority are replaced.
     #[must_use]
     pub fn address<'v>(&self, address: &'v str) -> Cow<'v, str> {
-        let address = without_user(address);
-        let Some((path, rest)) = address.split_once('?') else {
+        // Every address of every exchange comes by here, and most have nothing to be replaced.
+        let address = match memchr::memchr(b'@', address.as_bytes()) {
+            Some(_) => without_user(address),
+            None => Cow::Borrowed(address),
+        };
+        let Some(query) = memchr::memchr(b'?', address.as_bytes()) else {
             return address;
         };
+        let (path, rest) = (&address[..query], &address[query + 1..]);
         let (query, fragment) = match rest.split_once('#') {
             Some((query, fragment)) => (query, Some(fragment)),
             None => (rest, None),
@@ -200,12 +217,21 @@ impl Redaction {
     /// percent-encoding of the name make no difference.
     #[must_use]
     pub fn is_secret_name(&self, name: &str) -> bool {
-        let is_listed = PARAMETERS.iter().any(|listed| is_plain(name, listed));
-        is_listed
+        // One character more than the longest has, to tell it from what begins like it.
+        let mut start = ['\0'; LONGEST_PARAMETER + 1];
+        let length = start
+            .iter_mut()
+            .zip(plain(name))
+            .map(|(to, from)| *to = from)
+            .count();
+        let start = start.get(..length).unwrap_or_default();
+        let is_listed =
+            |listed: &&str| listed.len() == length && listed.chars().eq(start.iter().copied());
+        PARAMETERS.iter().any(is_listed)
             && !self
                 .shown_parameters
                 .iter()
-                .any(|shown| is_plain(name, shown))
+                .any(|shown| plain(name).eq(shown.chars()))
     }
 }
 
@@ -232,11 +258,6 @@ fn plain(name: &str) -> impl Iterator<Item = char> {
             }
         }
     })
-}
-
-/// Whether the plain form of `name` is `listed`. Looks at no more of it than it must.
-fn is_plain(name: &str, listed: &str) -> bool {
-    plain(name).eq(listed.chars())
 }
 
 /// Adds a cookie without its value.

@@ -1,5 +1,6 @@
 //! An exchange that is over, and its line of JSON.
 
+use core::cell::RefCell;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,6 +11,7 @@ use suffix::etld_plus_one;
 use super::LONGEST_RECORD;
 use crate::caller::Caller;
 use crate::json::{self, Object};
+use crate::per_flow::PerFlow;
 use crate::redaction::Redaction;
 
 /// What is known of an exchange that is over.
@@ -38,18 +40,13 @@ impl Finished {
     }
 
     fn record(&self, record: &mut Object<'_>, took: Duration) {
-        let flow = &*self.flow;
-        if let Some(tls) = &flow.tls {
-            record.object("TLS", |object| {
-                // What was agreed on with the client, as numbers of the TLS registry.
-                object.value("Version", &tls.client_version);
-                object.value("CipherSuite", &tls.client_cipher_suite);
-                if let Some(name) = &tls.server_name {
-                    object.text("ServerName", name);
-                }
-                object.text("JA4", &tls.ja4);
-            });
+        thread_local! {
+            static FLOWS: RefCell<PerFlow<Vec<u8>>> = const { RefCell::new(PerFlow::new()) };
         }
+        FLOWS.with_borrow_mut(|flows| {
+            let make = |of: &FlowInfo| json::members(|record| flow(record, of));
+            record.members(flows.of(&self.flow, make).map_or(&[], Vec::as_slice));
+        });
         if let Some(caller) = &self.caller {
             record.object("AWS", |aws| {
                 aws.object("AuthorizationHeader", |header| {
@@ -61,11 +58,6 @@ impl Finished {
                 });
             });
         }
-        record.object("Geneve", |geneve| {
-            geneve.displayed("VpcEndpointId", flow.endpoint);
-            geneve.displayed("AttachmentId", flow.attachment);
-            geneve.displayed("FlowCookie", flow.cookie);
-        });
         record.displayed("Time", humantime::format_rfc3339_millis(self.at));
         let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         record.value("DurationMillis", &millis);
@@ -79,16 +71,12 @@ impl Finished {
             None => (None, None, None),
         };
         self.fields(record, "RequestHeaders", Some(&self.request.headers));
-        let end = EndJson::new(flow.client, flow.client_ec2.as_deref());
-        record.value("Client", &end);
         record.value("StatusCode", &status);
         match reason {
             Some(reason) => record.text("StatusMessage", reason),
             None => record.value("StatusMessage", &()),
         }
         self.fields(record, "ResponseHeaders", headers);
-        let end = EndJson::new(flow.server, flow.server_ec2.as_deref());
-        record.value("Server", &end);
     }
 
     /// Fields by name, in the usual spelling; of a name that comes several times, the first.
@@ -130,19 +118,40 @@ impl Finished {
     }
 }
 
+/// What all records of a flow begin with.
+fn flow(record: &mut Object<'_>, flow: &FlowInfo) {
+    if let Some(tls) = &flow.tls {
+        record.object("TLS", |object| {
+            // What was agreed on with the client, as numbers of the TLS registry.
+            object.value("Version", &tls.client_version);
+            object.value("CipherSuite", &tls.client_cipher_suite);
+            if let Some(name) = &tls.server_name {
+                object.text("ServerName", name);
+            }
+            object.text("JA4", &tls.ja4);
+        });
+    }
+    record.object("Geneve", |geneve| {
+        geneve.displayed("VpcEndpointId", flow.endpoint);
+        geneve.displayed("AttachmentId", flow.attachment);
+        geneve.displayed("FlowCookie", flow.cookie);
+    });
+    let client = EndJson::new(flow.client, flow.client_ec2.as_deref());
+    record.value("Client", &client);
+    let server = EndJson::new(flow.server, flow.server_ec2.as_deref());
+    record.value("Server", &server);
+}
+
 /// `user-agent` as `User-Agent`, so that one query finds both.
 fn canonical<'s>(name: &str, spelling: &'s mut String) -> &'s str {
     spelling.clear();
-    spelling.reserve(name.len());
-    let mut is_first = true;
-    for byte in name.bytes() {
-        let letter = if is_first {
-            byte.to_ascii_uppercase()
-        } else {
-            byte.to_ascii_lowercase()
-        };
-        is_first = letter == b'-';
-        spelling.push(char::from(letter));
+    spelling.push_str(name);
+    spelling.make_ascii_lowercase();
+    let begins = name.match_indices('-').map(|(at, _)| at + 1);
+    for at in core::iter::once(0).chain(begins) {
+        if let Some(letter) = spelling.get_mut(at..at + 1) {
+            letter.make_ascii_uppercase();
+        }
     }
     spelling
 }
