@@ -11,14 +11,15 @@ use std::cell::RefCell;
 #[must_use]
 pub fn etld_plus_one(host: &str) -> &str {
     let host = host.trim_end_matches('.');
-    let is_address = host.parse::<std::net::IpAddr>().is_ok() || host.starts_with('[');
-    if is_address {
-        return "";
-    }
     LAST.with_borrow_mut(|(last, domain)| {
         if last != host {
             host.clone_into(last);
-            *domain = psl::domain_str(host).unwrap_or_default().len();
+            let is_address = host.parse::<std::net::IpAddr>().is_ok() || host.starts_with('[');
+            *domain = if is_address {
+                0
+            } else {
+                psl::domain_str(host).unwrap_or_default().len()
+            };
         }
         host.get(host.len() - *domain..).unwrap_or_default()
     })

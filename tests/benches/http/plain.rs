@@ -3,8 +3,11 @@
 use anyhow::Result;
 
 use crate::standing::Proxy;
-use crate::turns::{self, Beside, Of, PACES, SECONDS};
+use crate::turns::{self, Beside, Of, PACES};
 use crate::{EMPTY, Line, Load};
+
+/// Seconds for each in each round: the loads are many, and what is to be seen is no small difference.
+const SECONDS: u32 = 10;
 
 const EDIT_HEADERS: &str = r#"
 [[interceptor]]

@@ -16,8 +16,8 @@ use crate::{Figures, HOST, Load, secure};
 
 /// One turn; what is told apart is lost in the rhythm of threads if it is shorter.
 const TURN: Duration = Duration::from_millis(500);
-/// Loads each proxy for so long in each round where a difference of some percent is to be seen.
-pub(crate) const SECONDS: u32 = 10;
+/// Loads each proxy for so long in each round: what is to be seen is some percent.
+pub(crate) const SECONDS: u32 = 20;
 /// What each proxy gets before anything counts.
 const WARM_UP: Duration = Duration::from_secs(1);
 
