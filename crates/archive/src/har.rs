@@ -109,9 +109,9 @@ impl Writer {
         let head = &entry.request;
         let url = url::of(head, &entry.flow);
         let url = self.redaction.address(&url);
-        object.text("method", head.method.as_str());
+        object.token("method", head.method.as_str());
         object.text("url", &url);
-        object.text("httpVersion", version(head.version));
+        object.token("httpVersion", version(head.version));
         object.list("cookies", |list| {
             self.cookies(list, &head.headers, "cookie", usize::MAX);
         });
@@ -134,7 +134,7 @@ impl Writer {
     fn response(&self, object: &mut Object<'_>, answer: &Answer) {
         object.value("status", &answer.status.as_u16());
         object.text("statusText", &answer.reason);
-        object.text("httpVersion", version(answer.version));
+        object.token("httpVersion", version(answer.version));
         object.list("cookies", |list| {
             self.cookies(list, &answer.headers, "set-cookie", 1);
         });
@@ -154,7 +154,7 @@ impl Writer {
             Content::Text(text) => object.text("text", text),
             Content::Bytes(bytes) => {
                 object.base64("text", bytes);
-                object.text("_encoding", "base64");
+                object.token("_encoding", "base64");
             }
         }
         marks(object, shown.content_encoding, shown.truncated);
@@ -173,7 +173,7 @@ impl Writer {
             Content::Text(text) => object.text("text", text),
             Content::Bytes(bytes) => {
                 object.base64("text", bytes);
-                object.text("encoding", "base64");
+                object.token("encoding", "base64");
             }
         }
         marks(object, shown.content_encoding, shown.truncated);
@@ -187,7 +187,10 @@ impl Writer {
 
     fn fields(&self, list: &mut List<'_>, headers: &Headers) {
         for field in headers {
-            pair(list, field.name.as_str(), &self.redaction.text(field));
+            list.object(|pair| {
+                pair.token("name", field.name.as_str());
+                pair.text("value", &self.redaction.text(field));
+            });
         }
     }
 
@@ -243,7 +246,7 @@ impl Writer {
 fn no_response(object: &mut Object<'_>, of_request: Version) {
     object.value("status", &0);
     object.text("statusText", "");
-    object.text("httpVersion", version(of_request));
+    object.token("httpVersion", version(of_request));
     object.list("cookies", |_| {});
     object.list("headers", |_| {});
     object.object("content", |content| {

@@ -36,6 +36,9 @@ pub(crate) const BATCH: usize = 500;
 /// Most bytes of records in one call. Firehose allows 4 MiB for the whole request, in which records stand
 /// in base64; a request over the limit would be refused each time, with all that is in it.
 pub(crate) const BATCH_BYTES: usize = 3_000_000;
+/// Most lines that a file gets at once. Few, so that their memory is in the processor's cache still when
+/// it is used again.
+const LINES: usize = 64;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -110,6 +113,10 @@ impl Firehose {
                     ConfigFault::new("output", "is no place for lines")
                         .allowed("\"stdout\", \"tcp://host:port\" or a path")
                 })?;
+                let limits = Limits {
+                    batch: LINES,
+                    ..limits
+                };
                 Pump::new("firehose", limits, Lines::new(place))
             }
             _ => {

@@ -68,6 +68,15 @@ impl Object<'_> {
         json_escape_simd::escape_into(text, self.member(name));
     }
 
+    /// A member that is text in which JSON escapes nothing: words of ours, and names of methods and header
+    /// fields, which are tokens (RFC 9110 §5.6.2).
+    pub fn token(&mut self, name: &str, token: &str) {
+        let out = self.member(name);
+        out.push(b'"');
+        out.extend_from_slice(token.as_bytes());
+        out.push(b'"');
+    }
+
     /// A member that is text, as it is displayed. For what cannot contain a character that JSON escapes:
     /// identifiers of ours, addresses, times.
     pub fn displayed(&mut self, name: &str, value: impl Display) {
@@ -167,7 +176,7 @@ mod tests {
     fn what_is_written_is_read_again() {
         let mut out = Vec::new();
         Object::write(&mut out, |object| {
-            object.text("a", "b");
+            object.token("a", "b");
             object.object("c", |_| {});
             object.list("d", |list| {
                 list.object(|_| {});
