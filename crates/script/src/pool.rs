@@ -139,6 +139,8 @@ struct Pool {
     workers: Mutex<Vec<Arc<Worker>>>,
     live: AtomicUsize,
     given_up: AtomicUsize,
+    /// Threads in a call of a function that is not quick, given up or not.
+    slow: AtomicUsize,
     calls: AtomicU64,
     /// Processor time of threads that were given up.
     cpu_nanoseconds: AtomicU64,
@@ -281,12 +283,7 @@ fn submit(
         answer,
         since: Instant::now(),
     };
-    let pace = function.pace();
-    let backlog = if pace <= QUICK {
-        (BACKLOG.as_nanos() / pace.as_nanos().max(1)).min(MOST_BACKLOG) as usize
-    } else {
-        1
-    };
+    let backlog = backlog(function.pace(), pool.slow.load(Ordering::Relaxed));
     let mut promise = None;
     let wanted = {
         let mut jobs = lock(&pool.jobs);
@@ -309,6 +306,15 @@ fn submit(
     };
     wake(wanted);
     Ok((answered, promise))
+}
+
+/// Calls that may wait before one more thread is woken: calls of a function that takes `pace`, while `slow`
+/// threads are at something that takes longer than all of them.
+fn backlog(pace: Duration, slow: usize) -> usize {
+    if pace > QUICK || slow > 0 {
+        return 1;
+    }
+    (BACKLOG.as_nanos() / pace.as_nanos().max(1)).min(MOST_BACKLOG) as usize
 }
 
 impl Pool {
@@ -387,9 +393,10 @@ impl Pool {
                 continue;
             }
             let since = Instant::now();
+            let is_slow = function.pace() > QUICK;
             {
                 let mut at = lock(&worker.at);
-                if function.pace() > QUICK || at.is_due(since) {
+                if is_slow || at.is_due(since) {
                     at.hand_over();
                 }
                 at.current = Some(Current {
@@ -398,9 +405,11 @@ impl Pool {
                     answer,
                 });
             }
+            self.slow.fetch_add(usize::from(is_slow), Ordering::Relaxed);
             let called = std::panic::catch_unwind(AssertUnwindSafe(|| {
                 realms.call(&function, &call, worker)
             }));
+            self.slow.fetch_sub(usize::from(is_slow), Ordering::Relaxed);
             let done = called.unwrap_or_else(|_| {
                 tracing::error!(function = %function.name(), "the engine panicked");
                 realms = Realms::default();
@@ -537,5 +546,25 @@ impl Realms {
             self.by_function.remove(&function.id);
         }
         done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quick_calls_wait_for_each_other_and_not_for_slow_ones() {
+        let micros = Duration::from_micros;
+        for (pace, slow, calls) in [
+            (micros(0), 0, 16),
+            (micros(10), 0, 16),
+            (micros(20), 0, 10),
+            (QUICK, 0, 4),
+            (QUICK + micros(1), 0, 1),
+            (micros(10), 1, 1),
+        ] {
+            assert_eq!(backlog(pace, slow), calls, "{pace:?}, {slow} slow");
+        }
     }
 }
