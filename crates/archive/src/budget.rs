@@ -84,7 +84,7 @@ impl Share {
         self.bytes = bytes;
         // Half of it may be left over.
         if (bytes..=bytes.saturating_mul(2)).contains(&self.taken) {
-            return true;
+            return self.budget.used.load(Ordering::Relaxed) <= self.budget.limit;
         }
         let used = match bytes.checked_sub(self.taken) {
             Some(more) => self.budget.used.fetch_add(more, Ordering::Relaxed) + more,
@@ -132,7 +132,12 @@ mod tests {
         assert_eq!((other.bytes(), used(&budget)), (12, 12));
         let mut third = Share::of(&budget);
         assert!(!third.grow(1));
-        drop(other);
+        let mut greedy = Share::of(&budget);
+        assert!(
+            !greedy.set(12) && !other.set(12),
+            "it is another's, and no room all the same"
+        );
+        drop((other, greedy));
         assert_eq!(used(&budget), 0);
     }
 

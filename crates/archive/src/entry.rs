@@ -79,6 +79,25 @@ impl Entry {
     }
 }
 
+#[cfg(any(test, feature = "testing"))]
+impl Entry {
+    /// A request that took no time and has had no answer, with all memory to itself.
+    pub(crate) fn sample(request: &sdk::Request) -> Self {
+        Self {
+            number: 0,
+            began: SystemTime::UNIX_EPOCH,
+            timings: Timings::default(),
+            flow: Arc::new(sdk::testing::flow()),
+            caller: None,
+            request: RequestHead::of(request),
+            request_body: Captured::default(),
+            response: None,
+            messages: None,
+            share: Share::of(&crate::budget::Budget::new(usize::MAX)),
+        }
+    }
+}
+
 /// The head of a response, and its content.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -172,7 +191,6 @@ mod tests {
     use sdk::{FieldName, HeaderValue, Method, Request, Target};
 
     use super::*;
-    use crate::budget::Budget;
 
     fn entry(request_body: usize, response_body: usize, coding: Option<&'static str>) -> Entry {
         let request = Request::new(Method::GET, Target::Asterisk);
@@ -187,12 +205,6 @@ mod tests {
             headers.append(name, HeaderValue::from_static(coding));
         }
         Entry {
-            number: 0,
-            began: SystemTime::UNIX_EPOCH,
-            timings: Timings::default(),
-            flow: Arc::new(sdk::testing::flow()),
-            caller: None,
-            request: RequestHead::of(&request),
             request_body: body(request_body),
             response: Some(Answer {
                 status: StatusCode::OK,
@@ -201,8 +213,7 @@ mod tests {
                 headers,
                 body: body(response_body),
             }),
-            messages: None,
-            share: Share::of(&Budget::new(usize::MAX)),
+            ..Entry::sample(&request)
         }
     }
 

@@ -6,15 +6,13 @@
     reason = "panicking is how a fuzz target reports a bug"
 )]
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use records::Redaction;
-use sdk::{Direction, FieldName, HeaderValue, Method, Request, RequestHead, StatusCode, Target};
+use sdk::{Direction, FieldName, HeaderValue, Method, Request, StatusCode, Target};
 use serde_json::Value;
 
-use crate::budget::{Budget, Share};
-use crate::entry::{Answer, Captured, Cut, Entry, Messages, Said, Timings};
+use crate::entry::{Answer, Captured, Cut, Entry, Messages, Said};
 use crate::har::Writer;
 use crate::key::plain;
 use crate::secrets::scrub;
@@ -78,12 +76,6 @@ fn entry(kind: u8, bytes: &[u8]) -> Entry {
         size: bytes.len(),
     };
     Entry {
-        number: 0,
-        began: SystemTime::UNIX_EPOCH,
-        timings: Timings::default(),
-        flow: Arc::new(sdk::testing::flow()),
-        caller: None,
-        request: RequestHead::of(&request),
         request_body: body.clone(),
         response: Some(Answer {
             status: StatusCode::OK,
@@ -96,7 +88,7 @@ fn entry(kind: u8, bytes: &[u8]) -> Entry {
             list: vec![said(true), said(false)],
             ..Messages::default()
         }),
-        share: Share::of(&Budget::new(0)),
+        ..Entry::sample(&request)
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) const BATCH: usize = 500;
 /// Most bytes of records in one call. Firehose allows 4 MiB for the whole request, in which records stand
 /// in base64; a request over the limit would be refused each time, with all that is in it.
 pub(crate) const BATCH_BYTES: usize = 3_000_000;
-/// Most lines that a file gets at once. Few, so that their memory is in the processor's cache still when
+/// Most lines that a file or a port gets at once. Few, so that their memory is in the processor's cache still when
 /// it is used again.
 const LINES: usize = 64;
 

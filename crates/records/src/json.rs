@@ -71,6 +71,12 @@ impl Object<'_> {
     /// A member that is text in which JSON escapes nothing: words of ours, and names of methods and header
     /// fields, which are tokens (RFC 9110 §5.6.2).
     pub fn token(&mut self, name: &str, token: &str) {
+        debug_assert!(
+            !token
+                .bytes()
+                .any(|byte| byte < b' ' || matches!(byte, b'"' | b'\\')),
+            "{token:?} is no token"
+        );
         let out = self.member(name);
         out.push(b'"');
         out.extend_from_slice(token.as_bytes());

@@ -8,7 +8,8 @@ use sdk::FlowInfo;
 /// more of them it is made again.
 const KEPT: usize = 64;
 
-/// Something that depends on a flow alone, for the flows a thread met last.
+/// Something that depends on a flow alone, for the flows a thread met last. What it keeps of a flow that has
+/// ended goes when another one needs its place.
 #[derive(Debug)]
 pub struct PerFlow<T>([Option<(Arc<FlowInfo>, T)>; KEPT]);
 

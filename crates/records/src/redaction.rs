@@ -48,6 +48,7 @@ const PARAMETERS: &[&str] = &[
     "xgoogsignature",
 ];
 
+/// Characters of the longest of them.
 const LONGEST_PARAMETER: usize = {
     let (mut longest, mut at) = (0, 0);
     while at < PARAMETERS.len() {
@@ -151,10 +152,11 @@ impl Redaction {
             Some(_) => without_user(address),
             None => Cow::Borrowed(address),
         };
-        let Some(query) = memchr::memchr(b'?', address.as_bytes()) else {
+        let query = memchr::memchr(b'?', address.as_bytes());
+        let parts = query.and_then(|at| Some((address.get(..at)?, address.get(at + 1..)?)));
+        let Some((path, rest)) = parts else {
             return address;
         };
-        let (path, rest) = (&address[..query], &address[query + 1..]);
         let (query, fragment) = match rest.split_once('#') {
             Some((query, fragment)) => (query, Some(fragment)),
             None => (rest, None),
@@ -219,11 +221,11 @@ impl Redaction {
     pub fn is_secret_name(&self, name: &str) -> bool {
         // One character more than the longest has, to tell it from what begins like it.
         let mut start = ['\0'; LONGEST_PARAMETER + 1];
-        let length = start
-            .iter_mut()
-            .zip(plain(name))
-            .map(|(to, from)| *to = from)
-            .count();
+        let mut length = 0;
+        for (to, from) in start.iter_mut().zip(plain(name)) {
+            *to = from;
+            length += 1;
+        }
         let start = start.get(..length).unwrap_or_default();
         let is_listed =
             |listed: &&str| listed.len() == length && listed.chars().eq(start.iter().copied());
