@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -55,12 +55,20 @@ impl Got {
         }
     }
 
-    /// Runs a client, which ends only if it fails.
-    fn spawn(self: &Rc<Self>, client: impl Future<Output = Result<()>> + 'static) {
+    /// Runs a client, which asks again and again in its turn, until it fails.
+    fn spawn(self: &Rc<Self>, mut ask: impl AsyncFnMut() -> Result<Response<Incoming>> + 'static) {
         let got = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            if let Err(error) = client.await {
-                got.failed.borrow_mut().get_or_insert(error);
+            loop {
+                got.turn().await;
+                let taken = match ask().await {
+                    Ok(response) => take(response, &got).await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = taken {
+                    got.failed.borrow_mut().get_or_insert(error);
+                    return;
+                }
             }
         });
     }
@@ -156,17 +164,13 @@ async fn over_http1(
 ) -> Result<()> {
     let (mut sender, connection) = http1::handshake(stream).await?;
     tokio::task::spawn_local(connection);
-    let own = Rc::clone(got);
-    got.spawn(async move {
-        loop {
-            own.turn().await;
-            sender.ready().await?;
-            let mut request = request(path, false)?;
-            if load == Load::Signed {
-                sign(&mut request);
-            }
-            take(sender.send_request(request).await?, &own).await?;
+    got.spawn(async move || {
+        sender.ready().await?;
+        let mut request = request(path, false)?;
+        if load == Load::Signed {
+            sign(&mut request);
         }
+        Ok(sender.send_request(request).await?)
     });
     Ok(())
 }
@@ -185,13 +189,10 @@ async fn over_http2(
         .await?;
     tokio::task::spawn_local(connection);
     for _ in 0..streams {
-        let (mut sender, own) = (sender.clone(), Rc::clone(got));
-        got.spawn(async move {
-            loop {
-                own.turn().await;
-                sender.ready().await?;
-                take(sender.send_request(request(path, true)?).await?, &own).await?;
-            }
+        let mut sender = sender.clone();
+        got.spawn(async move || {
+            sender.ready().await?;
+            Ok(sender.send_request(request(path, true)?).await?)
         });
     }
     Ok(())
@@ -306,7 +307,7 @@ fn sign(request: &mut Request<Empty<Bytes>>) {
 }
 
 /// Reads an answer to its end.
-async fn take(response: http::Response<Incoming>, got: &Got) -> Result<()> {
+async fn take(response: Response<Incoming>, got: &Got) -> Result<()> {
     ensure!(response.status() == 200, "status {}", response.status());
     let mut body = response.into_body();
     loop {

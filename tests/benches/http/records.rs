@@ -2,9 +2,7 @@
 
 use anyhow::Result;
 
-use crate::standing::Proxy;
-use crate::turns::{self, PACES, SECONDS};
-use crate::{EMPTY, Line, Load};
+use crate::{Line, Load, turns};
 
 /// Everything is kept: metrics lines, lines of exchanges and archives. To files, because what a service
 /// of AWS would cost is not the appliance's.
@@ -26,17 +24,8 @@ action = "intercept"
 interceptors = ["accounts", "lines", "archive"]
 "#;
 
-/// Requests with all records on beside the same with none. The bound is for requests per second on the
-/// wall.
+/// Requests as signed for AWS, and of HTTP/2.
 pub(crate) fn compare() -> Result<Vec<Line>> {
-    let proxies = [Proxy::appliance(EMPTY), Proxy::appliance(ALL)];
-    let mut lines = Vec::new();
-    for load in [Load::Signed, Load::Http2] {
-        let taken = turns::take(&proxies, load, SECONDS)?;
-        for ((measure, unit, of), least) in PACES.into_iter().zip([Some(0.75), None]) {
-            let measure = format!("{} {measure}, all records", load.word());
-            lines.push(Line::at_least(least, measure, unit, taken.beside(1, 0, of)));
-        }
-    }
-    Ok(lines)
+    let loads = [Load::Signed, Load::Http2];
+    turns::beside_empty(ALL.to_owned(), loads, "all records", 0.75)
 }

@@ -12,12 +12,12 @@ use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 
 use crate::standing::{Proxy, Standing};
-use crate::{Figures, HOST, Load, secure};
+use crate::{EMPTY, Figures, HOST, Line, Load, secure};
 
 /// One turn; what is told apart is lost in the rhythm of threads if it is shorter.
 const TURN: Duration = Duration::from_millis(500);
-/// Loads each proxy for so long in each round: what is to be seen is some percent.
-pub(crate) const SECONDS: u32 = 20;
+/// Loads each proxy for so long in each round, where what is to be seen is some percent.
+const SECONDS: u32 = 20;
 /// What each proxy gets before anything counts.
 const WARM_UP: Duration = Duration::from_secs(1);
 
@@ -110,6 +110,26 @@ pub(crate) fn take(proxies: &[Proxy], load: Load, seconds: u32) -> Result<Taken>
         }
     }
     Ok(Taken(taken))
+}
+
+/// Requests through the appliance with `config` beside the same through one that does nothing. `least` is the
+/// bound for requests per second on the wall, as a part of those.
+pub(crate) fn beside_empty(
+    config: String,
+    loads: [Load; 2],
+    what: &str,
+    least: f64,
+) -> Result<Vec<Line>> {
+    let proxies = [Proxy::appliance(EMPTY), Proxy::appliance(config)];
+    let mut lines = Vec::new();
+    for load in loads {
+        let taken = take(&proxies, load, SECONDS)?;
+        for ((measure, unit, of), least) in PACES.into_iter().zip([Some(least), None]) {
+            let measure = format!("{} {measure}, {what}", load.word());
+            lines.push(Line::at_least(least, measure, unit, taken.beside(1, 0, of)));
+        }
+    }
+    Ok(lines)
 }
 
 /// Loads each proxy once, one after the other: for what does not depend on pace.
