@@ -1,19 +1,21 @@
 //! Counters as Prometheus text (exposition format 0.0.4), asked of the shards when someone looks.
 
+mod exposition;
+mod extensions;
 mod layer7;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dataplane::{BypassReason, DropReason};
-use sdk::OutletStats;
 
 use crate::directory::SourceState;
 use crate::endpoints::EndpointCounters;
 use crate::health::State;
 use crate::shard::Snapshot;
 use crate::telemetry::read;
+use exposition::Exposition;
 
 /// Everything that is counted.
 pub(crate) fn render(state: &State, snapshots: &[Snapshot]) -> String {
@@ -28,17 +30,17 @@ pub(crate) fn render(state: &State, snapshots: &[Snapshot]) -> String {
     shards(&mut text, snapshots);
     dataplane(&mut text, snapshots);
     endpoints(&mut text, snapshots);
-    interceptors(&mut text, state);
-    outlets(&mut text, state);
-    hooks(&mut text, state);
-    acceptors(&mut text, state);
+    extensions::interceptors(&mut text, state);
+    extensions::outlets(&mut text, state);
+    extensions::hooks(&mut text, state);
+    extensions::acceptors(&mut text, state);
     directory(&mut text, state, snapshots);
     for metric in state.tap.iter().flat_map(|tap| tap.metrics()) {
         text.single(metric.name, metric.kind, metric.help, metric.value);
     }
     flows_by_label(&mut text, state);
     #[cfg(feature = "script")]
-    scripts(&mut text);
+    extensions::scripts(&mut text);
     #[cfg(feature = "images")]
     layer7::images(&mut text);
     text.out
@@ -360,111 +362,6 @@ fn directory(text: &mut Exposition, state: &State, snapshots: &[Snapshot]) {
     }
 }
 
-#[cfg(feature = "script")]
-fn scripts(text: &mut Exposition) {
-    let stats = script::stats();
-    let gauges = [
-        (
-            "flowdog_script_threads",
-            "Threads that run scripts; none before the first call.",
-            stats.threads,
-        ),
-        (
-            "flowdog_script_threads_given_up",
-            "Threads held by calls that do not come back.",
-            stats.given_up,
-        ),
-        (
-            "flowdog_script_calls_waiting",
-            "Calls that wait for a thread.",
-            stats.waiting,
-        ),
-    ];
-    for (name, help, value) in gauges {
-        text.single(name, "gauge", help, value as u64);
-    }
-    text.single(
-        "flowdog_script_calls_total",
-        "counter",
-        "Calls of functions in JavaScript since the start.",
-        stats.calls,
-    );
-    text.family(
-        "flowdog_script_cpu_seconds_total",
-        "counter",
-        "Processor time of the threads for scripts since the start.",
-    );
-    text.sample(&[], stats.cpu.as_secs_f64());
-    text.single(
-        "flowdog_script_reloads_total",
-        "counter",
-        "Functions read again because a file of theirs changed.",
-        stats.reloads,
-    );
-    text.single(
-        "flowdog_script_reload_failures_total",
-        "counter",
-        "Functions not read again because the changed file is broken; the one before stayed.",
-        stats.reload_failures,
-    );
-    text.single(
-        "flowdog_script_store_reads_total",
-        "counter",
-        "Key value stores in AWS that were read again, changed or not.",
-        stats.store_reads,
-    );
-    text.single(
-        "flowdog_script_store_failures_total",
-        "counter",
-        "Key value stores in AWS that could not be read again; the one before stayed.",
-        stats.store_failures,
-    );
-}
-
-fn acceptors(text: &mut Exposition, state: &State) {
-    let config = state.config.load();
-    if config.acceptors.is_empty() {
-        return;
-    }
-    text.family(
-        "flowdog_acceptor_answers_total",
-        "counter",
-        "Answers about flows since the configuration was loaded, by how they came about.",
-    );
-    for link in &config.acceptors {
-        let counters = &link.counters;
-        for (kind, count) in [
-            ("accepted", &counters.accepted),
-            ("cached", &counters.cached),
-            ("failed", &counters.failed),
-            ("joined", &counters.joined),
-            ("late", &counters.late),
-            ("overloaded", &counters.overloaded),
-            ("refused", &counters.refused),
-            ("stale", &counters.stale),
-        ] {
-            text.sample(&[("acceptor", &link.name()), ("kind", &kind)], read(count));
-        }
-    }
-    text.family(
-        "flowdog_acceptor_questions_total",
-        "counter",
-        "Questions put to the acceptor itself.",
-    );
-    for link in &config.acceptors {
-        text.sample(&[("acceptor", &link.name())], read(&link.counters.asked));
-    }
-    text.family(
-        "flowdog_acceptor_cache_entries",
-        "gauge",
-        "Answers that are kept.",
-    );
-    for link in &config.acceptors {
-        let entries = link.cached_entries() as u64;
-        text.sample(&[("acceptor", &link.name())], entries);
-    }
-}
-
 fn shards(text: &mut Exposition, snapshots: &[Snapshot]) {
     type Read = fn(&Snapshot) -> u64;
     let counters: [(&str, &str, Read); 17] = [
@@ -684,274 +581,5 @@ fn endpoints(text: &mut Exposition, snapshots: &[Snapshot]) {
                 text.sample(&[("endpoint", endpoint), ("from", side)], count);
             }
         }
-    }
-}
-
-fn interceptors(text: &mut Exposition, state: &State) {
-    let config = state.config.load();
-    let stats: Vec<_> = config
-        .interceptors
-        .iter()
-        .map(|link| (link.name().to_owned(), link.stats()))
-        .collect();
-    text.family(
-        "flowdog_interceptor_calls_total",
-        "counter",
-        "What an interceptor was shown since the configuration was loaded.",
-    );
-    for (name, s) in &stats {
-        for (stage, count) in [
-            ("request", s.requests),
-            ("response", s.responses),
-            ("message", s.messages),
-        ] {
-            text.sample(&[("interceptor", name), ("stage", &stage)], count);
-        }
-    }
-    text.family(
-        "flowdog_interceptor_actions_total",
-        "counter",
-        "Requests that an interceptor answered or gave up itself.",
-    );
-    for (name, s) in &stats {
-        for (action, count) in [("answered", s.answered), ("aborted", s.aborted)] {
-            text.sample(&[("interceptor", name), ("action", &action)], count);
-        }
-    }
-    text.family(
-        "flowdog_interceptor_failures_total",
-        "counter",
-        "Calls of an interceptor that failed.",
-    );
-    for (name, s) in &stats {
-        for (kind, count) in [("error", s.errors), ("panic", s.panics)] {
-            text.sample(&[("interceptor", name), ("kind", &kind)], count);
-        }
-    }
-    text.family(
-        "flowdog_interceptor_notes_total",
-        "counter",
-        "What an interceptor counted itself.",
-    );
-    for (name, s) in &stats {
-        for (note, count) in &s.notes {
-            text.sample(&[("interceptor", name), ("note", note)], count);
-        }
-    }
-}
-
-fn outlets(text: &mut Exposition, state: &State) {
-    let config = state.config.load();
-    let stats: Vec<(String, Vec<OutletStats>)> = config
-        .interceptors
-        .iter()
-        .map(|link| {
-            let outlets = link.outlets();
-            let stats = outlets.iter().map(|outlet| outlet.stats()).collect();
-            (link.name().to_owned(), stats)
-        })
-        .filter(|(_, stats): &(_, Vec<_>)| !stats.is_empty())
-        .collect();
-    if stats.is_empty() {
-        return;
-    }
-    let total =
-        |stats: &[OutletStats], of: fn(&OutletStats) -> u64| stats.iter().map(of).sum::<u64>();
-    let families: [(&str, &str, &str, fn(&OutletStats) -> u64); 9] = [
-        (
-            "flowdog_outlet_taken_total",
-            "counter",
-            "Records that an interceptor offered to where it keeps them.",
-            |s| s.taken,
-        ),
-        (
-            "flowdog_outlet_written_total",
-            "counter",
-            "Records that were delivered.",
-            |s| s.written,
-        ),
-        (
-            "flowdog_outlet_dropped_total",
-            "counter",
-            "Records for which there was no room.",
-            |s| s.dropped,
-        ),
-        (
-            "flowdog_outlet_failed_total",
-            "counter",
-            "Records that were given up.",
-            |s| s.failed,
-        ),
-        (
-            "flowdog_outlet_retried_total",
-            "counter",
-            "Records that were sent once more.",
-            |s| s.retried,
-        ),
-        (
-            "flowdog_outlet_diverted_total",
-            "counter",
-            "Records put with others, for want of a place of their own.",
-            |s| s.diverted,
-        ),
-        (
-            "flowdog_outlet_errors_total",
-            "counter",
-            "Deliveries that failed, in whole or in part.",
-            |s| s.errors,
-        ),
-        (
-            "flowdog_outlet_waiting",
-            "gauge",
-            "Records that wait or are on their way.",
-            |s| s.waiting,
-        ),
-        (
-            "flowdog_outlet_waiting_bytes",
-            "gauge",
-            "Bytes of the records that wait.",
-            |s| s.waiting_bytes,
-        ),
-    ];
-    for (name, kind, help, of) in families {
-        text.family(name, kind, help);
-        for (interceptor, stats) in &stats {
-            text.sample(&[("interceptor", interceptor)], total(stats, of));
-        }
-    }
-    text.family(
-        "flowdog_outlet_lag_seconds",
-        "gauge",
-        "How long the oldest record that is not delivered has waited.",
-    );
-    for (interceptor, stats) in &stats {
-        let lag = stats.iter().map(|stats| stats.lag).max();
-        let lag = lag.unwrap_or_default().as_secs_f64();
-        text.sample(&[("interceptor", interceptor)], lag);
-    }
-}
-
-fn hooks(text: &mut Exposition, state: &State) {
-    let config = state.config.load();
-    if config.hooks.is_empty() {
-        return;
-    }
-    let stats: Vec<_> = config
-        .hooks
-        .iter()
-        .map(|link| (link.name().to_owned(), link.stats()))
-        .collect();
-    text.family(
-        "flowdog_hook_calls_total",
-        "counter",
-        "Packets and TCP connections that a hook was shown since the configuration was loaded.",
-    );
-    for (name, s) in &stats {
-        for (kind, count) in [("packet", s.packets), ("stream", s.streams)] {
-            text.sample(&[("hook", name), ("kind", &kind)], count);
-        }
-    }
-    text.family(
-        "flowdog_hook_actions_total",
-        "counter",
-        "Packets that a hook changed, answered, dropped or had held, and those that could not be held.",
-    );
-    for (name, s) in &stats {
-        for (action, count) in [
-            ("edited", s.edited),
-            ("dropped", s.dropped),
-            ("held", s.held),
-            ("unheld", s.unheld),
-        ] {
-            text.sample(&[("hook", name), ("action", &action)], count);
-        }
-    }
-    text.family(
-        "flowdog_hook_panics_total",
-        "counter",
-        "Calls of a hook that panicked: a defect, contained.",
-    );
-    for (name, s) in &stats {
-        text.sample(&[("hook", name)], s.panics);
-    }
-    text.family(
-        "flowdog_hook_notes_total",
-        "counter",
-        "What a hook counted itself.",
-    );
-    for (name, s) in &stats {
-        for (note, count) in &s.notes {
-            text.sample(&[("hook", name), ("note", note)], count);
-        }
-    }
-}
-
-/// Text under construction.
-#[derive(Debug, Default)]
-struct Exposition {
-    out: String,
-    name: String,
-}
-
-impl Exposition {
-    /// Begins a metric.
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        name.clone_into(&mut self.name);
-        let help = help.trim().replace('\\', "\\\\").replace('\n', " ");
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    /// One value of the metric begun last.
-    fn sample(&mut self, labels: &[(&str, &dyn Display)], value: impl Display) {
-        self.out.push_str(&self.name);
-        for (index, (label, text)) in labels.iter().enumerate() {
-            let open = if index == 0 { '{' } else { ',' };
-            let text = text
-                .to_string()
-                .replace('\\', "\\\\")
-                .replace('"', "\\\"")
-                .replace('\n', "\\n");
-            let _ = write!(self.out, "{open}{label}=\"{text}\"");
-        }
-        if !labels.is_empty() {
-            self.out.push('}');
-        }
-        let _ = writeln!(self.out, " {value}");
-    }
-
-    fn single(&mut self, name: &str, kind: &str, help: &str, value: u64) {
-        self.family(name, kind, help);
-        self.sample(&[], value);
-    }
-
-    fn per_shard(
-        &mut self,
-        name: &str,
-        kind: &str,
-        help: &str,
-        snapshots: &[Snapshot],
-        read: fn(&Snapshot) -> u64,
-    ) {
-        self.family(name, kind, help);
-        for snapshot in snapshots {
-            self.sample(&[("shard", &snapshot.index)], read(snapshot));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_are_escaped_so_that_no_value_can_end_its_line() {
-        let mut text = Exposition::default();
-        text.family("a_total", "counter", "Two\nlines.");
-        text.sample(&[("name", &"say \"hi\"\n\\")], 3);
-        assert_eq!(
-            text.out,
-            "# HELP a_total Two lines.\n# TYPE a_total counter\na_total{name=\"say \\\"hi\\\"\\n\\\\\"} 3\n"
-        );
     }
 }
