@@ -16,7 +16,7 @@ use dataplane::{
     Instant, Outer, Verdict,
 };
 use futures_util::FutureExt as _;
-use sdk::RecordQueue;
+use sdk::{Leftovers, RecordQueue};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot};
@@ -244,9 +244,11 @@ impl Shard {
     }
 
     async fn run(mut self) -> io::Result<()> {
+        let core = Rc::clone(&self.core);
+        let leftovers = Leftovers::keep(move || core.kick.give());
         while !self.stopping {
             self.pulse.beat(&self.core.clock);
-            let worked = self.turn();
+            let worked = self.turn(&leftovers);
             if worked {
                 // The tasks of the flows run here, and the executor looks at its timers.
                 tokio::task::yield_now().await;
@@ -258,9 +260,9 @@ impl Shard {
         Ok(())
     }
 
-    /// One round: deadlines, events and verdicts, bytes that tasks left, packets in.
-    /// True when there may be more to do at once.
-    fn turn(&mut self) -> bool {
+    /// One round: deadlines, events and verdicts, bytes that tasks left, what ended exchanges held,
+    /// packets in. True when there may be more to do at once.
+    fn turn(&mut self, leftovers: &Leftovers) -> bool {
         self.core.kick.clear();
         let now = self.core.begin_turn();
         {
@@ -275,6 +277,10 @@ impl Shard {
         worked |= self.take_strays();
         worked |= self.send_released();
         worked |= self.transmit();
+        for _ in 0..leftovers.let_go() {
+            telemetry::add(&self.telemetry.panics);
+            tracing::error!("what an ended exchange held panicked when it was dropped");
+        }
         worked |= self.receive();
         worked
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use http::StatusCode;
 
+use crate::leftovers;
 use crate::{
     BodyError, FlowInfo, Message, MessageStep, Outlet, RecordQueue, Request, RequestHead, Response,
 };
@@ -176,7 +177,10 @@ impl Exchange {
     }
 }
 
-/// At most one value per type.
+/// At most one value per type, until the exchange ends.
+///
+/// An interceptor that writes down what has happened does so when its value is dropped: a shard does that
+/// after it has sent the answers of its turn.
 ///
 /// A list, because interceptors that keep something are few and each exchange has one of these.
 #[derive(Default)]
@@ -221,6 +225,12 @@ impl Extensions {
         let at = self.values.iter().position(|value| value.is::<T>())?;
         let value = self.values.swap_remove(at).downcast().ok()?;
         Some(*value)
+    }
+}
+
+impl Drop for Extensions {
+    fn drop(&mut self) {
+        leftovers::leave(core::mem::take(&mut self.values));
     }
 }
 

@@ -40,6 +40,7 @@ mod headers;
 mod hook;
 mod interceptor;
 mod kind;
+mod leftovers;
 mod message;
 mod name_glob;
 mod outlet;
@@ -79,6 +80,7 @@ pub use hook::{
 };
 pub use interceptor::{Exchange, Extensions, InterceptError, Interceptor, Step};
 pub use kind::{ConfigFault, InterceptorKind, from_table};
+pub use leftovers::Leftovers;
 pub use message::{Reason, Request, RequestHead, Response};
 pub use name_glob::{InvalidNameGlob, NameGlob};
 pub use outlet::{Outlet, OutletStats};
