@@ -8,8 +8,6 @@ use core::cell::Cell;
 use core::fmt::Display;
 use std::io::Write as _;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 /// Bytes of a thread's buffer that are kept for the next text.
@@ -94,11 +92,7 @@ impl Object<'_> {
     pub fn base64(&mut self, name: &str, bytes: &[u8]) {
         let out = self.member(name);
         out.push(b'"');
-        let from = out.len();
-        out.resize(from + bytes.len().div_ceil(3) * 4, b'=');
-        // It has exactly the room it needs.
-        let room = out.get_mut(from..).unwrap_or_default();
-        let _ = STANDARD.encode_slice(bytes, room);
+        base64_simd::STANDARD.encode_append(bytes, out);
         out.push(b'"');
     }
 

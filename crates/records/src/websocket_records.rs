@@ -4,8 +4,6 @@ use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use regex::{Captures, Regex};
 use sdk::{
     ByteSize, ConfigFault, ConfigTable, Direction, Exchange, Filter, InterceptError, Interceptor,
@@ -160,7 +158,7 @@ impl WebsocketRecords {
             Payload::Binary(bytes) => {
                 put("opcode", 2.into());
                 let part = bytes.get(..self.max_content).unwrap_or(bytes);
-                put("data", BASE64_STANDARD.encode(part).into());
+                put("data", base64_simd::STANDARD.encode_to_string(part).into());
                 part.len() < bytes.len()
             }
         };
