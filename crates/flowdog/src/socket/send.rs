@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use arrayvec::ArrayVec;
 use dataplane::Outer;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -18,8 +19,8 @@ const MAX_SEGMENTS: usize = 64;
 const MAX_MESSAGE: usize = 65_535 - 20 - 8;
 /// How many of the newest messages a datagram may still join.
 const JOINABLE: usize = 8;
-/// Most messages in one system call (`UIO_MAXIOV` is the kernel's limit for `sendmmsg`).
-const MAX_CALL: usize = 64;
+/// Most places in memory that one message is put together from.
+const MAX_RANGES: usize = 8;
 
 /// One datagram to send: where its bytes are and which packet it answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub(crate) struct Sender {
     port: u16,
     gso: bool,
     counters: SendCounters,
+    /// The messages of one call of [`Sender::send`], for the next.
+    groups: Vec<Group>,
 }
 
 /// Datagrams of one size for one destination.
@@ -66,9 +69,54 @@ struct Group {
     segment: usize,
     total: usize,
     count: usize,
-    ranges: Vec<Range<usize>>,
+    ranges: ArrayVec<Range<usize>, MAX_RANGES>,
     /// A shorter one ends it.
     closed: bool,
+}
+
+impl Group {
+    /// The first datagram.
+    fn new(piece: &Piece) -> Self {
+        Self {
+            outer: piece.outer,
+            segment: piece.range.len(),
+            total: piece.range.len(),
+            count: 1,
+            ranges: std::iter::once(piece.range.clone()).collect(),
+            closed: false,
+        }
+    }
+
+    /// Takes one more; false if it cannot.
+    fn join(&mut self, piece: &Piece) -> bool {
+        let len = piece.range.len();
+        let follows = self
+            .ranges
+            .last()
+            .is_some_and(|last| last.end == piece.range.start);
+        let fits = !self.closed
+            && len <= self.segment
+            && len > 0
+            && self.count < MAX_SEGMENTS
+            && self.total + len <= MAX_MESSAGE
+            && (follows || !self.ranges.is_full());
+        if !fits {
+            return false;
+        }
+        self.closed = len < self.segment;
+        self.count += 1;
+        self.total += len;
+        match self.ranges.last_mut() {
+            Some(last) if follows => last.end = piece.range.end,
+            _ => self.ranges.push(piece.range.clone()),
+        }
+        true
+    }
+
+    /// The address and the port that it leaves from.
+    fn way(&self) -> (Ipv4Addr, u16) {
+        (self.outer.local, self.outer.gwlb.port())
+    }
 }
 
 impl Sender {
@@ -78,20 +126,25 @@ impl Sender {
             port,
             gso: true,
             counters: SendCounters::default(),
+            groups: Vec::new(),
         }
     }
 
     /// Sends every piece of `memory`, in order for each destination.
     pub(crate) fn send(&mut self, main: &PacketSocket, memory: &[u8], pieces: &[Piece]) {
-        let mut groups = group(pieces);
-        while let Some(first) = groups.first() {
-            let (local, port) = (first.outer.local, first.outer.gwlb.port());
-            let (these, others): (Vec<_>, Vec<_>) = groups
-                .into_iter()
-                .partition(|g| g.outer.local == local && g.outer.gwlb.port() == port);
-            groups = others;
-            self.send_from(main, memory, local, port, &these);
+        let mut groups = std::mem::take(&mut self.groups);
+        group(pieces, &mut groups);
+        let mut at = 0;
+        while let Some(first) = groups.get(at) {
+            let way = first.way();
+            // Those of earlier ways have left.
+            if !groups.iter().take(at).any(|group| group.way() == way) {
+                self.send_from(main, memory, &groups[at..], way);
+            }
+            at += 1;
         }
+        groups.clear();
+        self.groups = groups;
     }
 
     pub(crate) fn counters(&self) -> SendCounters {
@@ -106,19 +159,23 @@ impl Sender {
         )
     }
 
+    /// Sends those of the groups that go this way.
     fn send_from(
         &mut self,
         main: &PacketSocket,
         memory: &[u8],
-        local: Ipv4Addr,
-        port: u16,
         groups: &[Group],
+        (local, port): (Ipv4Addr, u16),
     ) {
+        let groups = groups
+            .iter()
+            .filter(move |group| group.way() == (local, port));
         let Self {
             replies,
             port: own_port,
             gso,
             counters,
+            groups: _,
         } = self;
         // The load balancer happens to use the port that we receive on: that socket is there.
         if port == *own_port {
@@ -147,49 +204,24 @@ impl Sender {
             Ok(Way::Raw(fd)) => send_raw(fd, memory, *own_port, groups, counters),
             Err(error) => {
                 tracing::debug!(%local, port, %error, "no socket for replies from this port");
-                counters.no_port += groups.iter().map(|group| group.count as u64).sum::<u64>();
+                counters.no_port += groups.map(|group| group.count as u64).sum::<u64>();
             }
         }
     }
 }
 
 /// Puts datagrams together that one message can carry, keeping the order of each destination.
-fn group(pieces: &[Piece]) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
+fn group(pieces: &[Piece], groups: &mut Vec<Group>) {
     for piece in pieces {
-        let len = piece.range.len();
         let newest = groups
             .iter_mut()
             .rev()
             .take(JOINABLE)
             .find(|group| group.outer == piece.outer);
-        match newest {
-            Some(group)
-                if !group.closed
-                    && len <= group.segment
-                    && len > 0
-                    && group.count < MAX_SEGMENTS
-                    && group.total + len <= MAX_MESSAGE =>
-            {
-                group.closed = len < group.segment;
-                group.count += 1;
-                group.total += len;
-                match group.ranges.last_mut() {
-                    Some(last) if last.end == piece.range.start => last.end = piece.range.end,
-                    _ => group.ranges.push(piece.range.clone()),
-                }
-            }
-            _ => groups.push(Group {
-                outer: piece.outer,
-                segment: len,
-                total: len,
-                count: 1,
-                ranges: vec![piece.range.clone()],
-                closed: false,
-            }),
+        if !newest.is_some_and(|group| group.join(piece)) {
+            groups.push(Group::new(piece));
         }
     }
-    groups
 }
 
 /// One socket and what is to be kept up to date while it sends.
@@ -202,35 +234,49 @@ struct Socket<'s> {
 }
 
 impl Socket<'_> {
-    fn send(&mut self, memory: &[u8], groups: &[Group]) {
-        if !*self.gso {
-            return self.send_singly(memory, groups);
+    fn send<'g>(&mut self, memory: &[u8], mut groups: impl Iterator<Item = &'g Group>) {
+        loop {
+            let some: ArrayVec<&Group, { sys::MOST }> = groups.by_ref().take(sys::MOST).collect();
+            if some.is_empty() {
+                return;
+            }
+            self.send_some(memory, &some);
         }
-        let parts: Vec<Vec<IoSlice<'_>>> =
-            groups.iter().map(|group| slices(memory, group)).collect();
-        let messages: Vec<Outgoing<'_>> = groups
+    }
+
+    fn send_some(&mut self, memory: &[u8], groups: &[&Group]) {
+        if !*self.gso {
+            return groups
+                .iter()
+                .for_each(|group| self.send_singly(memory, group));
+        }
+        let parts: ArrayVec<_, { sys::MOST * MAX_RANGES }> = groups
             .iter()
-            .zip(&parts)
-            .map(|(group, parts)| Outgoing {
-                parts,
+            .flat_map(|group| &group.ranges)
+            .map(|range| IoSlice::new(memory.get(range.clone()).unwrap_or_default()))
+            .collect();
+        let mut rest = parts.as_slice();
+        let messages: ArrayVec<_, { sys::MOST }> = groups
+            .iter()
+            .map(|group| Outgoing {
+                parts: rest.split_off(..group.ranges.len()).unwrap_or_default(),
                 to: SocketAddrV4::new(*group.outer.gwlb.ip(), self.to_port),
                 source: self.source,
                 segment: (group.count > 1).then_some(group.segment as u16),
             })
             .collect();
         let mut next = 0;
-        while next < messages.len() {
-            let batch = &messages[next..messages.len().min(next + MAX_CALL)];
+        while let Some(batch) = messages.get(next..).filter(|batch| !batch.is_empty()) {
             match self.call(batch) {
                 Ok(sent) => {
-                    for group in &groups[next..next + sent] {
+                    for group in groups.iter().skip(next).take(sent) {
                         self.counters.datagrams += group.count as u64;
                         self.counters.bytes += group.total as u64;
                     }
                     next += sent;
                 }
                 Err(error) => {
-                    self.give_up(&error, memory, &groups[next]);
+                    self.give_up(&error, memory, groups[next]);
                     next += 1;
                 }
             }
@@ -271,38 +317,34 @@ impl Socket<'_> {
             if error.raw_os_error() == Some(libc::ENOPROTOOPT) {
                 *self.gso = false;
             }
-            self.send_singly(memory, std::slice::from_ref(group));
+            self.send_singly(memory, group);
         } else {
             tracing::debug!(%error, to = %group.outer.gwlb.ip(), "datagram not sent");
             self.counters.refused += count;
         }
     }
 
-    fn send_singly(&mut self, memory: &[u8], groups: &[Group]) {
-        for group in groups {
-            for range in segments(group) {
-                let Some(bytes) = memory.get(range) else {
-                    continue;
-                };
-                let parts = [IoSlice::new(bytes)];
-                let message = Outgoing {
-                    parts: &parts,
-                    to: SocketAddrV4::new(*group.outer.gwlb.ip(), self.to_port),
-                    source: self.source,
-                    segment: None,
-                };
-                match self.call(&[message]) {
-                    Ok(_) => {
-                        self.counters.datagrams += 1;
-                        self.counters.bytes += bytes.len() as u64;
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        self.counters.full += 1
-                    }
-                    Err(error) => {
-                        tracing::debug!(%error, to = %group.outer.gwlb.ip(), "datagram not sent");
-                        self.counters.refused += 1;
-                    }
+    fn send_singly(&mut self, memory: &[u8], group: &Group) {
+        for range in segments(group) {
+            let Some(bytes) = memory.get(range) else {
+                continue;
+            };
+            let parts = [IoSlice::new(bytes)];
+            let message = Outgoing {
+                parts: &parts,
+                to: SocketAddrV4::new(*group.outer.gwlb.ip(), self.to_port),
+                source: self.source,
+                segment: None,
+            };
+            match self.call(&[message]) {
+                Ok(_) => {
+                    self.counters.datagrams += 1;
+                    self.counters.bytes += bytes.len() as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.counters.full += 1,
+                Err(error) => {
+                    tracing::debug!(%error, to = %group.outer.gwlb.ip(), "datagram not sent");
+                    self.counters.refused += 1;
                 }
             }
         }
@@ -310,11 +352,11 @@ impl Socket<'_> {
 }
 
 /// Writes the IPv4 and UDP headers ourselves; one message per datagram, since GSO needs UDP's help.
-fn send_raw(
+fn send_raw<'g>(
     fd: BorrowedFd<'_>,
     memory: &[u8],
     to_port: u16,
-    groups: &[Group],
+    groups: impl Iterator<Item = &'g Group>,
     counters: &mut SendCounters,
 ) {
     for group in groups {
@@ -360,15 +402,6 @@ fn raw_header(outer: &Outer, to_port: u16, payload: usize) -> [u8; 28] {
     header
 }
 
-fn slices<'m>(memory: &'m [u8], group: &Group) -> Vec<IoSlice<'m>> {
-    group
-        .ranges
-        .iter()
-        .filter_map(|range| memory.get(range.clone()))
-        .map(IoSlice::new)
-        .collect()
-}
-
 /// The datagrams of a group one by one.
 fn segments(group: &Group) -> impl Iterator<Item = Range<usize>> + '_ {
     let size = group.segment.max(1);
@@ -400,6 +433,12 @@ mod tests {
 
     fn piece(range: Range<usize>, outer: Outer) -> Piece {
         Piece { range, outer }
+    }
+
+    fn group(pieces: &[Piece]) -> Vec<Group> {
+        let mut groups = Vec::new();
+        super::group(pieces, &mut groups);
+        groups
     }
 
     #[test]
@@ -445,8 +484,23 @@ mod tests {
         ];
         let groups = group(&pieces);
         assert_eq!(groups.len(), 2);
-        assert_eq!(groups[0].ranges, [0..10, 20..30]);
+        assert_eq!(groups[0].ranges.as_slice(), [0..10, 20..30]);
         assert_eq!(segments(&groups[1]).collect::<Vec<_>>(), [10..20, 30..40]);
+    }
+
+    #[test]
+    fn what_lies_in_too_many_places_goes_in_several_messages_in_order() {
+        let (a, b) = (outer(1, 4000), outer(2, 4000));
+        let pieces: Vec<_> = (0..MAX_RANGES * 4)
+            .map(|i| piece(i * 10..(i + 1) * 10, if i % 2 == 0 { a } else { b }))
+            .collect();
+        let groups = group(&pieces);
+        assert_eq!(groups.len(), 4);
+        for (first, outer) in [(0, a), (10, b)] {
+            let to = groups.iter().filter(|group| group.outer == outer);
+            let order: Vec<_> = to.flat_map(segments).map(|range| range.start).collect();
+            assert_eq!(order, Vec::from_iter((first..MAX_RANGES * 40).step_by(20)));
+        }
     }
 
     #[test]

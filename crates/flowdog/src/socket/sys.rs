@@ -11,6 +11,10 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
+use arrayvec::ArrayVec;
+
+/// Most messages in one system call. The lists that describe them stand on the stack.
+pub(crate) const MOST: usize = 64;
 /// Room for control messages of one datagram: packet information (28) and GRO size (20), padded.
 const CONTROL: usize = 128;
 
@@ -53,7 +57,9 @@ impl std::fmt::Debug for Ring {
 }
 
 impl Ring {
+    /// At most [`MOST`] slots.
     pub(crate) fn new(slots: usize, slot: usize) -> Self {
+        let slots = slots.min(MOST);
         Self {
             bytes: vec![0; slots * slot],
             slot,
@@ -83,8 +89,8 @@ impl Ring {
         let slots = self.controls.len();
         // SAFETY: `sockaddr_in` is plain data for which all zeros is a value.
         let zero_name: libc::sockaddr_in = unsafe { MaybeUninit::zeroed().assume_init() };
-        let mut names = vec![zero_name; slots];
-        let mut vectors: Vec<libc::iovec> = self
+        let mut names: ArrayVec<_, MOST> = std::iter::repeat_n(zero_name, slots).collect();
+        let mut vectors: ArrayVec<libc::iovec, MOST> = self
             .bytes
             .chunks_exact_mut(self.slot)
             .map(|chunk| libc::iovec {
@@ -92,7 +98,7 @@ impl Ring {
                 iov_len: chunk.len(),
             })
             .collect();
-        let mut headers: Vec<libc::mmsghdr> = Vec::with_capacity(slots);
+        let mut headers = ArrayVec::<libc::mmsghdr, MOST>::new();
         for ((vector, name), control) in vectors.iter_mut().zip(&mut names).zip(&mut self.controls)
         {
             // SAFETY: `mmsghdr` is plain data for which all zeros is a value.
@@ -192,12 +198,13 @@ pub(crate) struct Outgoing<'b> {
     pub(crate) segment: Option<u16>,
 }
 
-/// Sends messages with one `sendmmsg`; returns how many the kernel took.
+/// Sends the first [`MOST`] messages with one `sendmmsg`; returns how many the kernel took.
 ///
 /// # Errors
 /// The error that met the first message; messages after it have not been tried.
 pub(crate) fn send(socket: BorrowedFd<'_>, messages: &[Outgoing<'_>]) -> io::Result<usize> {
-    let mut names: Vec<libc::sockaddr_in> = messages
+    let messages = messages.get(..MOST).unwrap_or(messages);
+    let mut names: ArrayVec<libc::sockaddr_in, MOST> = messages
         .iter()
         .map(|message| libc::sockaddr_in {
             sin_family: libc::AF_INET as libc::sa_family_t,
@@ -208,8 +215,9 @@ pub(crate) fn send(socket: BorrowedFd<'_>, messages: &[Outgoing<'_>]) -> io::Res
             sin_zero: [0; 8],
         })
         .collect();
-    let mut controls = vec![Control([0; CONTROL]); messages.len()];
-    let mut headers: Vec<libc::mmsghdr> = Vec::with_capacity(messages.len());
+    let mut controls: ArrayVec<_, MOST> =
+        std::iter::repeat_n(Control([0; CONTROL]), messages.len()).collect();
+    let mut headers = ArrayVec::<libc::mmsghdr, MOST>::new();
     for ((message, name), control) in messages.iter().zip(&mut names).zip(&mut controls) {
         let mut filled = 0;
         if let Some(source) = message.source {
