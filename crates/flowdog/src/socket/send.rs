@@ -236,7 +236,8 @@ struct Socket<'s> {
 impl Socket<'_> {
     fn send<'g>(&mut self, memory: &[u8], mut groups: impl Iterator<Item = &'g Group>) {
         loop {
-            let some: ArrayVec<&Group, { sys::MOST }> = groups.by_ref().take(sys::MOST).collect();
+            let mut some = ArrayVec::<&Group, { sys::MOST }>::new();
+            some.extend(groups.by_ref().take(sys::MOST));
             if some.is_empty() {
                 return;
             }
@@ -250,21 +251,18 @@ impl Socket<'_> {
                 .iter()
                 .for_each(|group| self.send_singly(memory, group));
         }
-        let parts: ArrayVec<_, { sys::MOST * MAX_RANGES }> = groups
-            .iter()
-            .flat_map(|group| &group.ranges)
-            .map(|range| IoSlice::new(memory.get(range.clone()).unwrap_or_default()))
-            .collect();
+        let mut parts = ArrayVec::<IoSlice<'_>, { sys::MOST * MAX_RANGES }>::new();
+        for range in groups.iter().flat_map(|group| &group.ranges) {
+            parts.push(IoSlice::new(memory.get(range.clone()).unwrap_or_default()));
+        }
         let mut rest = parts.as_slice();
-        let messages: ArrayVec<_, { sys::MOST }> = groups
-            .iter()
-            .map(|group| Outgoing {
-                parts: rest.split_off(..group.ranges.len()).unwrap_or_default(),
-                to: SocketAddrV4::new(*group.outer.gwlb.ip(), self.to_port),
-                source: self.source,
-                segment: (group.count > 1).then_some(group.segment as u16),
-            })
-            .collect();
+        let mut messages = ArrayVec::<Outgoing<'_>, { sys::MOST }>::new();
+        messages.extend(groups.iter().map(|group| Outgoing {
+            parts: rest.split_off(..group.ranges.len()).unwrap_or_default(),
+            to: SocketAddrV4::new(*group.outer.gwlb.ip(), self.to_port),
+            source: self.source,
+            segment: (group.count > 1).then_some(group.segment as u16),
+        }));
         let mut next = 0;
         while let Some(batch) = messages.get(next..).filter(|batch| !batch.is_empty()) {
             match self.call(batch) {

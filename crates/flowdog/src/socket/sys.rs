@@ -89,15 +89,18 @@ impl Ring {
         let slots = self.controls.len();
         // SAFETY: `sockaddr_in` is plain data for which all zeros is a value.
         let zero_name: libc::sockaddr_in = unsafe { MaybeUninit::zeroed().assume_init() };
-        let mut names: ArrayVec<_, MOST> = std::iter::repeat_n(zero_name, slots).collect();
-        let mut vectors: ArrayVec<libc::iovec, MOST> = self
-            .bytes
-            .chunks_exact_mut(self.slot)
-            .map(|chunk| libc::iovec {
-                iov_base: chunk.as_mut_ptr().cast(),
-                iov_len: chunk.len(),
-            })
-            .collect();
+        // Filled where they stand: one that is collected is copied whole, unused room and all.
+        let mut names = ArrayVec::<libc::sockaddr_in, MOST>::new();
+        names.extend(std::iter::repeat_n(zero_name, slots));
+        let mut vectors = ArrayVec::<libc::iovec, MOST>::new();
+        vectors.extend(
+            self.bytes
+                .chunks_exact_mut(self.slot)
+                .map(|chunk| libc::iovec {
+                    iov_base: chunk.as_mut_ptr().cast(),
+                    iov_len: chunk.len(),
+                }),
+        );
         let mut headers = ArrayVec::<libc::mmsghdr, MOST>::new();
         for ((vector, name), control) in vectors.iter_mut().zip(&mut names).zip(&mut self.controls)
         {
@@ -204,19 +207,18 @@ pub(crate) struct Outgoing<'b> {
 /// The error that met the first message; messages after it have not been tried.
 pub(crate) fn send(socket: BorrowedFd<'_>, messages: &[Outgoing<'_>]) -> io::Result<usize> {
     let messages = messages.get(..MOST).unwrap_or(messages);
-    let mut names: ArrayVec<libc::sockaddr_in, MOST> = messages
-        .iter()
-        .map(|message| libc::sockaddr_in {
-            sin_family: libc::AF_INET as libc::sa_family_t,
-            sin_port: message.to.port().to_be(),
-            sin_addr: libc::in_addr {
-                s_addr: u32::from_ne_bytes(message.to.ip().octets()),
-            },
-            sin_zero: [0; 8],
-        })
-        .collect();
-    let mut controls: ArrayVec<_, MOST> =
-        std::iter::repeat_n(Control([0; CONTROL]), messages.len()).collect();
+    // Filled where they stand: one that is collected is copied whole, unused room and all.
+    let mut names = ArrayVec::<libc::sockaddr_in, MOST>::new();
+    names.extend(messages.iter().map(|message| libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: message.to.port().to_be(),
+        sin_addr: libc::in_addr {
+            s_addr: u32::from_ne_bytes(message.to.ip().octets()),
+        },
+        sin_zero: [0; 8],
+    }));
+    let mut controls = ArrayVec::<Control, MOST>::new();
+    controls.extend(std::iter::repeat_n(Control([0; CONTROL]), messages.len()));
     let mut headers = ArrayVec::<libc::mmsghdr, MOST>::new();
     for ((message, name), control) in messages.iter().zip(&mut names).zip(&mut controls) {
         let mut filled = 0;
