@@ -65,6 +65,8 @@ pub(crate) struct Sender {
 /// Datagrams of one size for one destination.
 #[derive(Debug)]
 struct Group {
+    /// Where it stands among all.
+    number: usize,
     outer: Outer,
     segment: usize,
     total: usize,
@@ -76,8 +78,9 @@ struct Group {
 
 impl Group {
     /// The first datagram.
-    fn new(piece: &Piece) -> Self {
+    fn new(number: usize, piece: &Piece) -> Self {
         Self {
+            number,
             outer: piece.outer,
             segment: piece.range.len(),
             total: piece.range.len(),
@@ -134,14 +137,10 @@ impl Sender {
     pub(crate) fn send(&mut self, main: &PacketSocket, memory: &[u8], pieces: &[Piece]) {
         let mut groups = std::mem::take(&mut self.groups);
         group(pieces, &mut groups);
-        let mut at = 0;
-        while let Some(first) = groups.get(at) {
-            let way = first.way();
-            // Those of earlier ways have left.
-            if !groups.iter().take(at).any(|group| group.way() == way) {
-                self.send_from(main, memory, &groups[at..], way);
-            }
-            at += 1;
+        // A socket sends from one address and port.
+        groups.sort_unstable_by_key(|group| (group.way(), group.number));
+        for these in groups.chunk_by(|a, b| a.way() == b.way()) {
+            self.send_from(main, memory, these);
         }
         groups.clear();
         self.groups = groups;
@@ -159,17 +158,11 @@ impl Sender {
         )
     }
 
-    /// Sends those of the groups that go this way.
-    fn send_from(
-        &mut self,
-        main: &PacketSocket,
-        memory: &[u8],
-        groups: &[Group],
-        (local, port): (Ipv4Addr, u16),
-    ) {
-        let groups = groups
-            .iter()
-            .filter(move |group| group.way() == (local, port));
+    /// Sends groups that all leave from the same address and port.
+    fn send_from(&mut self, main: &PacketSocket, memory: &[u8], groups: &[Group]) {
+        let Some((local, port)) = groups.first().map(Group::way) else {
+            return;
+        };
         let Self {
             replies,
             port: own_port,
@@ -204,7 +197,7 @@ impl Sender {
             Ok(Way::Raw(fd)) => send_raw(fd, memory, *own_port, groups, counters),
             Err(error) => {
                 tracing::debug!(%local, port, %error, "no socket for replies from this port");
-                counters.no_port += groups.map(|group| group.count as u64).sum::<u64>();
+                counters.no_port += groups.iter().map(|group| group.count as u64).sum::<u64>();
             }
         }
     }
@@ -219,7 +212,7 @@ fn group(pieces: &[Piece], groups: &mut Vec<Group>) {
             .take(JOINABLE)
             .find(|group| group.outer == piece.outer);
         if !newest.is_some_and(|group| group.join(piece)) {
-            groups.push(Group::new(piece));
+            groups.push(Group::new(groups.len(), piece));
         }
     }
 }
@@ -234,18 +227,14 @@ struct Socket<'s> {
 }
 
 impl Socket<'_> {
-    fn send<'g>(&mut self, memory: &[u8], mut groups: impl Iterator<Item = &'g Group>) {
-        loop {
-            let mut some = ArrayVec::<&Group, { sys::MOST }>::new();
-            some.extend(groups.by_ref().take(sys::MOST));
-            if some.is_empty() {
-                return;
-            }
-            self.send_some(memory, &some);
+    fn send(&mut self, memory: &[u8], groups: &[Group]) {
+        for some in groups.chunks(sys::MOST) {
+            self.send_some(memory, some);
         }
     }
 
-    fn send_some(&mut self, memory: &[u8], groups: &[&Group]) {
+    /// Sends what one system call takes.
+    fn send_some(&mut self, memory: &[u8], groups: &[Group]) {
         if !*self.gso {
             return groups
                 .iter()
@@ -274,7 +263,7 @@ impl Socket<'_> {
                     next += sent;
                 }
                 Err(error) => {
-                    self.give_up(&error, memory, groups[next]);
+                    self.give_up(&error, memory, &groups[next]);
                     next += 1;
                 }
             }
@@ -350,11 +339,11 @@ impl Socket<'_> {
 }
 
 /// Writes the IPv4 and UDP headers ourselves; one message per datagram, since GSO needs UDP's help.
-fn send_raw<'g>(
+fn send_raw(
     fd: BorrowedFd<'_>,
     memory: &[u8],
     to_port: u16,
-    groups: impl Iterator<Item = &'g Group>,
+    groups: &[Group],
     counters: &mut SendCounters,
 ) {
     for group in groups {
