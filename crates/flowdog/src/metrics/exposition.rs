@@ -43,6 +43,24 @@ impl Exposition {
         self.sample(&[], value);
     }
 
+    /// A counter of extensions in several kinds. `owner` is the label with an extension's name, `label` the one
+    /// that tells the kinds apart.
+    pub(super) fn by_kind<S>(
+        &mut self,
+        name: &str,
+        help: &str,
+        [owner, label]: [&str; 2],
+        stats: &[(String, S)],
+        kinds: fn(&S) -> Vec<(&'static str, u64)>,
+    ) {
+        self.family(name, "counter", help);
+        for (extension, stats) in stats {
+            for (kind, count) in kinds(stats) {
+                self.sample(&[(owner, extension), (label, &kind)], count);
+            }
+        }
+    }
+
     pub(super) fn per_shard(
         &mut self,
         name: &str,

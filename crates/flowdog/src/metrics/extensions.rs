@@ -118,50 +118,40 @@ pub(super) fn interceptors(text: &mut Exposition, state: &State) {
         .iter()
         .map(|link| (link.name().to_owned(), link.stats()))
         .collect();
-    text.family(
+    text.by_kind(
         "flowdog_interceptor_calls_total",
-        "counter",
         "What an interceptor was shown since the configuration was loaded.",
+        ["interceptor", "stage"],
+        &stats,
+        |s| {
+            vec![
+                ("request", s.requests),
+                ("response", s.responses),
+                ("message", s.messages),
+            ]
+        },
     );
-    for (name, s) in &stats {
-        for (stage, count) in [
-            ("request", s.requests),
-            ("response", s.responses),
-            ("message", s.messages),
-        ] {
-            text.sample(&[("interceptor", name), ("stage", &stage)], count);
-        }
-    }
-    text.family(
+    text.by_kind(
         "flowdog_interceptor_actions_total",
-        "counter",
         "Requests that an interceptor answered or gave up itself.",
+        ["interceptor", "action"],
+        &stats,
+        |s| vec![("answered", s.answered), ("aborted", s.aborted)],
     );
-    for (name, s) in &stats {
-        for (action, count) in [("answered", s.answered), ("aborted", s.aborted)] {
-            text.sample(&[("interceptor", name), ("action", &action)], count);
-        }
-    }
-    text.family(
+    text.by_kind(
         "flowdog_interceptor_failures_total",
-        "counter",
         "Calls of an interceptor that failed.",
+        ["interceptor", "kind"],
+        &stats,
+        |s| vec![("error", s.errors), ("panic", s.panics)],
     );
-    for (name, s) in &stats {
-        for (kind, count) in [("error", s.errors), ("panic", s.panics)] {
-            text.sample(&[("interceptor", name), ("kind", &kind)], count);
-        }
-    }
-    text.family(
+    text.by_kind(
         "flowdog_interceptor_notes_total",
-        "counter",
         "What an interceptor counted itself.",
+        ["interceptor", "note"],
+        &stats,
+        |s| s.notes.clone().into_iter().collect(),
     );
-    for (name, s) in &stats {
-        for (note, count) in &s.notes {
-            text.sample(&[("interceptor", name), ("note", note)], count);
-        }
-    }
 }
 
 pub(super) fn outlets(text: &mut Exposition, state: &State) {
@@ -265,31 +255,27 @@ pub(super) fn hooks(text: &mut Exposition, state: &State) {
         .iter()
         .map(|link| (link.name().to_owned(), link.stats()))
         .collect();
-    text.family(
+    text.by_kind(
         "flowdog_hook_calls_total",
-        "counter",
         "Packets and TCP connections that a hook was shown since the configuration was loaded.",
+        ["hook", "kind"],
+        &stats,
+        |s| vec![("packet", s.packets), ("stream", s.streams)],
     );
-    for (name, s) in &stats {
-        for (kind, count) in [("packet", s.packets), ("stream", s.streams)] {
-            text.sample(&[("hook", name), ("kind", &kind)], count);
-        }
-    }
-    text.family(
+    text.by_kind(
         "flowdog_hook_actions_total",
-        "counter",
         "Packets that a hook changed, answered, dropped or had held, and those that could not be held.",
+        ["hook", "action"],
+        &stats,
+        |s| {
+            vec![
+                ("edited", s.edited),
+                ("dropped", s.dropped),
+                ("held", s.held),
+                ("unheld", s.unheld),
+            ]
+        },
     );
-    for (name, s) in &stats {
-        for (action, count) in [
-            ("edited", s.edited),
-            ("dropped", s.dropped),
-            ("held", s.held),
-            ("unheld", s.unheld),
-        ] {
-            text.sample(&[("hook", name), ("action", &action)], count);
-        }
-    }
     text.family(
         "flowdog_hook_panics_total",
         "counter",
@@ -298,14 +284,11 @@ pub(super) fn hooks(text: &mut Exposition, state: &State) {
     for (name, s) in &stats {
         text.sample(&[("hook", name)], s.panics);
     }
-    text.family(
+    text.by_kind(
         "flowdog_hook_notes_total",
-        "counter",
         "What a hook counted itself.",
+        ["hook", "note"],
+        &stats,
+        |s| s.notes.clone().into_iter().collect(),
     );
-    for (name, s) in &stats {
-        for (note, count) in &s.notes {
-            text.sample(&[("hook", name), ("note", note)], count);
-        }
-    }
 }

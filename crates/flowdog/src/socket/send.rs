@@ -233,7 +233,7 @@ impl Socket<'_> {
         }
     }
 
-    /// Sends what one system call takes.
+    /// Sends what one system call takes, so that the lists have room for it.
     fn send_some(&mut self, memory: &[u8], groups: &[Group]) {
         if !*self.gso {
             return groups
