@@ -1,4 +1,4 @@
-"""Certificates and tokens for readers of the capture service: python capture_pki.py FOLDER"""
+"""Certificates and tokens for readers of the capture service: python pki.py FOLDER"""
 import datetime
 import pathlib
 import sys
