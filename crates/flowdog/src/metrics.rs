@@ -251,7 +251,7 @@ fn shell(text: &mut Exposition, state: &State) {
     text.single(
         "flowdog_flow_panics_total",
         "counter",
-        "Tasks of flows that panicked: a defect, contained.",
+        "Tasks of flows, and parts of exchanges let go of, that panicked: a defect, contained.",
         read(&telemetry.panics),
     );
     text.single(

@@ -24,7 +24,7 @@ pub(crate) struct Telemetry {
     pub(crate) failed: Labelled,
     /// Flows that began in clear and were followed towards TLS, by protocol and by how that ended.
     pub(crate) starttls: Labelled<(&'static str, &'static str)>,
-    /// Tasks of flows that panicked: a bug, contained.
+    /// Tasks of flows, and what exchanges held when it was let go of, that panicked: a bug, contained.
     pub(crate) panics: AtomicU64,
     /// Records of flows that were written.
     pub(crate) flow_records: AtomicU64,
